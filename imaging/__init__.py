@@ -1,0 +1,17 @@
+"""Bytes of an image to uint8 pixels: the one definition that training, server and client share."""
+
+from imaging.decode import FORMATS, MAX_BYTES, MAX_PIXELS, ImageError, decode, open_image
+from imaging.geometry import SHORT_SIDE, Box, center_box, resample
+
+__all__ = [
+    "FORMATS",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "SHORT_SIDE",
+    "Box",
+    "ImageError",
+    "center_box",
+    "decode",
+    "open_image",
+    "resample",
+]
