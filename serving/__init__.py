@@ -1,0 +1,36 @@
+"""Start the embedded Triton, know that it is well, keep it so."""
+
+from typing import TYPE_CHECKING
+
+from serving.errors import (
+    ControlError,
+    EngineError,
+    InstallationError,
+    PortTakenError,
+    RepositoryError,
+    ServingError,
+    StartError,
+)
+
+if TYPE_CHECKING:
+    from serving.server import Server
+
+__all__ = [
+    "ControlError",
+    "EngineError",
+    "InstallationError",
+    "PortTakenError",
+    "RepositoryError",
+    "Server",
+    "ServingError",
+    "StartError",
+]
+
+
+def __getattr__(name: str) -> object:
+    # The models import this package in every stub: what starts a server (protobuf, gRPC) is loaded when asked for.
+    if name == "Server":
+        from serving.server import Server
+
+        return Server
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,102 @@
+"""Talking to a running server: is it ready, what does it answer, load and unload. Plain HTTP, no client library,
+so that watching costs a server's machine next to nothing."""
+
+import http.client
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from serving.errors import ControlError
+
+KEY_HEADER = "alexnet-triton-key"
+
+
+@dataclass(frozen=True)
+class Control:
+    """A server's HTTP address, and the key of its closed interfaces."""
+
+    host: str
+    port: int
+    key: str = ""
+
+    def ready(self, timeout_s: float = 1.0) -> bool:
+        """Whether the server says that it is ready, which it also says when a stub is dead."""
+        try:
+            self._ask("GET", "/v2/health/ready", timeout_s=timeout_s)
+        except ControlError:
+            return False
+        return True
+
+    def versions(self, model: str, timeout_s: float = 1.0) -> list[str]:
+        """The loaded versions of a model.
+
+        Raises:
+            ControlError: no answer, or no such model.
+        """
+        return json.loads(self._ask("GET", f"/v2/models/{model}", timeout_s=timeout_s))["versions"]
+
+    def classify(self, image: bytes, model: str = "classify", timeout_s: float = 5.0) -> tuple[str, list[float]]:
+        """The version that answered and its probabilities for an encoded image.
+
+        Raises:
+            ControlError: no answer in time, or a refusal.
+        """
+        header = json.dumps(
+            {
+                "inputs": [
+                    {
+                        "name": "encoded",
+                        "datatype": "BYTES",
+                        "shape": [1, 1],
+                        "parameters": {"binary_data_size": 4 + len(image)},
+                    }
+                ],
+                "outputs": [{"name": "probabilities"}],
+            }
+        ).encode()
+        body = header + struct.pack("<I", len(image)) + image
+        headers = {"Inference-Header-Content-Length": str(len(header))}
+        answer = json.loads(self._ask("POST", f"/v2/models/{model}/infer", body, headers, timeout_s))
+        return answer["model_version"], answer["outputs"][0]["data"]
+
+    def load(self, model: str, timeout_s: float = 60.0) -> None:
+        """Load a model, or load it again where its files have changed: callers see either the old one or the new.
+
+        Raises:
+            ControlError: it did not load; what was loaded before stays.
+        """
+        self._ask("POST", f"/v2/repository/models/{model}/load", b"{}", timeout_s=timeout_s)
+
+    def unload(self, model: str, timeout_s: float = 60.0) -> None:
+        """Unload a model.
+
+        Raises:
+            ControlError: no answer, or a refusal.
+        """
+        self._ask("POST", f"/v2/repository/models/{model}/unload", b"{}", timeout_s=timeout_s)
+
+    def _ask(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = 5.0
+    ) -> bytes:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        try:
+            connection.request(method, path, body, {KEY_HEADER: self.key, **(headers or {})})
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ControlError(f"no answer from {self.host}:{self.port}: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise ControlError(_reason(answer) or f"{path} answered {response.status}", response.status)
+        return answer
+
+
+def _reason(answer: bytes) -> str:
+    """The first line of Triton's own explanation."""
+    try:
+        problem: Any = json.loads(answer)
+        return str(problem["error"]).strip().splitlines()[0]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return ""

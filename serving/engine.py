@@ -1,0 +1,91 @@
+"""The network on a processor: OpenVINO, one batch at a time. The model `alexnet` runs this when there is no GPU."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.errors import EngineError
+
+# OpenVINO takes bf16 by itself where the processor has it. The precision is said instead, so that an
+# answer does not depend on the machine.
+PRECISIONS = {"f32": "f32", "bf16": "bf16", "int8": "f32"}
+MODEL_FILES = {"f32": "model.onnx", "bf16": "model.onnx", "int8": "model.int8.onnx"}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How the network is run. `threads` 0 means one a core."""
+
+    precision: str = "f32"
+    threads: int = 0
+    max_batch_size: int = 32
+
+    @classmethod
+    def from_model_config(cls, config: dict[str, Any]) -> "EngineConfig":
+        """Read Triton's model configuration, given as JSON: `max_batch_size` and `parameters`.
+
+        Raises:
+            EngineError: an unknown precision, or threads that are not a number.
+        """
+        given = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+        precision, threads = given.get("precision", cls.precision), given.get("threads", "0")
+        if precision not in PRECISIONS:
+            raise EngineError(f"precision {precision!r} of the model: choose {', '.join(PRECISIONS)}")
+        if not threads.isdecimal():
+            raise EngineError(f"threads {threads!r} of the model: give a number, 0 for one a core")
+        return cls(precision, int(threads), int(config["max_batch_size"]))
+
+
+class Engine:
+    """A compiled network with one inference request; not for several threads at once."""
+
+    def __init__(self, folder: Path, config: EngineConfig) -> None:
+        """Compile `model.onnx` or `model.int8.onnx` of `folder`.
+
+        Raises:
+            EngineError: the file is missing or OpenVINO does not take it.
+        """
+        import openvino  # slow to import, and the rest of this package does without it
+
+        path = folder / MODEL_FILES[config.precision]
+        if not path.is_file():
+            raise EngineError(f"no {path}: publish the model in precision {config.precision}")
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": PRECISIONS[config.precision],
+            "INFERENCE_NUM_THREADS": config.threads or os.cpu_count() or 1,
+        }
+        try:
+            self._compiled = openvino.compile_model(path, "CPU", settings)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO does not take {path}: {str(error).strip().splitlines()[-1]}") from error
+        self._request = self._compiled.create_infer_request()
+        shape = self._compiled.input(0).get_partial_shape()
+        self._batch = np.zeros((config.max_batch_size, *(shape[axis].get_length() for axis in (1, 2, 3))), np.uint8)
+        self.description = f"{path.name} in {config.precision}, {settings['INFERENCE_NUM_THREADS']} threads"
+
+    def warm_up(self) -> None:
+        """Infer the smallest and the largest batch, so that the first caller does not wait for kernels."""
+        for size in {1, len(self._batch)}:
+            self.infer(self._batch[:size])
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Uint8 [n, height, width, 3] to probabilities, float32 [n, classes], which later calls leave alone."""
+        self._request.infer({0: images}, share_inputs=True)
+        return self._request.get_output_tensor(0).data.copy()
+
+    def infer_requests(self, requests: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Infer the images of several requests as one batch, and hand each its rows, as views."""
+        ends = np.cumsum([len(images) for images in requests])
+        probabilities = self.infer(self._gather(requests, int(ends[-1])))
+        return np.split(probabilities, ends[:-1])
+
+    def _gather(self, requests: Sequence[np.ndarray], total: int) -> np.ndarray:
+        """One array of all: the request's own where it is alone, else a copy into the array kept for it."""
+        if len(requests) == 1:
+            return requests[0]
+        return np.concatenate(requests, out=self._batch[:total])

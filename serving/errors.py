@@ -1,0 +1,46 @@
+"""What can go wrong in serving. Each message names the thing and the next step, in one line.
+
+ServingError
+  +-- InstallationError     no usable tritonserver
+  +-- RepositoryError       the built repository is missing, empty, unreadable or broken
+  +-- PortTakenError        another program listens there
+  +-- StartError            tritonserver ended, or did not become well in time
+  +-- ControlError          a running server refused, or did not answer
+  +-- EngineError           OpenVINO cannot run the network as configured
+"""
+
+
+class ServingError(Exception):
+    """Base of all."""
+
+
+class InstallationError(ServingError):
+    """No usable tritonserver."""
+
+
+class RepositoryError(ServingError):
+    """The built repository is missing, empty, unreadable or broken."""
+
+
+class PortTakenError(ServingError):
+    """Another program listens on a port that was asked for."""
+
+    def __init__(self, host: str, port: int, variable: str) -> None:
+        super().__init__(f"port {port} on {host} is taken: stop what listens there, or set {variable} to another port")
+        self.port, self.variable = port, variable
+
+
+class StartError(ServingError):
+    """Tritonserver ended by itself, or did not become well in time."""
+
+
+class ControlError(ServingError):
+    """A running server refused a request, or did not answer it. `status` is HTTP's, 0 without an answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class EngineError(ServingError):
+    """OpenVINO cannot run the network as configured."""

@@ -1,0 +1,76 @@
+"""The built repository: what is in it, and whether it can be served at all."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from serving.errors import RepositoryError
+
+VARIANTS = {"gpu": "config.pbtxt", "cpu": "configs/cpu.pbtxt", "native": "configs/native.pbtxt"}
+PROBABILITY_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class KnownAnswer:
+    """An image whose class and probability are known: what `classify` has to say to count as well."""
+
+    version: str
+    image: bytes
+    index: int
+    label: str
+    probability: float
+
+    def agrees(self, index: int, probability: float) -> bool:
+        return index == self.index and abs(probability - self.probability) <= PROBABILITY_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A built repository. Opening it reads every configuration of the variant."""
+
+    path: Path
+    variant: str
+    configs: dict[str, ModelConfig]
+
+    @classmethod
+    def open(cls, path: str | Path, variant: str) -> "Repository":
+        """Check a repository and read its configurations.
+
+        Raises:
+            RepositoryError: it is missing, empty, unreadable, or a configuration is broken or absent.
+        """
+        path = Path(path).absolute()
+        try:
+            models = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+            configs = {model.name: _read_config(model / VARIANTS[variant]) for model in models}
+        except FileNotFoundError as error:
+            raise RepositoryError(f"no {error.filename}: build the repository with `make export`") from error
+        except OSError as error:
+            raise RepositoryError(f"{error.filename} cannot be read: {error.strerror}") from error
+        if "classify" not in configs:
+            raise RepositoryError(f"no model `classify` in {path}: build the repository with `make export`")
+        return cls(path, variant, configs)
+
+    def known_answer(self, version: str) -> KnownAnswer:
+        """The known image of a version of `classify`, and its answer.
+
+        Raises:
+            RepositoryError: they are not there or not readable.
+        """
+        folder = self.path / "classify" / version
+        try:
+            answer = json.loads((folder / "known.json").read_text())
+            image = (folder / "known.jpg").read_bytes()
+            return KnownAnswer(version, image, int(answer["index"]), answer["label"], float(answer["probability"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RepositoryError(f"no known answer in {folder} ({error}): publish the model again") from error
+
+
+def _read_config(path: Path) -> ModelConfig:
+    try:
+        return text_format.Parse(path.read_text(), ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise RepositoryError(f"{path} is broken ({str(error).splitlines()[0]}): build it again") from error

@@ -1,0 +1,214 @@
+"""A real tritonserver on a built repository, as a context manager."""
+
+import os
+import secrets
+import time
+from pathlib import Path
+from types import TracebackType
+
+from serving import log as triton_log
+from serving.command import ServerConfig, build_command, build_environment
+from serving.control import Control
+from serving.errors import ControlError, PortTakenError, ServingError, StartError
+from serving.installation import find_installation
+from serving.kept import KeptProcess
+from serving.ports import VARIABLES, Ports, settle_ports
+from serving.repository import Repository
+from serving.rundir import RunDir, clear_dead_runs, create_run
+
+_POLL_S = 0.05
+
+
+class Server:
+    """A tritonserver that answers rightly from `start` on, and is gone without a trace after `stop`.
+
+        with Server("artifacts/model_repository", http_port=0, grpc_port=0, metrics_port=0) as server:
+            print(server.http_address)
+
+    It also goes when this process is killed. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        repository: str | Path = "artifacts/model_repository",
+        variant: str = "cpu",
+        host: str = "127.0.0.1",
+        http_port: int = 8000,
+        grpc_port: int = 8001,
+        metrics_port: int = 8002,
+        log: str | Path | None = None,
+        tritonserver: str | None = None,
+        start_timeout_s: float = 60.0,
+    ) -> None:
+        """Nothing is started yet. A port of 0 means any that is free; `log` None keeps the log only while it runs."""
+        self.config = ServerConfig(
+            Path(repository),
+            variant,
+            host,
+            http_port,
+            grpc_port,
+            metrics_port,
+            tritonserver,
+            Path(log) if log else None,
+            start_timeout_s,
+        )
+        self.ports: Ports = {}
+        self.key = secrets.token_hex(16)
+        self._process: KeptProcess | None = None
+        self._run: RunDir | None = None
+
+    def start(self) -> None:
+        """Start, and return when the known image gets its known answer.
+
+        Raises:
+            InstallationError, RepositoryError, PortTakenError: before anything is started.
+            StartError: tritonserver ended, or gave no right answer in `start_timeout_s`.
+        """
+        if self._process:
+            raise ServingError("this server runs already: stop it first")
+        self.repository = Repository.open(self.config.repository, self.config.variant)
+        installation = find_installation(self.config.tritonserver)
+        clear_dead_runs()
+        self.ports = settle_ports(self.config.host, self.config.ports)
+        self._run, lock = create_run()
+        try:
+            backends = self._run.path / "backends" if installation.wheel else None
+            if backends:
+                self._run.link("backends/python", installation.backend_links())
+            command = build_command(
+                installation.binary,
+                self.repository,
+                self.config.host,
+                self.ports,
+                self.key,
+                self._run.shm_prefix,
+                backends,
+            )
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            with self.log_path.open("wb") as log:
+                environment = build_environment(installation)
+                self._process = KeptProcess(command, environment, log, self._run.shm_prefix, lock)
+            self._write_state()
+            self._wait_until_well()
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            os.close(lock)
+
+    def stop(self) -> None:
+        """End the server: requests in flight are answered, within bounds; then nothing of it is left."""
+        process, self._process = self._process, None
+        run, self._run = self._run, None
+        if process:
+            process.stop()
+        if run:
+            run.remove()
+
+    def check(self, timeout_s: float = 5.0) -> None:
+        """Ask for the known image.
+
+        Raises:
+            ControlError: no answer.
+            StartError: a wrong one.
+        """
+        version = self.control.versions("classify", timeout_s)[-1]
+        known = self.repository.known_answer(version)
+        _, probabilities = self.control.classify(known.image, timeout_s=timeout_s)
+        index = max(range(len(probabilities)), key=probabilities.__getitem__)
+        if not known.agrees(index, probabilities[index]):
+            raise StartError(
+                f"classify says class {index} with {probabilities[index]:.2f} for the known image, "
+                f"which is {known.index} ({known.label}) with {known.probability:.2f}: publish the model again"
+            )
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether tritonserver has ended, after at most `timeout_s`."""
+        return self._process is None or self._process.ended(timeout_s)
+
+    @property
+    def control(self) -> Control:
+        return Control(self.config.host, self.ports["http"], self.key)
+
+    @property
+    def http_address(self) -> str:
+        return f"{self.config.host}:{self.ports['http']}"
+
+    @property
+    def grpc_address(self) -> str:
+        return f"{self.config.host}:{self.ports['grpc']}"
+
+    @property
+    def metrics_address(self) -> str:
+        return f"{self.config.host}:{self.ports['metrics']}"
+
+    @property
+    def pid(self) -> int:
+        """Tritonserver's process id."""
+        assert self._process, "the server does not run"
+        return self._process.pid
+
+    def stubs(self) -> list[int]:
+        """Process ids of the Python backend's stubs."""
+        return self._process.stubs() if self._process else []
+
+    @property
+    def log_path(self) -> Path:
+        if self.config.log:
+            return self.config.log
+        assert self._run, "the server does not run"
+        return self._run.path / "triton.log"
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _write_state(self) -> None:
+        assert self._run
+        assert self._process
+        self._run.write_state(
+            {
+                "repository": str(self.repository.path),
+                "variant": self.repository.variant,
+                "host": self.config.host,
+                "ports": self.ports,
+                "key": self.key,
+                "owner": os.getpid(),
+                "keeper": self._process.keeper_pid,
+                "tritonserver": self._process.pid,
+                "log": str(self.log_path),
+            }
+        )
+
+    def _wait_until_well(self) -> None:
+        assert self._process
+        deadline = time.monotonic() + self.config.start_timeout_s
+        while not self._process.ended(_POLL_S):
+            if self.control.ready():
+                return self._check_first_answer()
+            if time.monotonic() > deadline:
+                raise StartError(f"not ready after {self.config.start_timeout_s:g} s: see {self._kept_log()}")
+        raise self._explain_end()
+
+    def _check_first_answer(self) -> None:
+        try:
+            self.check(timeout_s=self.config.start_timeout_s)
+        except ControlError as error:
+            raise StartError(f"classify does not answer: {error}") from error
+
+    def _explain_end(self) -> ServingError:
+        """Why tritonserver ended by itself, from its log."""
+        port = triton_log.taken_port(self.log_path)
+        for name, number in self.ports.items():
+            if number == port:
+                return PortTakenError(self.config.host, number, VARIABLES[name])
+        reason = triton_log.failure(self.log_path) or "no reason given"
+        return StartError(f"tritonserver ended at its start: {reason}; see {self._kept_log()}")
+
+    def _kept_log(self) -> str:
+        return str(self.config.log) if self.config.log else "its log (name one with log=FILE to keep it)"

@@ -1,0 +1,162 @@
+"""The real tritonserver on a tiny network: answers, batches, refuses, and goes without a trace."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+from serving import ControlError, PortTakenError, Server, StartError
+from serving.control import Control
+from serving.rundir import SHARED_MEMORY
+from tests.serving.tiny import answer, jpeg, network
+
+
+def test_answers_as_onnxruntime_does(tiny_server: Server) -> None:
+    version, probabilities = tiny_server.control.classify(jpeg(seed=1))
+    assert version == "1"
+    np.testing.assert_allclose(probabilities, answer(network(), jpeg(seed=1)), atol=1e-4)
+
+
+def test_a_bad_image_is_the_callers_fault_and_no_one_elses(tiny_server: Server) -> None:
+    files = [jpeg(seed=2), b"no image", b"", jpeg(seed=2)[:200]] * 8
+    with ThreadPoolExecutor(len(files)) as pool:
+        results = list(pool.map(lambda file: _status(tiny_server, file), files))
+    assert results == [200, 400, 400, 400] * 8
+
+
+def _status(server: Server, file: bytes) -> int:
+    try:
+        server.control.classify(file, timeout_s=30)
+    except ControlError as error:
+        return error.status
+    return 200
+
+
+def test_requests_are_batched(tiny_server: Server) -> None:
+    before = _executions(tiny_server)
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda seed: tiny_server.control.classify(jpeg(seed), timeout_s=30), range(32)))
+    after = _executions(tiny_server)
+    for model in ("preprocess", "alexnet"):
+        inferences, executions = (after[model][i] - before[model][i] for i in range(2))
+        assert inferences == 32
+        assert executions < inferences
+
+
+def _executions(server: Server) -> dict[str, tuple[int, int]]:
+    with urllib.request.urlopen(f"http://{server.http_address}/v2/models/stats") as response:
+        models = json.load(response)["model_stats"]
+    return {model["name"]: (model["inference_count"], model["execution_count"]) for model in models}
+
+
+def test_a_batch_of_one_request_keeps_its_order(tiny_server: Server) -> None:
+    files = [jpeg(seed) for seed in range(5)]
+    encoded = grpcclient.InferInput("encoded", [5, 1], "BYTES")
+    encoded.set_data_from_numpy(np.array(files, dtype=object).reshape(5, 1))
+    with grpcclient.InferenceServerClient(tiny_server.grpc_address) as client:
+        result = client.infer("classify", [encoded]).as_numpy("probabilities")
+    np.testing.assert_allclose(result, [answer(network(), file) for file in files], atol=1e-4)
+
+
+def test_closed_apis_want_the_key(tiny_server: Server) -> None:
+    stranger = Control(tiny_server.config.host, tiny_server.ports["http"])
+    for path in (
+        "/v2/systemsharedmemory/status",
+        "/v2/repository/models/alexnet/unload",
+        "/v2/repository/models/alexnet/load",
+        "/v2/logging",
+        "/v2/trace/setting",
+    ):
+        with pytest.raises(ControlError) as refusal:
+            stranger._ask("POST" if "models" in path else "GET", path)
+        assert refusal.value.status == 403
+    tiny_server.control.load("alexnet")
+
+
+def test_closed_apis_want_the_key_over_grpc(tiny_server: Server) -> None:
+    with grpcclient.InferenceServerClient(tiny_server.grpc_address) as client:
+        calls: list[Callable[[], object]] = [
+            client.get_system_shared_memory_status,
+            lambda: client.unload_model("alexnet"),
+            lambda: client.update_log_settings({"log_file": "/tmp/any"}),
+            client.get_trace_settings,
+        ]
+        for call in calls:
+            with pytest.raises(InferenceServerException) as refusal:
+                call()
+            assert refusal.value.status() == "StatusCode.UNAVAILABLE"
+
+
+def test_leaves_no_process_and_no_shared_memory(tiny_repository: Path) -> None:
+    with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+        pids, run = [server.pid, *server.stubs()], server.log_path.parent
+        assert list(SHARED_MEMORY.glob(f"*{run.name}*"))
+    assert len(pids) == 4
+    assert not any(_alive(pid) for pid in pids)
+    assert not list(SHARED_MEMORY.glob(f"*{run.name}*"))
+    assert not run.exists()
+
+
+def test_goes_when_its_program_is_killed(tiny_repository: Path) -> None:
+    program = (
+        "import sys, time; from serving import Server\n"
+        f"server = Server({str(tiny_repository)!r}, http_port=0, grpc_port=0, metrics_port=0); server.start()\n"
+        "print(server.pid, *server.stubs(), server.log_path.parent.name, flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
+    assert child.stdout
+    with child.stdout:
+        *pids, run = child.stdout.readline().split()
+    child.kill()
+    child.wait()
+    _wait_for(lambda: not any(_alive(int(pid)) for pid in pids))
+    _wait_for(lambda: not list(SHARED_MEMORY.glob(f"*{run}*")))
+
+
+def test_a_taken_port_is_named(tiny_server: Server, tiny_repository: Path) -> None:
+    port = tiny_server.ports["grpc"]
+    with pytest.raises(PortTakenError, match=f"port {port} on 127.0.0.1 is taken.*GRPC_PORT"):
+        Server(tiny_repository, http_port=0, grpc_port=port, metrics_port=0).start()
+
+
+def test_a_network_that_does_not_load_is_explained(tiny_repository: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_repository, broken)
+    (broken / "alexnet" / "1" / "model.onnx").write_bytes(b"not a network")
+    with pytest.raises(StartError, match=r"alexnet.*model\.onnx"):
+        Server(broken, http_port=0, grpc_port=0, metrics_port=0).start()
+
+
+def test_a_wrong_answer_is_not_well(tiny_repository: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(tiny_repository, wrong)
+    known = wrong / "classify" / "1" / "known.json"
+    known.write_text(json.dumps(json.loads(known.read_text()) | {"probability": 0.01}))
+    with pytest.raises(StartError, match="for the known image"):
+        Server(wrong, http_port=0, grpc_port=0, metrics_port=0).start()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
