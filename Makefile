@@ -1,30 +1,66 @@
-# make help says what each target does. Every target makes what it needs, .venv included.
+# `make help` lists the targets. Each makes all that it needs, .venv included, and reuses what is there.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-SHELL := /bin/sh
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BUDGET ?= 300
+DATA ?=
 
-# $(call recipe) lines that start a long-lived program exec it, so that a signal to make reaches it.
-PIP := exec $(BIN)/pip install --disable-pip-version-check --progress-bar off --quiet -c requirements.lock
+BIN := .venv/bin
+ARTIFACTS ?= artifacts
+PIP := $(BIN)/pip install --disable-pip-version-check --no-warn-script-location --quiet -c requirements.lock
 
-.PHONY: help setup
+# Each recipe line is one program that make starts itself, without a shell between them, so that
+# a signal to make reaches the program and nothing is left running.
+
+.PHONY: help setup demo train export serve test check clean
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
-setup: $(VENV)/.run ## .venv with all that training, export, serving and the client need
+setup: .venv/.run ## .venv with what training, export, serving and the client need
 
-$(VENV)/bin/pip:
-	@$(PYTHON) -m venv $(VENV)
+demo: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## everything, from nothing to classified images
+	@$(BIN)/python demo.py --pictures $(ARTIFACTS)/pictures
 
-$(VENV)/.run: pyproject.toml requirements.lock | $(VENV)/bin/pip
-	@echo "Installing into $(VENV) (about a minute)"
-	@$(PIP) -e '.[train,export,serve]'
+train: $(ARTIFACTS)/checkpoint.pt ## AlexNet on Fashion-MNIST: BUDGET seconds (300), DATA a folder that holds the archives
+
+export: $(ARTIFACTS)/model_repository/classify/config.pbtxt ## checkpoint to ONNX to the repository that Triton serves
+
+serve: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## Triton in the foreground until Ctrl-C
+	@$(BIN)/python -m serving run
+
+test: .venv/.dev ## the tests, and all that they need
+	@$(BIN)/python -m pytest
+
+check: .venv/.dev ## formatting, lint and types
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+clean: ## remove what was made, but not .venv
+	@rm -rf $(ARTIFACTS) .pytest_cache .mypy_cache .ruff_cache .coverage
+
+$(BIN)/pip:
+	@$(PYTHON) -m venv .venv
+
+.venv/.run: pyproject.toml requirements.lock | $(BIN)/pip
+	$(info Installing into .venv, about a minute)
+	@$(PIP) -e .[train,export,serve]
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
-	@echo "Installing the test tools into $(VENV)"
-	@$(PIP) -e '.[train,export,serve,rtx,dev]'
+.venv/.dev: .venv/.run
+	$(info Installing the test tools into .venv)
+	@$(PIP) -e .[train,export,serve,rtx,dev]
 	@touch $@
+
+$(ARTIFACTS)/checkpoint.pt: | .venv/.run
+	@$(BIN)/python -m training.train --budget $(BUDGET) $(if $(DATA),--data-dir $(DATA)) --output $@
+
+$(ARTIFACTS)/pictures: | .venv/.run
+	@$(BIN)/python -m training.pictures $(if $(DATA),--data-dir $(DATA)) --to $@
+
+$(ARTIFACTS)/onnx/model.onnx: $(ARTIFACTS)/checkpoint.pt | $(ARTIFACTS)/pictures
+	@$(BIN)/python -m export.to_onnx $< $@ --images $(ARTIFACTS)/pictures
+
+$(ARTIFACTS)/model_repository/classify/config.pbtxt: $(ARTIFACTS)/onnx/model.onnx | $(ARTIFACTS)/pictures
+	@$(BIN)/python -m export.publish $< --images $(ARTIFACTS)/pictures --repository $(ARTIFACTS)/model_repository

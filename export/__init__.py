@@ -1,0 +1,1 @@
+"""A checkpoint to ONNX and to a repository that Triton serves; every step verifies itself."""

@@ -1,0 +1,58 @@
+"""Labelled image files for verification and calibration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export.errors import ModelError
+from imaging import ImageError, decode
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Image files and their labels, int64 [N]."""
+
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def pixels(self, start: int, stop: int, size: int) -> np.ndarray:
+        """Decoded as the server decodes them: uint8 [stop - start, size, size, 3].
+
+        Raises:
+            ModelError: a file is no image.
+        """
+        return np.stack([_decode(path, size) for path in self.paths[start:stop]])
+
+
+def find_images(folder: Path, classes: Sequence[str], limit: int | None = None) -> LabelledImages:
+    """The files `folder/<class>/*`, in an order that mixes the classes; at most `limit` of them.
+
+    Raises:
+        ModelError: there are none, or a folder is named after no class.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder; write one with python -m training.pictures --to {folder}")
+    labels = {name: label for label, name in enumerate(classes)}
+    found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
+    unknown = next((path.parent for path in found if path.parent.name not in labels), None)
+    if unknown is not None:
+        raise ModelError(f"{unknown}: the model has no class of this name; its classes: {', '.join(classes[:10])}")
+    if not found:
+        raise ModelError(f"{folder}: no images in <class>/ folders")
+    order = np.random.default_rng(0).permutation(len(found))[:limit]
+    paths = tuple(found[i] for i in order)
+    return LabelledImages(paths, np.array([labels[path.parent.name] for path in paths], np.int64))
+
+
+def _decode(path: Path, size: int) -> np.ndarray:
+    try:
+        return decode(path.read_bytes(), size)
+    except (OSError, ImageError) as error:
+        raise ModelError(f"{path}: {error}; remove or replace it") from error

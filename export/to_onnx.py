@@ -1,0 +1,188 @@
+"""A checkpoint to ONNX: python -m export.to_onnx artifacts/checkpoint.pt artifacts/onnx/model.onnx.
+
+The graph takes uint8 images [N, S, S, 3] and gives float32 probabilities [N, classes]: mean
+subtraction and softmax are inside, and every response normalisation is one LRN node.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from export.errors import ExportError
+from export.images import find_images
+from export.runners import Runner, onnx_runtime
+from export.verify import check_batches
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.errors import TrainingError
+from training.lrn import LocalResponseNorm
+from training.model import Normalize
+
+OPSET = 18
+CHECK_IMAGES = 256
+INPUT, OUTPUT = "images", "probabilities"
+
+
+class Classifier(nn.Module):
+    """uint8 images [N, S, S, 3] to float32 probabilities [N, classes]."""
+
+    def __init__(self, source: Checkpoint):
+        super().__init__()
+        self.normalize = Normalize(source.mean, source.std)
+        self.network = source.build()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.softmax(self.network(self.normalize(images)).float(), dim=1)
+
+
+class OnnxLRN(nn.Module):
+    """A response normalisation that is exported as ONNX's own operator, which runtimes have a kernel for.
+
+    ONNX divides alpha by the size, the 2012 paper does not.
+    """
+
+    def __init__(self, source: LocalResponseNorm):
+        super().__init__()
+        self.attributes: dict[str, Any] = {
+            "alpha": source.alpha * source.size,
+            "beta": source.beta,
+            "bias": source.k,
+            "size": source.size,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic("LRN", (x,), self.attributes, dtype=x.dtype, shape=x.shape)
+
+
+def export(source: Checkpoint, source_sha256: str) -> onnx.ModelProto:
+    """The network of a checkpoint as an ONNX model, the same bytes for the same checkpoint."""
+    classifier = Classifier(source).eval()
+    _use_lrn_nodes(classifier)
+    size = source.network.input_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    program = _trace(classifier, example)
+    model = program.model_proto
+    _forget_the_trace(model)
+    onnx.helper.set_model_props(model, _metadata(source, source_sha256))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _use_lrn_nodes(module: nn.Module) -> None:
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, LocalResponseNorm):
+                setattr(parent, name, OnnxLRN(child))
+
+
+def _trace(classifier: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            classifier,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+        )
+    assert program is not None
+    return program
+
+
+def _forget_the_trace(model: onnx.ModelProto) -> None:
+    """Drop source lines and module paths, which differ from machine to machine."""
+    model.ClearField("metadata_props")
+    model.graph.ClearField("metadata_props")
+    model.graph.ClearField("value_info")
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+
+
+def _metadata(source: Checkpoint, source_sha256: str) -> dict[str, str]:
+    return {
+        "network": source.network.name,
+        "classes": json.dumps(source.classes, ensure_ascii=False),
+        "data": source.data,
+        "accuracy": json.dumps({key: source.metrics[key] for key in ("top1", "top5") if key in source.metrics}),
+        "checkpoint_sha256": source_sha256,
+    }
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model in one piece: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.replace(path)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def pytorch_runner(source: Checkpoint) -> Runner:
+    """The checkpoint in PyTorch, float32 without autocast: what every runtime is measured against."""
+    classifier = Classifier(source).eval()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return classifier(torch.from_numpy(images)).numpy()
+
+    return run
+
+
+def check(path: Path, source: Checkpoint, images: Path) -> dict[int, float]:
+    """The largest probability difference between a written model and PyTorch at each batch size, on real images.
+
+    Raises:
+        ExportError: it is above the tolerance, or the images cannot be used.
+    """
+    found = find_images(images, source.classes, CHECK_IMAGES)
+    pixels = found.pixels(0, len(found), source.network.input_size)
+    return check_batches(onnx_runtime(path), pytorch_runner(source), pixels)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m export.to_onnx", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("onnx", type=Path, help="file to write")
+    parser.add_argument("--images", type=Path, required=True, help="folder of <class>/ folders to compare answers on")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        source = checkpoint.load(options.checkpoint)
+        model = export(source, checkpoint.sha256(options.checkpoint))
+        save(model, options.onnx)
+        differences = check(options.onnx, source, options.images)
+    except (ExportError, TrainingError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    table = ", ".join(f"batch {batch}: {difference:.1e}" for batch, difference in differences.items())
+    print(f"{options.onnx}: largest probability difference from PyTorch, {CHECK_IMAGES} images: {table}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

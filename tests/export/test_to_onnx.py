@@ -1,0 +1,65 @@
+"""The exported graph says what the checkpoint computes."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from conftest import MainJob
+from export import to_onnx
+from training import checkpoint
+from training.checkpoint import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(main_job: MainJob) -> onnx.ModelProto:
+    return onnx.load(main_job.artifacts / "onnx" / "model.onnx")
+
+
+def test_the_main_job_checks_every_batch_size(main_job: MainJob) -> None:
+    for batch in (1, 2, 7, 32):
+        assert f"batch {batch}: " in main_job.output
+
+
+def test_signature(model: onnx.ModelProto) -> None:
+    (images,), (probabilities,) = model.graph.input, model.graph.output
+    dims = [dim.dim_param or dim.dim_value for dim in images.type.tensor_type.shape.dim]
+    assert (images.name, images.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
+    assert dims == ["batch", 227, 227, 3]
+    assert (probabilities.name, probabilities.type.tensor_type.elem_type) == ("probabilities", onnx.TensorProto.FLOAT)
+
+
+def test_one_node_a_normalisation_with_the_papers_sum(model: onnx.ModelProto) -> None:
+    nodes = [node for node in model.graph.node if node.op_type == "LRN"]
+    assert len(nodes) == 2
+    attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in nodes[0].attribute}
+    assert attributes["size"] == 5
+    assert attributes["alpha"] == pytest.approx(5e-4)  # ONNX divides it by the size
+    assert not {node.op_type for node in model.graph.node} & {"Pow", "AveragePool", "Pad"}
+
+
+def test_cast_comes_before_transpose(model: onnx.ModelProto) -> None:
+    order = [node.op_type for node in model.graph.node]
+    assert order.index("Cast") < order.index("Transpose")
+
+
+def test_metadata_names_the_source(model: onnx.ModelProto, main_job: MainJob, trained: Checkpoint) -> None:
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert tuple(json.loads(properties["classes"])) == trained.classes
+    assert properties["checkpoint_sha256"] == checkpoint.sha256(main_job.artifacts / "checkpoint.pt")
+
+
+def test_same_checkpoint_same_bytes(model: onnx.ModelProto, main_job: MainJob, trained: Checkpoint) -> None:
+    again = to_onnx.export(trained, checkpoint.sha256(main_job.artifacts / "checkpoint.pt"))
+    assert again.SerializeToString(deterministic=True) == (main_job.artifacts / "onnx" / "model.onnx").read_bytes()
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    for source in ("absent.pt", "text.pt"):
+        assert to_onnx.main([str(tmp_path / source), str(tmp_path / "out.onnx"), "--images", str(tmp_path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("export: ") for line in lines)
+    assert not (tmp_path / "out.onnx").exists()

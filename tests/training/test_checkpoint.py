@@ -1,0 +1,49 @@
+"""What is saved comes back, and nothing else is taken for it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.errors import CheckpointError
+from training.model import AlexNet, NetworkConfig
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
+    network = AlexNet(NetworkConfig("alexnet", classes=2))
+    original = Checkpoint(
+        network.config, network.state_dict(), ("cat", "dog"), (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "pets", {"batch": 8}
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "network.pt"
+    checkpoint.save(original, path)
+    return original, path
+
+
+def test_round_trip(saved: tuple[Checkpoint, Path]) -> None:
+    original, path = saved
+    loaded = checkpoint.load(path)
+    assert loaded.describe() == original.describe()
+    assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in original.weights.items())
+    assert loaded.build().config == original.network
+    assert json.loads(path.with_suffix(".json").read_text())["classes"] == ["cat", "dog"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["network.json", "network.pt"]
+
+
+def test_damage_is_named(saved: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(saved[1].read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match=r"damaged.pt: damaged or not a checkpoint"):
+        checkpoint.load(damaged)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        checkpoint.load(tmp_path / "absent.pt")
+
+
+def test_weights_of_another_network_are_refused(saved: tuple[Checkpoint, Path]) -> None:
+    original, _ = saved
+    other = Checkpoint(NetworkConfig("alexnet_owt", 2), original.weights, original.classes, (), (), "pets")
+    with pytest.raises(CheckpointError, match="not of network alexnet_owt"):
+        other.build()

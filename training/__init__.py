@@ -1,0 +1,1 @@
+"""Photographs to a checkpoint: the networks, their data, recipes, training and evaluation."""
