@@ -9,7 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from google.protobuf import text_format
 from PIL import Image
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from imaging import decode
 
@@ -69,3 +72,29 @@ def write_known_answer(folder: Path, model: onnx.ModelProto) -> None:
     (folder / "known.jpg").write_bytes(image)
     known = {"index": index, "label": "tiny", "probability": float(probabilities[index])}
     (folder / "known.json").write_text(json.dumps(known))
+
+
+def publish(repository: Path, version: int, seed: int) -> None:
+    """Put another version in place as publication does; loading it is the caller's."""
+    model = network(seed)
+    for name in ("alexnet", "classify"):
+        folder = repository / name / f".{version}"
+        folder.mkdir()
+        if name == "alexnet":
+            onnx.save(model, folder / "model.onnx")
+            shutil.copy(SOURCE / "alexnet" / "1" / "model.py", folder)
+        else:
+            write_known_answer(folder, model)
+        folder.rename(repository / name / str(version))
+    switch(repository, version)
+
+
+def switch(repository: Path, version: int) -> None:
+    """Let `classify` name a version of `alexnet`."""
+    for path in (repository / "classify" / "config.pbtxt", repository / "classify" / "configs" / "cpu.pbtxt"):
+        config = text_format.Parse(path.read_text(), ModelConfig())
+        config.version_policy.specific.versions[:] = [version]
+        config.ensemble_scheduling.step[1].model_version = version
+        new = path.with_suffix(".new")
+        new.write_text(text_format.MessageToString(config))
+        new.replace(path)
