@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
 from google.protobuf import text_format
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from imaging import decode
