@@ -1,0 +1,127 @@
+"""Everything that can go wrong, as one tree. Nothing of gRPC's, aiohttp's or tritonclient's leaves this package.
+
+ClassifierError
+  UsageError            a wrong address, option or file of labels; the server was not asked
+  BadImage              this image cannot be classified; others can
+  ServerError           has .host and .model
+    Unreachable         no connection, or it broke before the answer
+      TlsError          the connection is there, trust is not
+    NotReady            it answers, but the server or the model is still loading
+    DeadlineExceeded    no answer in time
+    Overloaded          it refused work; .retry_after_s where it said when to come back
+    BadAnswer           what came back is not an answer to what was asked
+    ServerFault         it failed inside (HTTP 5xx, gRPC INTERNAL)
+    AccessDenied        it wants credentials, or other ones
+    ModelNotFound       no such model or version; the message lists what there is
+    SignatureMismatch   the model does not take images, or gives no class probabilities
+    RequestRefused      the server calls the request invalid
+"""
+
+# ruff: noqa: N818 - they are named by what happened
+
+
+class ClassifierError(Exception):
+    """The message is one line: what failed, and what to do next."""
+
+
+class UsageError(ClassifierError):
+    """Called wrongly; nothing was sent."""
+
+
+class BadImage(ClassifierError):
+    """This image cannot be classified, and repeating will not help. The message does not name the file."""
+
+
+class ServerError(ClassifierError):
+    """The server's, or the way's to it.
+
+    Attributes:
+        retryable: whether the same request may be answered when it is sent again.
+    """
+
+    retryable = True
+    hint = ""
+
+    def __init__(self, detail: str, host: str = "", model: str = "", hint: str | None = None) -> None:
+        """`detail` says what happened; host, model and hint are put around it."""
+        self.detail, self.host, self.model = detail, host, model
+        place = " ".join(part for part in (host, f"model {model!r}" if model else "") if part)
+        advice = self.hint if hint is None else hint
+        super().__init__(": ".join(part for part in (place, detail) if part) + (f"; {advice}" if advice else ""))
+
+
+class Unreachable(ServerError):
+    """No connection, or it broke before the answer came."""
+
+    hint = "start it with `make serve`, wait for it with --wait, or name another with --url"
+
+
+class TlsError(Unreachable):
+    """The TLS handshake failed."""
+
+    retryable = False
+    hint = "give its authority with --ca, and --cert and --key where it asks for a client certificate"
+
+
+class NotReady(ServerError):
+    """The server or the model is loading, or has no available version."""
+
+    hint = "wait for it with --wait SECONDS"
+
+
+class DeadlineExceeded(ServerError):
+    """No answer within the time that was given."""
+
+    retryable = False
+    hint = "see whether it is busy, or give it longer with --timeout"
+
+
+class Overloaded(ServerError):
+    """The server, or a gateway before it, refused the work.
+
+    Attributes:
+        retry_after_s: what the server asked to wait, None when it did not say.
+    """
+
+    hint = "send less at a time with --concurrency, or give it longer with --timeout"
+
+    def __init__(self, detail: str, host: str = "", model: str = "", retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(detail, host, model)
+
+
+class BadAnswer(ServerError):
+    """Bytes came back that are no answer to the request."""
+
+    hint = "see that the address is Triton's and that no proxy on the way rewrites it"
+
+
+class ServerFault(ServerError):
+    """The server failed inside."""
+
+    hint = "the server's log says why"
+
+
+class AccessDenied(ServerError):
+    """Credentials are wanted."""
+
+    retryable = False
+    hint = "give them with --header 'Authorization: Bearer ...'"
+
+
+class ModelNotFound(ServerError):
+    """No such model or version on this server."""
+
+    retryable = False
+
+
+class SignatureMismatch(ServerError):
+    """The model's inputs and outputs are not those of an image classifier."""
+
+    retryable = False
+
+
+class RequestRefused(ServerError):
+    """The server calls the request invalid; with a model that takes images, the image is the cause."""
+
+    retryable = False

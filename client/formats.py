@@ -1,0 +1,83 @@
+"""Results as text, JSON lines and CSV."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+from client.names import printable
+from client.results import Classification, Failure
+
+Result = Classification | Failure
+BAR_WIDTH = 24
+EIGHTHS = " ▏▎▍▌▋▊▉"
+BOLD, DIM, COLOUR, PLAIN = "\033[1m", "\033[2m", "\033[36m", "\033[0m"
+
+
+def formatter(name: str, top: int, terminal: bool) -> Callable[[Result], str]:
+    """A function from a result to its text, line breaks included; bars and colour on a terminal."""
+    if name == "json":
+        return to_json
+    if name == "csv":
+        return lambda result: to_csv(result, top)
+    return to_bars if terminal else to_text
+
+
+def header(name: str, top: int) -> str:
+    """What comes before the first result."""
+    if name != "csv":
+        return ""
+    columns = [f"{column}_{rank}" for rank in range(1, top + 1) for column in ("label", "index", "probability")]
+    return _row(["path", "model", "version", "ms", "error", *columns])
+
+
+def to_json(result: Result) -> str:
+    """One object on one line; bytes of a name that are no UTF-8 become lone surrogates, as Python has them."""
+    if isinstance(result, Failure):
+        return json.dumps({"path": result.path, "error": str(result.error)}) + "\n"
+    top = [asdict(label) for label in result.top]
+    fields = {"path": result.path, "model": result.model, "version": result.version, "top": top}
+    return json.dumps(fields | {"ms": round(result.ms, 3)}) + "\n"
+
+
+def to_csv(result: Result, top: int) -> str:
+    """One row, of as many columns as the header has."""
+    if isinstance(result, Failure):
+        return _row([result.path, "", "", "", str(result.error), *[""] * (3 * top)])
+    columns = [value for label in result.top for value in (label.label, label.index, f"{label.probability:.6f}")]
+    columns += [""] * (3 * top - len(columns))
+    return _row([result.path, result.model, result.version, f"{result.ms:.3f}", "", *columns])
+
+
+def to_text(result: Result) -> str:
+    """The name, then a line a class; nothing for a failure, which goes to standard error."""
+    if isinstance(result, Failure):
+        return ""
+    lines = [f"  {label.probability:.4f}  {printable(label.label)}" for label in result.top]
+    return "\n".join([printable(result.path or ""), *lines]) + "\n"
+
+
+def to_bars(result: Result) -> str:
+    """As `to_text`, with a bar for every probability."""
+    if isinstance(result, Failure):
+        return ""
+    lines = [_bar_line(label.probability, printable(label.label), rank) for rank, label in enumerate(result.top)]
+    return "\n".join([f"{BOLD}{printable(result.path or '')}{PLAIN}", *lines]) + "\n"
+
+
+def bar(share: float) -> str:
+    """A bar of `BAR_WIDTH` characters for a share of 0..1, to an eighth of a character."""
+    whole, eighth = divmod(round(share * BAR_WIDTH * 8), 8)
+    return ("█" * whole + (EIGHTHS[eighth] if eighth else "")).ljust(BAR_WIDTH)
+
+
+def _bar_line(probability: float, label: str, rank: int) -> str:
+    name = f"{BOLD}{label}{PLAIN}" if rank == 0 else label
+    return f"  {probability:7.2%} {COLOUR}{bar(probability)}{PLAIN} {name}"
+
+
+def _row(values: list[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue()

@@ -1,0 +1,63 @@
+"""gRPC's status codes as this package's exceptions."""
+
+import re
+
+import grpc
+
+from client import errors
+from client.messages import BUSY, one_line
+
+# What Triton itself says with UNAVAILABLE; everything else with that code comes from the connection.
+LOADING = re.compile(r"no available versions|not ready|unavailable: |unloaded|Stub process|stopping", re.IGNORECASE)
+TLS = re.compile(r"ssl|tls|handshake|certificate", re.IGNORECASE)
+
+# Sent by gRPC servers and gateways beside RESOURCE_EXHAUSTED and UNAVAILABLE:
+# https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+PUSHBACK = "grpc-retry-pushback-ms"
+
+
+def translate(error: grpc.aio.AioRpcError, host: str, model: str, timeout_s: float) -> errors.ServerError:
+    """The exception to raise for a call that failed."""
+    code, detail = error.code(), one_line(error.details() or error.code().name)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.DeadlineExceeded(f"no answer within {timeout_s:.3g} s", host, model)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return errors.Overloaded(detail, host, model, _pushback_s(error))
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return _unavailable(detail, host, model, _pushback_s(error))
+    return _KINDS.get(code, errors.ServerFault)(detail, host, model)
+
+
+def _unavailable(detail: str, host: str, model: str, retry_after_s: float | None) -> errors.ServerError:
+    if BUSY.search(detail) or retry_after_s is not None:
+        return errors.Overloaded(detail, host, model, retry_after_s)
+    if LOADING.search(detail):
+        return errors.NotReady(detail, host, model)
+    if TLS.search(detail):
+        return errors.TlsError(detail, host)
+    return errors.Unreachable(_connection_trouble(detail), host)
+
+
+def _connection_trouble(detail: str) -> str:
+    """The last part of gRPC's chain of causes, which is the system's own."""
+    return f"cannot connect: {detail.rsplit(': ', 1)[1].lower()}" if "failed to connect" in detail else detail
+
+
+def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:
+    for name, value in error.trailing_metadata() or ():
+        if name == PUSHBACK and str(value).isdigit():
+            return int(value) / 1000
+        if name == "retry-after" and str(value).isdigit():
+            return float(value)
+    return None
+
+
+_KINDS: dict[grpc.StatusCode, type[errors.ServerError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.RequestRefused,
+    grpc.StatusCode.NOT_FOUND: errors.ModelNotFound,
+    grpc.StatusCode.UNAUTHENTICATED: errors.AccessDenied,
+    grpc.StatusCode.PERMISSION_DENIED: errors.AccessDenied,
+    grpc.StatusCode.UNIMPLEMENTED: errors.BadAnswer,
+    grpc.StatusCode.UNKNOWN: errors.BadAnswer,
+    grpc.StatusCode.CANCELLED: errors.Unreachable,
+}

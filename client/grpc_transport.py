@@ -1,0 +1,169 @@
+"""Triton over gRPC, with the stubs that tritonclient carries."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError, Message
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from client.address import Address
+from client.config import Config, Tls
+from client.errors import BadAnswer, NotReady, ServerError, UsageError
+from client.grpc_errors import translate
+from client.wire import InferReply, InferRequest, Json, SharedMemory, parse_bytes
+
+# A connection that died without a word is found out within 30 s while calls wait on it. Two pings at most
+# between data: Triton's default takes more for an attack and closes the connection.
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 2),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+COMPRESSION = {
+    None: grpc.Compression.NoCompression,
+    "gzip": grpc.Compression.Gzip,
+    "deflate": grpc.Compression.Deflate,
+}
+
+
+class GrpcTransport:
+    """One channel, which all calls share."""
+
+    def __init__(self, address: Address, config: Config) -> None:
+        """Must be made in the event loop that will use it."""
+        self.host = address.authority
+        self._metadata = tuple((name.lower(), value) for name, value in config.headers.items())
+        self._compression = COMPRESSION[config.compress]
+        self._channel = _open(address, config.tls)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def ready(self, model: str, version: str, timeout_s: float) -> None:
+        """As `Transport.ready`."""
+        if not (await self._call(self._stub.ServerReady, pb.ServerReadyRequest(), timeout_s)).ready:
+            raise NotReady("the server is not ready", self.host)
+        if not model:
+            return
+        request = pb.ModelReadyRequest(name=model, version=version)
+        if not (await self._call(self._stub.ModelReady, request, timeout_s, model)).ready:
+            raise NotReady("the model is not ready", self.host, model)
+
+    async def server_metadata(self, timeout_s: float) -> Json:
+        """As `Transport.server_metadata`."""
+        return _as_json(await self._call(self._stub.ServerMetadata, pb.ServerMetadataRequest(), timeout_s))
+
+    async def model_metadata(self, model: str, version: str, timeout_s: float) -> Json:
+        """As `Transport.model_metadata`."""
+        request = pb.ModelMetadataRequest(name=model, version=version)
+        answer = _as_json(await self._call(self._stub.ModelMetadata, request, timeout_s, model))
+        for tensor in (*answer.get("inputs", ()), *answer.get("outputs", ())):
+            tensor["shape"] = [int(size) for size in tensor.get("shape", ())]  # int64 is text in protobuf's JSON
+        return answer
+
+    async def model_config(self, model: str, version: str, timeout_s: float) -> Json:
+        """As `Transport.model_config`."""
+        request = pb.ModelConfigRequest(name=model, version=version)
+        return _as_json(await self._call(self._stub.ModelConfig, request, timeout_s, model)).get("config", {})
+
+    async def index(self, timeout_s: float) -> Sequence[Json]:
+        """As `Transport.index`."""
+        answer = _as_json(await self._call(self._stub.RepositoryIndex, pb.RepositoryIndexRequest(), timeout_s))
+        return answer.get("models", [])
+
+    async def register(self, name: str, key: str, byte_size: int, timeout_s: float) -> None:
+        """As `Transport.register`."""
+        request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=byte_size)
+        await self._call(self._stub.SystemSharedMemoryRegister, request, timeout_s)
+
+    async def unregister(self, name: str, timeout_s: float) -> None:
+        """As `Transport.unregister`."""
+        request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+        await self._call(self._stub.SystemSharedMemoryUnregister, request, timeout_s)
+
+    async def infer(self, request: InferRequest, timeout_s: float) -> InferReply:
+        """As `Transport.infer`."""
+        answer = await self._call(self._stub.ModelInfer, build_request(request), timeout_s, request.model)
+        try:
+            return read_reply(answer, request.output)
+        except ValueError as error:
+            raise BadAnswer(f"unreadable answer: {error}", self.host, request.model) from None
+
+    async def close(self) -> None:
+        """Cancel what is in flight and drop the connection."""
+        await self._channel.close()
+
+    async def _call(
+        self, method: Callable[..., Awaitable[Any]], request: Message, timeout_s: float, model: str = ""
+    ) -> Any:
+        try:
+            return await method(request, timeout=timeout_s, metadata=self._metadata, compression=self._compression)
+        except grpc.aio.AioRpcError as error:
+            raise translate(error, self.host, model, timeout_s) from None
+        except (DecodeError, grpc.aio.UsageError) as error:
+            raise ServerError(str(error), self.host, model) from None
+
+
+def build_request(request: InferRequest) -> pb.ModelInferRequest:
+    """As protobuf."""
+    message = pb.ModelInferRequest(model_name=request.model, model_version=request.version)
+    tensor = message.inputs.add(name=request.input, datatype=request.datatype, shape=request.shape)
+    if isinstance(request.data, SharedMemory):
+        tensor.parameters["shared_memory_region"].string_param = request.data.region
+        tensor.parameters["shared_memory_byte_size"].int64_param = request.data.byte_size
+        tensor.parameters["shared_memory_offset"].int64_param = request.data.offset
+    else:
+        message.raw_input_contents.append(request.data)
+    output = message.outputs.add(name=request.output)
+    output.parameters["classification"].int64_param = request.class_count
+    for name, value in request.parameters.items():
+        message.parameters[name].int64_param = value
+    return message
+
+
+def read_reply(message: pb.ModelInferResponse, output: str) -> InferReply:
+    """From protobuf.
+
+    Raises:
+        ValueError: without the output, or it is cut off.
+    """
+    for position, tensor in enumerate(message.outputs):
+        if tensor.name != output or tensor.datatype != "BYTES":
+            continue
+        if tensor.contents.bytes_contents:
+            classes = [element.decode() for element in tensor.contents.bytes_contents]
+        elif position < len(message.raw_output_contents):
+            classes = parse_bytes(message.raw_output_contents[position])
+        else:
+            break
+        return InferReply(message.model_name, message.model_version, classes)
+    raise ValueError(f"without the classes of output {output!r}")
+
+
+def _open(address: Address, tls: Tls) -> grpc.aio.Channel:
+    if not address.secure:
+        return grpc.aio.insecure_channel(address.authority, options=CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
+    return grpc.aio.secure_channel(address.authority, credentials, options=CHANNEL_OPTIONS)
+
+
+def _read(file: str | None) -> bytes | None:
+    if file is None:
+        return None
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+
+
+def _as_json(message: Message) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True)

@@ -1,0 +1,133 @@
+"""What the caller has of an image, to the bytes that are sent."""
+
+import io
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from client.errors import BadImage, UsageError
+from client.signature import Signature
+from imaging import FORMATS, MAX_BYTES, ImageError, center_box, decode, open_image, resample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Source = Union[str, "os.PathLike[str]", bytes, "NDArray[np.uint8]", Image.Image]
+
+
+def path_of(source: Source) -> str | None:
+    """The path as it was given, None for what has none."""
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def payload(source: Source, signature: Signature) -> bytes:
+    """One image as the model takes it: an image file, or uint8 [size, size, 3].
+
+    A path is read; bytes are an image file; an array uint8 [H, W, 3] or [H, W] and a Pillow image
+    are pictures of any size, which get the same scaling and cropping as the file would.
+
+    Raises:
+        BadImage: not to be read, or not an image.
+        UsageError: another type.
+    """
+    try:
+        if signature.kind == "encoded":
+            return checked(file_bytes(source))
+        return pixels(source, signature.size).tobytes()
+    except ImageError as error:
+        raise BadImage(str(error)) from None
+
+
+def file_bytes(source: Source) -> bytes:
+    """The image as a file: what was given, or a PNG of it.
+
+    Raises:
+        BadImage, UsageError: as `payload`.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return read(os.fspath(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    buffer = io.BytesIO()
+    picture(source).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def pixels(source: Source, size: int) -> "NDArray[np.uint8]":
+    """The image as uint8 [size, size, 3].
+
+    Raises:
+        BadImage, UsageError: as `payload`.
+        ImageError: not an image.
+    """
+    if isinstance(source, (np.ndarray, Image.Image)):
+        image = picture(source)
+        if image.mode not in ("L", "RGB"):
+            image = open_image(file_bytes(image))
+        return resample(image, center_box(*image.size, size), size)
+    return decode(checked(file_bytes(source)), size)
+
+
+def picture(source: Source) -> Image.Image:
+    """An array or a Pillow image as an upright Pillow image.
+
+    Raises:
+        UsageError: neither, or an array that is no picture.
+    """
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)
+    if not isinstance(source, np.ndarray):
+        raise UsageError(f"{type(source).__name__} is no image: give a path, bytes, an array or a Pillow image")
+    if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,)) or 0 in source.shape:
+        raise UsageError(f"array {source.dtype} {list(source.shape)} is no image: give uint8 [H, W, 3] or [H, W]")
+    return Image.fromarray(source)
+
+
+def checked(encoded: bytes) -> bytes:
+    """Refuse here what the server would refuse after it was sent.
+
+    Raises:
+        BadImage: empty, too large, or of an unknown format.
+    """
+    if not encoded:
+        raise BadImage("empty file, not an image")
+    if len(encoded) > MAX_BYTES:
+        raise BadImage(f"{len(encoded):,} bytes, more than the {MAX_BYTES:,} allowed")
+    if not encoded.startswith(tuple(FORMATS)):
+        raise BadImage("not a JPEG, PNG, WebP, GIF or BMP image")
+    return encoded
+
+
+def read(path: str) -> bytes:
+    """Read a regular file of at most `MAX_BYTES`.
+
+    Raises:
+        BadImage: there is none, it may not be read, it is too large, a folder, a device, a pipe.
+    """
+    try:
+        status = Path(path).stat()  # before it is opened: opening a device may do something
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage(_KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file"))
+        if status.st_size > MAX_BYTES:
+            raise BadImage(f"{status.st_size:,} bytes, more than the {MAX_BYTES:,} allowed")
+        with Path(path).open("rb", buffering=0) as file:
+            return file.read(MAX_BYTES + 1)
+    except ValueError as error:
+        raise BadImage(f"no name of a file: {error}") from None
+    except FileNotFoundError:
+        raise BadImage("no such file") from None
+    except OSError as error:
+        raise BadImage((error.strerror or str(error)).lower()) from None
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder, not an image; --recursive takes the images in it",
+    stat.S_IFIFO: "a pipe, not a file; give it on standard input with -",
+    stat.S_IFCHR: "a device, not an image",
+    stat.S_IFBLK: "a device, not an image",
+    stat.S_IFSOCK: "a socket, not an image",
+}
