@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from triton import Triton
+from embedded_triton import Triton
 
 
 @pytest.fixture(scope="session")

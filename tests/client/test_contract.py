@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from triton import free_port
+from embedded_triton import free_port
 
 from imaging import decode
 
