@@ -20,14 +20,14 @@ help: ## this list
 setup: .venv/.run ## .venv with what training, export, serving and the client need
 
 demo: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## everything, from nothing to classified images
-	@$(BIN)/python demo.py --pictures $(ARTIFACTS)/pictures
+	@$(BIN)/python demo.py --repository $(ARTIFACTS)/model_repository --pictures $(ARTIFACTS)/pictures
 
 train: $(ARTIFACTS)/checkpoint.pt ## AlexNet on Fashion-MNIST: BUDGET seconds (300), DATA a folder that holds the archives
 
 export: $(ARTIFACTS)/model_repository/classify/config.pbtxt ## checkpoint to ONNX to the repository that Triton serves
 
 serve: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## Triton in the foreground until Ctrl-C
-	@$(BIN)/python -m serving run
+	@$(BIN)/python -m serving run --repository $(ARTIFACTS)/model_repository
 
 test: .venv/.dev ## the tests, and all that they need
 	@$(BIN)/python -m pytest

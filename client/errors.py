@@ -46,7 +46,7 @@ class ServerError(ClassifierError):
         """`detail` says what happened; host, model and hint are put around it."""
         self.detail, self.host, self.model = detail, host, model
         place = " ".join(part for part in (host, f"model {model!r}" if model else "") if part)
-        advice = self.hint if hint is None else hint
+        advice = self.hint = self.hint if hint is None else hint
         super().__init__(": ".join(part for part in (place, detail) if part) + (f"; {advice}" if advice else ""))
 
 

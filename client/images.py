@@ -10,17 +10,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from client.errors import BadImage, UsageError
+from client.named import Named
 from client.signature import Signature
 from imaging import FORMATS, MAX_BYTES, ImageError, center_box, decode, open_image, resample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Source = Union[str, "os.PathLike[str]", bytes, "NDArray[np.uint8]", Image.Image]
+Source = Union[str, "os.PathLike[str]", bytes, "NDArray[np.uint8]", Image.Image, Named]
 
 
 def path_of(source: Source) -> str | None:
     """The path as it was given, None for what has none."""
+    if isinstance(source, Named):
+        return source.path
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
 
@@ -50,6 +53,8 @@ def file_bytes(source: Source) -> bytes:
     """
     if isinstance(source, (str, os.PathLike)):
         return read(os.fspath(source))
+    if isinstance(source, Named):
+        return source.read()
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     buffer = io.BytesIO()
@@ -122,6 +127,11 @@ def read(path: str) -> bytes:
         raise BadImage("no such file") from None
     except OSError as error:
         raise BadImage((error.strerror or str(error)).lower()) from None
+
+
+def blank(signature: Signature) -> bytes:
+    """A picture that every model can classify, to see whether it classifies at all."""
+    return payload(np.zeros((1, 1, 3), np.uint8), signature)
 
 
 _KINDS = {

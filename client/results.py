@@ -16,11 +16,22 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time of a request went, in milliseconds; `attempts` counts the requests that it took."""
+    """Where the time of a request went.
 
+    Attributes:
+        read_ms: reading the request's files, and decoding them where pixels are sent.
+        wait_ms: pauses and attempts before the one that was answered.
+        request_ms: the attempt that was answered, the network and the server's queue included.
+        attempts: requests that it took.
+        images: in the request.
+        host: that answered.
+    """
+
+    read_ms: float = 0.0
     wait_ms: float = 0.0
     request_ms: float = 0.0
     attempts: int = 1
+    images: int = 1
     host: str = ""
 
 

@@ -99,7 +99,7 @@ def _from_debian(target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         _run(["apt-get", "download", "-qq", DEBIAN_PACKAGE], folder)
         (package,) = Path(folder).glob("*.deb")
-        _run(["dpkg-deb", "--extract", str(package), folder], folder)
+        _run(["dpkg-deb", "--extract", package.name, "."], folder)
         for name in FILES:
             shutil.move(Path(folder, *SYSTEM_FOLDER.parts[1:], f"{name}.gz"), target)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedded_triton import free_port
 
+from embedded_triton import free_port
 from imaging import decode
 
 SCRIPT = Path(__file__).resolve().parents[2] / "client/classify.py"

@@ -6,8 +6,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from conftest import MainJob
 from export import to_onnx
+from main_job import MainJob
 from training import checkpoint
 from training.checkpoint import Checkpoint
 

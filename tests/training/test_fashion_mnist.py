@@ -18,7 +18,7 @@ def test_the_files_are_found_and_whole(fashion_mnist_folder: Path) -> None:
 
 
 def test_a_given_folder_is_checked(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: cannot be read"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: cannot be read"):
         fashion_mnist.locate(tmp_path, tmp_path / "fetched")
 
 
@@ -29,7 +29,7 @@ def test_a_changed_file_is_refused(fashion_mnist_folder: Path, tmp_path: Path) -
     content = bytearray(gzip.decompress(labels.read_bytes()))
     content[-1] ^= 1
     labels.write_bytes(gzip.compress(content))
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte.gz: not Fashion-MNIST's file"):
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: not Fashion-MNIST's file"):
         fashion_mnist.locate(folder, tmp_path / "fetched")
 
 

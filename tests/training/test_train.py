@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import MainJob
+from main_job import MainJob
 from training import pictures, train
 from training.checkpoint import Checkpoint
 from training.evaluate import accuracy

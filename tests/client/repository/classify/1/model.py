@@ -7,9 +7,8 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 sys.path.append(str(Path(__file__).parents[3]))
-from linear_network import probabilities
-
 from imaging import ImageError, decode
+from linear_network import probabilities
 
 
 class TritonPythonModel:

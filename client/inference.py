@@ -1,0 +1,111 @@
+"""One batch of images through the model."""
+
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+from client.config import Config
+from client.dispatch import Dispatcher
+from client.errors import BadAnswer, ClassifierError, RequestRefused
+from client.pool import Server
+from client.results import Classification, Label, Timing
+from client.retry import Deadline
+from client.shm import Slots
+from client.signature import Signature
+from client.wire import InferReply, InferRequest, SharedMemory, parse_label, serialize_bytes
+
+Outcome = Classification | ClassifierError
+ENCODED_SLOT_BYTES = 1 << 20  # a larger image goes the ordinary way
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    rows: list[list[Label]]
+    model: str
+    version: str
+    elapsed_ms: float
+
+
+class Inference:
+    """Sends batches to the model whose signature is known."""
+
+    def __init__(self, config: Config, dispatcher: Dispatcher, signature: Signature) -> None:
+        """Must be made in the event loop that will use it.
+
+        Raises:
+            UsageError: no room for shared memory.
+        """
+        self._config, self._dispatcher = config, dispatcher
+        self.signature = signature
+        self.proven = False  # whether the model has classified anything
+        self._slots = Slots(config.concurrency, self._slot_bytes()) if config.shm else None
+
+    async def run(self, images: list[bytes], read_ms: float = 0.0, top: int = 0) -> list[Outcome]:
+        """Classify images in the model's own form; `top` overrides the configured number of classes.
+
+        Raises:
+            ServerError: they were not classified.
+        """
+        start = time.perf_counter()
+        async with AsyncExitStack() as stack:
+            raw = self._serialize(images)
+            data = await stack.enter_async_context(self._slots.hold(raw)) if self._slots else raw
+            request = self._request(data, len(images), top or self._config.top)
+            answer = await self._dispatcher.send(lambda *to: self._send(request, *to), Deadline(self._config.timeout_s))
+        self.proven = True
+        reply, total_ms = answer.value, (time.perf_counter() - start) * 1e3
+        wait_ms = max(0.0, total_ms - reply.elapsed_ms)
+        host = answer.server.transport.host
+        timing = Timing(read_ms, wait_ms, reply.elapsed_ms, answer.attempts, len(images), host)
+        whole = Classification(None, reply.model, reply.version, (), reply.elapsed_ms, timing)
+        return [replace(whole, top=tuple(row)) for row in reply.rows]
+
+    async def close(self) -> None:
+        """Give the shared memory back."""
+        if self._slots is not None:
+            await self._slots.close()
+
+    async def _send(self, request: InferRequest, server: Server, timeout_s: float) -> _Reply:
+        start = time.perf_counter()
+        try:
+            if self._slots is not None and isinstance(request.data, SharedMemory):
+                await self._slots.register(server, timeout_s)
+            reply = await server.transport.infer(request, timeout_s)
+        except RequestRefused as error:
+            raise (self._slots.lost(server, error) if self._slots else error) from None
+        rows = _rows(reply, request, server)
+        return _Reply(rows, reply.model, reply.version, (time.perf_counter() - start) * 1e3)
+
+    def _serialize(self, images: list[bytes]) -> bytes:
+        return serialize_bytes(images) if self.signature.kind == "encoded" else b"".join(images)
+
+    def _request(self, data: bytes | SharedMemory, images: int, top: int) -> InferRequest:
+        return InferRequest(
+            model=self._config.model_name,
+            version=self._config.version,
+            input=self.signature.input,
+            datatype=self.signature.datatype,
+            shape=self.signature.shape(images),
+            data=data,
+            output=self.signature.output,
+            class_count=min(top, self.signature.classes),
+            parameters={"priority": self._config.priority} if self._config.priority else {},
+        )
+
+    def _slot_bytes(self) -> int:
+        size, batch = self.signature.size, min(self._config.batch, self.signature.max_batch)
+        return batch * (size * size * 3 if size else ENCODED_SLOT_BYTES)
+
+
+def _rows(reply: InferReply, request: InferRequest, server: Server) -> list[list[Label]]:
+    """The classes of every image; refuses an answer that does not fit the question."""
+    images, host = request.shape[0], server.transport.host
+    try:
+        labels = [parse_label(text) for text in reply.classes]
+    except ValueError as error:
+        raise BadAnswer(f"unreadable classes: {error}", host, request.model) from None
+    if reply.model != request.model or len(labels) != images * request.class_count:
+        what = f"{len(labels)} classes of {reply.model!r}"
+        raise BadAnswer(f"{what} for {images} images with {request.class_count} each", host, request.model)
+    starts = range(0, len(labels), request.class_count)
+    return [labels[start : start + request.class_count] for start in starts]

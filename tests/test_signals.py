@@ -1,0 +1,60 @@
+"""Ctrl-C or SIGTERM at any moment leaves nothing running and nothing in shared memory."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from main_job import ROOT, MainJob
+
+MARK = "ALEXNET_TEST_MARK"
+
+
+def marked(mark: str) -> list[int]:
+    """Processes whose environment carries the mark: those started by this test, and all that they started."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def shared_memory() -> set[str]:
+    return {entry.name for entry in Path("/dev/shm").glob("triton_python_backend*")}
+
+
+@pytest.mark.parametrize("target", ["demo", "serve"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("delay_s", [0.2, 1.0, 2.0, 4.0])
+def test_a_signal_leaves_nothing(main_job: MainJob, tmp_path: Path, target: str, name: str, delay_s: float) -> None:
+    mark, before = str(tmp_path), shared_memory()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    environment |= {MARK: mark, "HTTP_PORT": "0", "GRPC_PORT": "0", "METRICS_PORT": "0"}
+    command = ["make", target, f"ARTIFACTS={main_job.artifacts}"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(delay_s)
+    except subprocess.TimeoutExpired:
+        interrupt(process, name)
+    process.wait(30)
+    deadline = time.monotonic() + 20
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    assert shared_memory() <= before
+
+
+def interrupt(process: subprocess.Popen[bytes], name: str) -> None:
+    """As a terminal does for Ctrl-C, to the whole group; SIGTERM to make alone."""
+    if name == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
