@@ -101,6 +101,8 @@ class GrpcTransport:
     async def close(self) -> None:
         """Cancel what is in flight and drop the connection."""
         await self._channel.close()
+        # gRPC's poller thread lives until the last reference to a channel is gone.
+        del self._channel, self._stub
 
     async def _call(
         self, method: Callable[..., Awaitable[Any]], request: Message, timeout_s: float, model: str = ""

@@ -5,6 +5,7 @@ first call. So sessions are closed before a fork and opened again, on demand, on
 """
 
 import asyncio
+import gc
 import os
 import threading
 import weakref
@@ -14,9 +15,12 @@ from typing import Any, TypeVar
 
 from client.config import Config
 from client.errors import UsageError
+from client.pool import PROBE
 from client.session import Session
 
 T = TypeVar("T")
+# How long a fork waits for the answers to what is in flight. What has none by then is sent again behind it.
+DRAIN_S = 5.0
 Work = Callable[[Session], Coroutine[Any, Any, T]]
 
 
@@ -40,9 +44,9 @@ class SessionThread:
         """Start work on the session."""
         return asyncio.run_coroutine_threadsafe(work(self.session), self.loop)
 
-    def stop(self) -> None:
-        """Cancel what is running, drop the connections, end the thread."""
-        asyncio.run_coroutine_threadsafe(_shut(self.session), self.loop).result()
+    def stop(self, drain_s: float = 0.0) -> None:
+        """Wait for what is running, cancel what is left, drop the connections, end the thread."""
+        asyncio.run_coroutine_threadsafe(_shut(self.session, drain_s), self.loop).result()
         self._end()
 
     def _end(self) -> None:
@@ -98,7 +102,9 @@ class Portal:
     def before_fork(self) -> None:
         """Let nothing start, and drop the connections."""
         self._lock.acquire()
-        self._rest()
+        if self._running is not None:
+            self._rest(DRAIN_S)
+            gc.collect()  # channels in reference cycles, which keep gRPC's poller thread alive
 
     def after_fork_in_parent(self) -> None:
         """Let work start again."""
@@ -108,9 +114,9 @@ class Portal:
         """Only the forking thread is here: the lock of the others means nothing."""
         self._lock = threading.RLock()
 
-    def _rest(self) -> None:
+    def _rest(self, drain_s: float = 0.0) -> None:
         if self._running is not None:
-            self._running.stop()
+            self._running.stop(drain_s)
             self._running = None
 
 
@@ -118,8 +124,11 @@ async def _open(config: Config) -> Session:
     return Session(config)
 
 
-async def _shut(session: Session) -> None:
+async def _shut(session: Session, drain_s: float) -> None:
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    working = [task for task in tasks if task.get_name() != PROBE]
+    if working and drain_s:
+        await asyncio.wait(working, timeout=drain_s)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

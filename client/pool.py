@@ -9,6 +9,7 @@ from client.errors import DeadlineExceeded, NotReady, ServerError, Unreachable
 from client.retry import Deadline
 from client.wire import Transport
 
+PROBE = "probe"
 PROBE_TIMEOUT_S = 2.0
 PROBE_PAUSE_S = 0.1
 PROBE_PAUSE_CAP_S = 1.0
@@ -81,7 +82,7 @@ class Pool:
         if server.well:
             server.well, server.generation = False, server.generation + 1
         if server.probe is None or server.probe.done():
-            server.probe = asyncio.create_task(self._probe(server))
+            server.probe = asyncio.create_task(self._probe(server), name=PROBE)
 
     async def close(self) -> None:
         """Drop every connection."""
