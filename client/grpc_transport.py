@@ -80,6 +80,11 @@ class GrpcTransport:
         answer = _as_json(await self._call(self._stub.RepositoryIndex, pb.RepositoryIndexRequest(), timeout_s))
         return answer.get("models", [])
 
+    async def statistics(self, timeout_s: float) -> Sequence[Json]:
+        """As `Transport.statistics`."""
+        answer = _as_json(await self._call(self._stub.ModelStatistics, pb.ModelStatisticsRequest(), timeout_s))
+        return answer.get("model_stats", [])
+
     async def register(self, name: str, key: str, byte_size: int, timeout_s: float) -> None:
         """As `Transport.register`."""
         request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=byte_size)

@@ -59,6 +59,10 @@ class HttpTransport:
         """As `Transport.index`."""
         return await self._json("POST", "/repository/index", timeout_s, b"{}")
 
+    async def statistics(self, timeout_s: float) -> Sequence[Json]:
+        """As `Transport.statistics`."""
+        return (await self._json("GET", "/models/stats", timeout_s))["model_stats"]
+
     async def register(self, name: str, key: str, byte_size: int, timeout_s: float) -> None:
         """As `Transport.register`."""
         body = json.dumps({"key": key, "offset": 0, "byte_size": byte_size}).encode()

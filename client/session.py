@@ -17,6 +17,7 @@ from client.pool import Pool
 from client.results import Classification, Failure
 from client.retry import Deadline
 from client.signature import Signature
+from client.wire import Json
 
 if TYPE_CHECKING:
     from client.images import Source
@@ -81,6 +82,15 @@ class Session:
             answered = iter(await self._answers(inference, good, read_ms) if good else ())
         outcomes = [next(answered) if isinstance(each, bytes) else each for each in loaded]
         return [_result(source, outcome) for source, outcome in zip(sources, outcomes, strict=True)]
+
+    async def statistics(self) -> Sequence[Json]:
+        """The counters of the first server that is well.
+
+        Raises:
+            ServerError: it cannot be asked.
+        """
+        deadline = Deadline(self.config.timeout_s)
+        return (await self.dispatcher.send(lambda server, left_s: server.transport.statistics(left_s), deadline)).value
 
     async def close(self) -> None:
         """Drop the connections; what is in flight fails."""

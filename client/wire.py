@@ -67,6 +67,9 @@ class Transport(Protocol):
     async def index(self, timeout_s: float) -> Sequence[Json]:
         """`name`, `version`, `state` and `reason` of every model in the repository."""
 
+    async def statistics(self, timeout_s: float) -> Sequence[Json]:
+        """Counts and nanoseconds of every model, in the names of ModelStatistics."""
+
     async def register(self, name: str, key: str, byte_size: int, timeout_s: float) -> None:
         """Make a system shared memory region known to the server."""
 
