@@ -30,25 +30,33 @@ from training.model import Normalize
 
 OPSET = 18
 CHECK_IMAGES = 256
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 INPUT, OUTPUT = "images", "probabilities"
 
 
 class Classifier(nn.Module):
-    """uint8 images [N, S, S, 3] to float32 probabilities [N, classes]."""
+    """uint8 images [N, S, S, 3] to float32 probabilities [N, classes].
 
-    def __init__(self, source: Checkpoint):
+    The precision of convolutions and fully-connected layers is written into the graph, as strongly
+    typed TensorRT networks need it; normalisation of pixels and softmax are float32 in any case.
+    """
+
+    def __init__(self, source: Checkpoint, precision: str = "fp32"):
         super().__init__()
         self.normalize = Normalize(source.mean, source.std)
-        self.network = source.build()
+        self.dtype = DTYPES[precision]
+        self.network = source.build().to(self.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.softmax(self.network(self.normalize(images)).float(), dim=1)
+        pixels = self.normalize(images).to(self.dtype)
+        return torch.softmax(self.network(pixels).float(), dim=1)
 
 
 class OnnxLRN(nn.Module):
     """A response normalisation that is exported as ONNX's own operator, which runtimes have a kernel for.
 
-    ONNX divides alpha by the size, the 2012 paper does not.
+    ONNX divides alpha by the size, the 2012 paper does not. It stays float32 in a float16 network,
+    whose squares overflow from an activation of 256 on.
     """
 
     def __init__(self, source: LocalResponseNorm):
@@ -61,12 +69,16 @@ class OnnxLRN(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.onnx.ops.symbolic("LRN", (x,), self.attributes, dtype=x.dtype, shape=x.shape)
+        y = torch.onnx.ops.symbolic("LRN", (x.float(),), self.attributes, dtype=torch.float32, shape=x.shape)
+        return y.to(x.dtype)
 
 
-def export(source: Checkpoint, source_sha256: str) -> onnx.ModelProto:
-    """The network of a checkpoint as an ONNX model, the same bytes for the same checkpoint."""
-    classifier = Classifier(source).eval()
+def export(source: Checkpoint, source_sha256: str, precision: str = "fp32") -> onnx.ModelProto:
+    """The network of a checkpoint as an ONNX model, the same bytes for the same checkpoint.
+
+    `precision` is fp32 or fp16; images are uint8 and probabilities float32 in both.
+    """
+    classifier = Classifier(source, precision).eval()
     _use_lrn_nodes(classifier)
     size = source.network.input_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
@@ -139,6 +151,18 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def open_checkpoint(path: Path) -> tuple[Checkpoint, str]:
+    """A checkpoint and the SHA-256 of its file.
+
+    Raises:
+        ExportError: it is missing, damaged, or its weights are not its network's.
+    """
+    try:
+        return checkpoint.load(path), checkpoint.sha256(path)
+    except TrainingError as error:
+        raise ExportError(str(error)) from error
+
+
 def pytorch_runner(source: Checkpoint) -> Runner:
     """The checkpoint in PyTorch, float32 without autocast: what every runtime is measured against."""
     classifier = Classifier(source).eval()
@@ -172,11 +196,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        source = checkpoint.load(options.checkpoint)
-        model = export(source, checkpoint.sha256(options.checkpoint))
+        source, sha256 = open_checkpoint(options.checkpoint)
+        model = export(source, sha256)
         save(model, options.onnx)
         differences = check(options.onnx, source, options.images)
-    except (ExportError, TrainingError) as error:
+    except ExportError as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
     table = ", ".join(f"batch {batch}: {difference:.1e}" for batch, difference in differences.items())

@@ -1,12 +1,53 @@
-"""Candidate against reference on real images."""
+"""Candidates against a reference on real images: answers, accuracy, and speed."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from export.errors import AccuracyError
+from export.images import LabelledImages
 from export.runners import Runner
 
 BATCHES = (1, 2, 7, 32)
 TOLERANCE = 1e-5
+CHUNK = 96  # images decoded at a time
+TIMED_BATCHES = (1, 32)
+ROUNDS = 7
+ROUND_S = 0.5
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run the network."""
+
+    precision: str  # fp32, fp16, bf16 or int8
+    runtime: str
+    path: Path
+    run: Runner
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate's answers on a whole test set, beside the reference's.
+
+    `top1`, `top5` and `agreement` (same top-1 class as the reference) are parts of the images.
+    """
+
+    precision: str
+    runtime: str
+    file: str
+    megabytes: float
+    images: int
+    top1: float
+    top5: float
+    agreement: float
+    largest_difference: float
+    images_per_second: dict[int, float] = field(default_factory=dict)  # batch size -> median rate
+    spread: dict[int, float] = field(default_factory=dict)  # batch size -> (fastest - slowest) / median
 
 
 def check_batches(
@@ -33,3 +74,77 @@ def check_batches(
 def run_in_batches(runner: Runner, images: np.ndarray, batch: int) -> np.ndarray:
     """All of `images` through a runner, `batch` at a time: float32 [N, classes]."""
     return np.concatenate([runner(images[start : start + batch]) for start in range(0, len(images), batch)])
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    images: LabelledImages,
+    size: int,
+    advance: Callable[[int], None] = lambda images: None,
+) -> list[Comparison]:
+    """Every candidate on all of `images`; the first is the reference. `advance` hears of each chunk done."""
+    answers: list[list[np.ndarray]] = [[] for _ in candidates]
+    for start in range(0, len(images), CHUNK):
+        pixels = images.pixels(start, start + CHUNK, size)
+        for candidate, parts in zip(candidates, answers, strict=True):
+            parts.append(run_in_batches(candidate.run, pixels, 32))
+        advance(len(pixels))
+    probabilities = [np.concatenate(parts) for parts in answers]
+    return [
+        _comparison(candidate, own, probabilities[0], images.labels)
+        for candidate, own in zip(candidates, probabilities, strict=True)
+    ]
+
+
+def _comparison(candidate: Candidate, own: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Comparison:
+    top1, top5 = accuracy(own, labels)
+    return Comparison(
+        candidate.precision,
+        candidate.runtime,
+        candidate.path.name,
+        round(candidate.path.stat().st_size / 1e6, 1),
+        len(labels),
+        top1,
+        top5,
+        float((own.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+        float(np.abs(own - reference).max()),
+    )
+
+
+def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Top-1 and top-5 as parts: probabilities float [N, classes], labels int64 [N]."""
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    hits = best == labels[:, None]
+    return float(hits[:, 0].mean()), float(hits.any(axis=1).mean())
+
+
+def measure_rates(
+    candidates: Sequence[Candidate], pixels: np.ndarray, advance: Callable[[int], None] = lambda rounds: None
+) -> dict[str, dict[int, list[float]]]:
+    """Images a second of each candidate's precision and batch size, a figure a round.
+
+    The candidates take turns in every round, so that what else the machine does meets them all.
+    `pixels` is uint8 [N, S, S, 3] with N at least 32.
+    """
+    rates: dict[str, dict[int, list[float]]] = {each.precision: {b: [] for b in TIMED_BATCHES} for each in candidates}
+    for _ in range(ROUNDS):
+        for candidate in candidates:
+            for batch in TIMED_BATCHES:
+                rates[candidate.precision][batch].append(_rate(candidate.run, pixels[:batch]))
+        advance(1)
+    return rates
+
+
+def _rate(run: Runner, images: np.ndarray) -> float:
+    run(images)
+    calls, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < ROUND_S:
+        run(images)
+        calls += 1
+    return calls * len(images) / elapsed
+
+
+def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """The median, and the distance of the extremes as a part of it."""
+    median = statistics.median(values)
+    return median, (max(values) - min(values)) / median

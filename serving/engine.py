@@ -1,5 +1,6 @@
 """The network on a processor: OpenVINO, one batch at a time. The model `alexnet` runs this when there is no GPU."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +13,16 @@ from serving.errors import EngineError
 
 # OpenVINO takes bf16 by itself where the processor has it. The precision is said instead, so that an
 # answer does not depend on the machine.
-PRECISIONS = {"f32": "f32", "bf16": "bf16", "int8": "f32"}
-MODEL_FILES = {"f32": "model.onnx", "bf16": "model.onnx", "int8": "model.int8.onnx"}
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+MODEL_FILES = {"fp32": "model.onnx", "bf16": "model.onnx", "int8": "model.int8.onnx"}
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How the network is run. `threads` 0 means one a core."""
+    """How the network is run. `threads` 0 means one a core; `AUTO` is the fastest precision that was published."""
 
-    precision: str = "f32"
+    precision: str = AUTO
     threads: int = 0
     max_batch_size: int = 32
 
@@ -33,11 +35,23 @@ class EngineConfig:
         """
         given = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         precision, threads = given.get("precision", cls.precision), given.get("threads", "0")
-        if precision not in PRECISIONS:
-            raise EngineError(f"precision {precision!r} of the model: choose {', '.join(PRECISIONS)}")
+        if precision not in (AUTO, *PRECISIONS):
+            raise EngineError(f"precision {precision!r} of the model: choose {', '.join((AUTO, *PRECISIONS))}")
         if not threads.isdecimal():
             raise EngineError(f"threads {threads!r} of the model: give a number, 0 for one a core")
         return cls(precision, int(threads), int(config["max_batch_size"]))
+
+
+def fastest_published(folder: Path) -> str:
+    """The fastest precision that a version's publication let pass and that this processor computes in."""
+    import openvino
+
+    manifest = folder / "manifest.json"
+    passed = json.loads(manifest.read_text())["precisions"] if manifest.is_file() else ()
+    computes = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "int8" in passed and "INT8" in computes:
+        return "int8"
+    return "bf16" if "bf16" in passed and "BF16" in computes else "fp32"
 
 
 class Engine:
@@ -51,13 +65,15 @@ class Engine:
         """
         import openvino  # slow to import, and the rest of this package does without it
 
-        path = folder / MODEL_FILES[config.precision]
+        precision = fastest_published(folder) if config.precision == AUTO else config.precision
+        path = folder / MODEL_FILES[precision]
         if not path.is_file():
-            raise EngineError(f"no {path}: publish the model in precision {config.precision}")
+            raise EngineError(f"no {path}: publish the model in precision {precision}")
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": PRECISIONS[config.precision],
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": config.threads or os.cpu_count() or 1,
+            "ENABLE_CPU_PINNING": os.environ.get("OVPIN", "0") == "1",
         }
         try:
             self._compiled = openvino.compile_model(path, "CPU", settings)
@@ -66,7 +82,7 @@ class Engine:
         self._request = self._compiled.create_infer_request()
         shape = self._compiled.input(0).get_partial_shape()
         self._batch = np.zeros((config.max_batch_size, *(shape[axis].get_length() for axis in (1, 2, 3))), np.uint8)
-        self.description = f"{path.name} in {config.precision}, {settings['INFERENCE_NUM_THREADS']} threads"
+        self.description = f"{path.name} in {precision}, {settings['INFERENCE_NUM_THREADS']} threads"
 
     def warm_up(self) -> None:
         """Infer the smallest and the largest batch, so that the first caller does not wait for kernels."""

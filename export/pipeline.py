@@ -1,0 +1,88 @@
+"""The whole way from a checkpoint to a published version: every precision, verified."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from export import quantize, report, to_onnx
+from export.images import LabelledImages, find_images
+from export.runners import onnx_runtime, openvino
+from export.verify import TOLERANCE, Candidate, accuracy, check_batches, compare, measure_rates, run_in_batches
+
+CALIBRATION_IMAGES = 128  # more change no range by much, and entropy calibration keeps all activations of all images
+SELECTION_IMAGES = 1000
+FP16_TOLERANCE = 2e-2
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What an export reads, and the folder it writes to."""
+
+    checkpoint: Path
+    test: Path  # <class>/ folders, the whole test set
+    calibration: Path  # <class>/ folders, training images
+    onnx: Path
+
+
+def export_all(sources: Sources, progress: Progress, arguments: list[str]) -> dict[str, Any]:
+    """Write fp32, fp16 and int8 models, compare them on the whole test set, and say what was found.
+
+    Raises:
+        ExportError, TrainingError: what cannot be used, or answers wrongly.
+    """
+    source, sha256 = to_onnx.open_checkpoint(sources.checkpoint)
+    size = source.network.input_size
+    test = find_images(sources.test, source.classes)
+    calibration = find_images(sources.calibration, source.classes, CALIBRATION_IMAGES + SELECTION_IMAGES)
+    fp32, fp16, int8 = (sources.onnx / name for name in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"))
+    checks = _bar(progress, "fp32 and fp16", 2)
+    pixels = test.pixels(0, to_onnx.CHECK_IMAGES, size)
+    for precision, path, tolerance in (("fp32", fp32, TOLERANCE), ("fp16", fp16, FP16_TOLERANCE)):
+        to_onnx.save(to_onnx.export(source, sha256, precision), path)
+        check_batches(onnx_runtime(path), to_onnx.pytorch_runner(source), pixels, tolerance)
+        checks(1)
+    methods = quantize_best(fp32, int8, calibration, size, progress)
+    candidates = [
+        Candidate("fp32", "ONNX Runtime", fp32, onnx_runtime(fp32)),
+        Candidate("fp16", "ONNX Runtime", fp16, onnx_runtime(fp16)),
+        Candidate("fp32", "OpenVINO", fp32, openvino(fp32, "f32")),
+        Candidate("bf16", "OpenVINO", fp32, openvino(fp32, "bf16")),
+        Candidate("int8", "OpenVINO", int8, openvino(int8, "f32")),
+    ]
+    rows = compare(candidates, test, size, _bar(progress, "comparing on the test set", len(test)))
+    rates = measure_rates(candidates[2:], test.pixels(0, 32, size), _bar(progress, "measuring speed", 7))
+    return report.build(report.with_rates(rows, rates), arguments, calibration=methods, checkpoint_sha256=sha256)
+
+
+def quantize_best(
+    fp32: Path, int8: Path, images: LabelledImages, size: int, progress: Progress
+) -> dict[str, dict[str, float]]:
+    """Write `int8` by the calibration method that answers best on images that it was not calibrated on.
+
+    Returns, for each method, top-1 and the part of the images on which it agrees with `fp32`.
+    """
+    pixels = images.pixels(0, len(images), size)
+    calibrating, held_out = pixels[:CALIBRATION_IMAGES], pixels[CALIBRATION_IMAGES:]
+    labels = images.labels[CALIBRATION_IMAGES:]
+    expected = run_in_batches(openvino(fp32), held_out, 32).argmax(axis=1)
+    found: dict[str, dict[str, float]] = {}
+    for method in quantize.METHODS:
+        candidate = int8.with_name(f"{method}.{int8.name}")
+        bar = _bar(progress, f"int8, {method}", CALIBRATION_IMAGES)
+        quantize.quantize(fp32, candidate, calibrating, method, bar)
+        answers = run_in_batches(openvino(candidate), held_out, 32)
+        agreement = float((answers.argmax(axis=1) == expected).mean())
+        found[method] = {"top1": accuracy(answers, labels)[0], "agreement": agreement}
+    best = max(found, key=lambda method: (found[method]["top1"], found[method]["agreement"]))
+    for method in found:
+        candidate = int8.with_name(f"{method}.{int8.name}")
+        candidate.replace(int8) if method == best else candidate.unlink()
+    return found
+
+
+def _bar(progress: Progress, name: str, total: int) -> Callable[[int], None]:
+    task = progress.add_task(name, total=total, note="")
+    return lambda done: progress.advance(task, done)

@@ -1,0 +1,81 @@
+"""What a verification found: a table for people, and the same figures as JSON."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from export.repository import write_text
+from export.verify import Comparison, median_and_spread
+
+TOOLS = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
+NO_GPU = "not run: no GPU"
+HEADINGS = ("precision", "runtime", "top-1", "top-5", "same top-1", "difference", "MB", "img/s, 1", "img/s, 32")
+
+
+def with_rates(rows: list[Comparison], rates: dict[str, dict[int, list[float]]]) -> list[Comparison]:
+    """Rows with the medians and spreads of their precision's measured rates, where there are any."""
+    filled = []
+    for row in rows:
+        measured = {batch: median_and_spread(values) for batch, values in rates.get(row.precision, {}).items()}
+        medians = {batch: round(median, 1) for batch, (median, _) in measured.items()}
+        spreads = {batch: round(spread, 3) for batch, (_, spread) in measured.items()}
+        filled.append(replace(row, images_per_second=medians, spread=spreads))
+    return filled
+
+
+def build(rows: list[Comparison], arguments: list[str], **details: Any) -> dict[str, Any]:
+    """The report as JSON values: rows, hardware, versions and the exact command."""
+    return {
+        "command": shlex.join(["python", "-m", *arguments]),
+        "hardware": hardware(),
+        "versions": {"python": platform.python_version(), **{tool: version(tool) for tool in TOOLS}},
+        "rows": [asdict(row) for row in rows],
+        "tensorrt": NO_GPU,
+        **details,
+    }
+
+
+def hardware() -> str:
+    """The processor's name and the number of its cores that this process may use."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    write_text(path, json.dumps(report, indent=2) + "\n")
+
+
+def show(report: dict[str, Any], file: Any = sys.stdout) -> None:
+    """Print the rows as a table."""
+    table = Table(title=f"{report['rows'][0]['images']:,} test images, {report['hardware']}")
+    for heading in (
+        "precision",
+        "runtime",
+        "top-1",
+        "top-5",
+        "same top-1",
+        "difference",
+        "MB",
+        "img/s, 1",
+        "img/s, 32",
+    ):
+        table.add_column(heading, justify="left" if heading in ("precision", "runtime") else "right", no_wrap=True)
+    for row in report["rows"]:
+        rates = {int(batch): rate for batch, rate in row["images_per_second"].items()}
+        table.add_row(
+            *(row["precision"], row["runtime"], f"{row['top1']:.4f}", f"{row['top5']:.4f}", f"{row['agreement']:.4f}"),
+            *(f"{row['largest_difference']:.1e}", f"{row['megabytes']:.1f}"),
+            *(f"{rates[batch]:.0f}" if batch in rates else "" for batch in (1, 32)),
+        )
+    table.add_row("fp16", "TensorRT plan", report["tensorrt"])
+    Console(file=file, width=120 if not file.isatty() else None).print(table)
