@@ -8,7 +8,7 @@ DATA ?=
 
 BIN := .venv/bin
 ARTIFACTS ?= artifacts
-PIP := $(BIN)/pip install --disable-pip-version-check --no-warn-script-location --quiet -c requirements.lock
+PIP := $(BIN)/pip install --disable-pip-version-check --no-warn-script-location -qq -c requirements.lock
 
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
