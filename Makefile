@@ -24,7 +24,8 @@ demo: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## everythi
 
 train: $(ARTIFACTS)/checkpoint.pt ## AlexNet on Fashion-MNIST: BUDGET seconds (300), DATA a folder that holds the archives
 
-export: $(ARTIFACTS)/model_repository/classify/config.pbtxt ## checkpoint to ONNX to the repository that Triton serves
+export: .venv/.run $(ARTIFACTS)/checkpoint.pt $(ARTIFACTS)/test $(ARTIFACTS)/calibration ## every precision, verified on the whole test set, published as the next version
+	@$(BIN)/python -m export all $(ARTIFACTS)/checkpoint.pt --test $(ARTIFACTS)/test --calibration $(ARTIFACTS)/calibration --onnx $(ARTIFACTS)/onnx --repository $(ARTIFACTS)/model_repository
 
 serve: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## Triton in the foreground until Ctrl-C
 	@$(BIN)/python -m serving run --repository $(ARTIFACTS)/model_repository
@@ -58,6 +59,12 @@ $(ARTIFACTS)/checkpoint.pt: | .venv/.run
 
 $(ARTIFACTS)/pictures: | .venv/.run
 	@$(BIN)/python -m training.pictures $(if $(DATA),--data-dir $(DATA)) --to $@
+
+$(ARTIFACTS)/test: | .venv/.run
+	@$(BIN)/python -m training.pictures $(if $(DATA),--data-dir $(DATA)) --count 10000 --format png --to $@
+
+$(ARTIFACTS)/calibration: | .venv/.run
+	@$(BIN)/python -m training.pictures $(if $(DATA),--data-dir $(DATA)) --split train --count 1128 --format png --to $@
 
 $(ARTIFACTS)/onnx/model.onnx: $(ARTIFACTS)/checkpoint.pt | $(ARTIFACTS)/pictures
 	@$(BIN)/python -m export.to_onnx $< $@ --images $(ARTIFACTS)/pictures

@@ -8,6 +8,7 @@ from typing import Any
 from rich.progress import Progress
 
 from export import quantize, report, to_onnx
+from export.files import sha256
 from export.images import LabelledImages, find_images
 from export.runners import onnx_runtime, openvino
 from export.verify import TOLERANCE, Candidate, accuracy, check_batches, compare, measure_rates, run_in_batches
@@ -33,7 +34,7 @@ def export_all(sources: Sources, progress: Progress, arguments: list[str]) -> di
     Raises:
         ExportError, TrainingError: what cannot be used, or answers wrongly.
     """
-    source, sha256 = to_onnx.open_checkpoint(sources.checkpoint)
+    source, source_sha256 = to_onnx.open_checkpoint(sources.checkpoint)
     size = source.network.input_size
     test = find_images(sources.test, source.classes)
     calibration = find_images(sources.calibration, source.classes, CALIBRATION_IMAGES + SELECTION_IMAGES)
@@ -41,7 +42,7 @@ def export_all(sources: Sources, progress: Progress, arguments: list[str]) -> di
     checks = _bar(progress, "fp32 and fp16", 2)
     pixels = test.pixels(0, to_onnx.CHECK_IMAGES, size)
     for precision, path, tolerance in (("fp32", fp32, TOLERANCE), ("fp16", fp16, FP16_TOLERANCE)):
-        to_onnx.save(to_onnx.export(source, sha256, precision), path)
+        to_onnx.save(to_onnx.export(source, source_sha256, precision), path)
         check_batches(onnx_runtime(path), to_onnx.pytorch_runner(source), pixels, tolerance)
         checks(1)
     methods = quantize_best(fp32, int8, calibration, size, progress)
@@ -54,7 +55,13 @@ def export_all(sources: Sources, progress: Progress, arguments: list[str]) -> di
     ]
     rows = compare(candidates, test, size, _bar(progress, "comparing on the test set", len(test)))
     rates = measure_rates(candidates[2:], test.pixels(0, 32, size), _bar(progress, "measuring speed", 7))
-    return report.build(report.with_rates(rows, rates), arguments, calibration=methods, checkpoint_sha256=sha256)
+    return report.build(
+        report.with_rates(rows, rates),
+        arguments,
+        calibration=methods,
+        checkpoint_sha256=source_sha256,
+        sha256={path.name: sha256(path) for path in (fp32, fp16, int8)},
+    )
 
 
 def quantize_best(

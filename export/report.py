@@ -37,11 +37,16 @@ def build(rows: list[Comparison], arguments: list[str], **details: Any) -> dict[
     return {
         "command": shlex.join(["python", "-m", *arguments]),
         "hardware": hardware(),
-        "versions": {"python": platform.python_version(), **{tool: version(tool) for tool in TOOLS}},
+        "versions": tool_versions(),
         "rows": [asdict(row) for row in rows],
         "tensorrt": NO_GPU,
         **details,
     }
+
+
+def tool_versions() -> dict[str, str]:
+    """Of Python and of what computes."""
+    return {"python": platform.python_version(), **{tool: version(tool) for tool in TOOLS}}
 
 
 def hardware() -> str:

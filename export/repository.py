@@ -3,9 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,31 @@ from export.errors import PublishError
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 CONFIGS = ("config.pbtxt", "configs/cpu.pbtxt", "configs/native.pbtxt")
-KEPT_VERSIONS = 2
+MANIFEST = "manifest.json"
+PREPROCESS_SIZE = 227  # of the 2012 network
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the configurations have to know of a published network."""
+
+    name: str  # the model's name in Triton
+    classes: int
+    size: int  # height and width of its input
+    max_batch_size: int = 32
+
+    @property
+    def preprocess(self) -> str:
+        """The model that cuts images to this size: networks of several sizes can stand side by side."""
+        return "preprocess" if self.size == PREPROCESS_SIZE else f"preprocess_{self.size}"
 
 
 @dataclass(frozen=True)
 class Publication:
     """What becomes one version."""
 
-    classes: tuple[str, ...]
-    size: int  # height and width of the network's input
+    network: Network
+    labels: tuple[str, ...]
     artefacts: dict[str, Path]  # file name in the version folder -> file to copy
     known_image: bytes
     known_answer: dict[str, Any]  # index, label, probability
@@ -34,48 +50,168 @@ class Publication:
 def versions(repository: Path) -> list[int]:
     """Published versions, oldest first."""
     folders = (repository / "classify").glob("[0-9]*")
-    return sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
+    return sorted(int(folder.name) for folder in folders if (folder / MANIFEST).is_file())
+
+
+def served_version(repository: Path) -> int | None:
+    """The version that `classify` is configured to answer with; None before the first publication."""
+    path = repository / "classify" / CONFIGS[0]
+    if not path.is_file():
+        return None
+    return text_format.Parse(path.read_text(), ModelConfig()).version_policy.specific.versions[0]
+
+
+def read_network(repository: Path, version: int) -> Network:
+    """The network of a published version."""
+    manifest = json.loads((repository / "classify" / str(version) / MANIFEST).read_text())
+    return Network(**manifest["network"])
 
 
 def write_version(repository: Path, publication: Publication, source: Path = SOURCE) -> int:
-    """Add the next version, and make it the one that `classify` answers with when it is next loaded.
+    """Add the next version beside the one that is served; `switch` has it answer.
 
-    The order makes every moment in between a repository that serves the version before: folders
-    that no configuration names yet, then `alexnet` with room for them, then `classify`, the switch.
+    Every moment in between is a repository that serves the version before: folders are filled
+    under another name and renamed, files are replaced, and callers' configuration comes last.
 
     Raises:
-        PublishError: it cannot be written; nothing that is served has changed.
+        PublishError: it cannot be written, or a version of this model has other sizes.
     """
+    network = publication.network
     version = max(versions(repository), default=0) + 1
-    try:
-        _write_version_folders(repository, source, publication, version)
-        _write_labels(repository, publication.classes, version)
-        for model in ("preprocess", "alexnet", "classify"):
-            _write_configs(repository / model, source / model, publication, version)
-    except OSError as error:
-        raise PublishError(f"{error.filename or repository}: cannot be written: {error.strerror}") from error
+    _check_neighbours(repository, network)
+    manifest = {**publication.manifest, "network": asdict(network)}
+    code = {name: source / name / "1" / "model.py" for name in ("alexnet", "preprocess")}
+    with _writing(repository):
+        with _model(repository / network.preprocess) as folder:
+            write_text(folder / "1" / "model.py", code["preprocess"].read_text())
+            _write_configs(folder, source / "preprocess", network.preprocess, network, [1])
+        with _model(repository / network.name) as folder:
+            with _staged(folder / str(version)) as staging:
+                for name, file in {**publication.artefacts, "model.py": code["alexnet"]}.items():
+                    shutil.copyfile(file, staging / name)
+                _write_json(staging / MANIFEST, manifest)
+            _write_labels(folder, publication.labels, version)
+            loaded = _loaded(repository, network, version)
+            _write_configs(folder, source / "alexnet", network.name, network, loaded)
+        with _model(repository / "classify") as folder:
+            _write_labels(folder, publication.labels, version)
+            with _staged(folder / str(version)) as staging:
+                (staging / "known.jpg").write_bytes(publication.known_image)
+                _write_json(staging / "known.json", publication.known_answer)
+                _write_json(staging / MANIFEST, manifest)
+            if not (folder / CONFIGS[0]).is_file():
+                _write_configs(folder, source / "classify", "classify", network, [version])
     return version
 
 
-def _write_version_folders(repository: Path, source: Path, publication: Publication, version: int) -> None:
-    code = source / "alexnet" / "1" / "model.py"
-    _put_folder(
-        repository / "alexnet" / str(version), {**publication.artefacts, "model.py": code}, publication.manifest
-    )
-    decoder = Path("preprocess", "1", "model.py")
-    write_text(repository / decoder, (source / decoder).read_text())
-    known = repository / "classify" / str(version)
-    with _staged(known) as staging:
-        (staging / "known.jpg").write_bytes(publication.known_image)
-        (staging / "known.json").write_text(json.dumps(publication.known_answer) + "\n")
+def switch(repository: Path, version: int, source: Path = SOURCE) -> None:
+    """Have `classify` answer with a published version, from when it is next loaded.
+
+    The version that answered before stays loaded beside it, so that changing back is as quick.
+
+    Raises:
+        PublishError: it cannot be written.
+    """
+    network = read_network(repository, version)
+    with _writing(repository):
+        loaded = _loaded(repository, network, version)
+        _write_configs(repository / network.name, source / "alexnet", network.name, network, loaded)
+        _write_configs(repository / "classify", source / "classify", "classify", network, [version])
 
 
-def _put_folder(folder: Path, files: dict[str, Path], manifest: dict[str, Any]) -> None:
-    with _staged(folder) as staging:
-        for name, file in files.items():
-            shutil.copyfile(file, staging / name)
-        if manifest:
-            (staging / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+def withdraw(repository: Path, version: int, source: Path = SOURCE) -> None:
+    """Remove a version that is not served, and have its model load it no more."""
+    network = read_network(repository, version)
+    rest = [other for other in versions(repository) if other != version and _same(repository, other, network)]
+    shutil.rmtree(repository / "classify" / str(version))
+    if rest:
+        _write_configs(repository / network.name, source / "alexnet", network.name, network, rest[-1:])
+        shutil.rmtree(repository / network.name / str(version), ignore_errors=True)
+    else:
+        shutil.rmtree(repository / network.name, ignore_errors=True)
+
+
+def _loaded(repository: Path, network: Network, version: int) -> list[int]:
+    """The versions of a model to keep loaded: this one, and the one that is served."""
+    served = served_version(repository)
+    return sorted({version} | ({served} if served and _same(repository, served, network) else set()))
+
+
+def _same(repository: Path, version: int, network: Network) -> bool:
+    return read_network(repository, version).name == network.name
+
+
+def _check_neighbours(repository: Path, network: Network) -> None:
+    """One configuration serves all versions of a model, so they have the same sizes."""
+    for version in versions(repository):
+        other = read_network(repository, version)
+        if other.name == network.name and other != network:
+            raise PublishError(
+                f"{repository}: {network.name} there has {other.classes} classes at {other.size} pixels, this one "
+                f"{network.classes} at {network.size}; publish it under another --name, or to another --repository"
+            )
+
+
+def _write_configs(target: Path, source: Path, name: str, network: Network, loaded: list[int]) -> None:
+    for file in CONFIGS:
+        if (source / file).is_file():
+            config = text_format.Parse((source / file).read_text(), ModelConfig())
+            config.name = name
+            fit_config(config, network, loaded)
+            write_text(target / file, text_format.MessageToString(config))
+
+
+def fit_config(config: ModelConfig, network: Network, loaded: list[int]) -> None:
+    """Put a network's sizes, class count and labels and the versions to load into a configuration, in place."""
+    for tensor in (*config.input, *config.output):
+        if tensor.name == "images":
+            tensor.dims[:] = [network.size, network.size, 3]
+        if tensor.name == "probabilities":
+            tensor.dims[:] = [network.classes]
+            tensor.label_filename = labels_file(loaded[-1])
+    config.version_policy.specific.versions[:] = loaded
+    config.max_batch_size = min(config.max_batch_size, network.max_batch_size)
+    if config.max_batch_size == 1:
+        config.ClearField("dynamic_batching")
+    for step in config.ensemble_scheduling.step:
+        if step.model_name == "preprocess":
+            step.model_name = network.preprocess
+        else:
+            step.model_name, step.model_version = network.name, loaded[-1]
+
+
+def labels_file(version: int) -> str:
+    """The name of a version's labels, beside its model's configuration."""
+    return f"labels.{version}.txt"
+
+
+def _write_labels(folder: Path, labels: tuple[str, ...], version: int) -> None:
+    write_text(folder / labels_file(version), "".join(f"{label}\n" for label in labels))
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _model(target: Path) -> Iterator[Path]:
+    """A model's folder: where it is new, it appears only when it is complete."""
+    if target.is_dir():
+        yield target
+    else:
+        with _staged(target) as staging:
+            yield staging
 
 
 @contextmanager
@@ -91,38 +227,9 @@ def _staged(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write_labels(repository: Path, classes: Iterable[str], version: int) -> None:
-    for model in ("alexnet", "classify"):
-        write_text(repository / model / f"labels.{version}.txt", "".join(f"{name}\n" for name in classes))
-
-
-def _write_configs(target: Path, source: Path, publication: Publication, version: int) -> None:
-    for name in CONFIGS:
-        if (source / name).is_file():
-            config = text_format.Parse((source / name).read_text(), ModelConfig())
-            fit_config(config, publication, version)
-            write_text(target / name, text_format.MessageToString(config))
-
-
-def fit_config(config: ModelConfig, publication: Publication, version: int) -> None:
-    """Put a publication's sizes, class count, labels and version into a model's configuration."""
-    pixels = [publication.size, publication.size, 3]
-    for tensor in (*config.input, *config.output):
-        if tensor.name == "images":
-            tensor.dims[:] = pixels
-        if tensor.name == "probabilities":
-            tensor.dims[:] = [len(publication.classes)]
-            tensor.label_filename = f"labels.{version}.txt"
-    if config.name == "classify":
-        config.version_policy.specific.versions[:] = [version]
-        for step in config.ensemble_scheduling.step:
-            if step.model_name == "alexnet":
-                step.model_version = version
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one piece."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+@contextmanager
+def _writing(repository: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PublishError(f"{error.filename or repository}: cannot be written: {error.strerror}") from error

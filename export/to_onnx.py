@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError
+from export.files import sha256
 from export.images import find_images
 from export.runners import Runner, onnx_runtime
 from export.verify import check_batches
@@ -158,7 +159,7 @@ def open_checkpoint(path: Path) -> tuple[Checkpoint, str]:
         ExportError: it is missing, damaged, or its weights are not its network's.
     """
     try:
-        return checkpoint.load(path), checkpoint.sha256(path)
+        return checkpoint.load(path), sha256(path)
     except TrainingError as error:
         raise ExportError(str(error)) from error
 
@@ -196,8 +197,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        source, sha256 = open_checkpoint(options.checkpoint)
-        model = export(source, sha256)
+        source, source_sha256 = open_checkpoint(options.checkpoint)
+        model = export(source, source_sha256)
         save(model, options.onnx)
         differences = check(options.onnx, source, options.images)
     except ExportError as error:

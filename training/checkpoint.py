@@ -1,6 +1,5 @@
 """Checkpoints: the weights with all that is needed to use them, written in one piece."""
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
@@ -72,15 +71,6 @@ def load(path: Path) -> Checkpoint:
     except Exception as error:  # whatever a damaged archive makes torch raise
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: damaged or not a checkpoint of this project: {reason}") from error
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _replace(path: Path, write: Any) -> None:

@@ -4,7 +4,9 @@ Later stages, the client and the load tests read pictures, whatever data set the
 """
 
 import argparse
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,16 @@ def write(split: Split, classes: tuple[str, ...], count: int, folder: Path, file
     total = len(split.labels)
     indices = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
     try:
-        for index in indices:
-            path = folder / classes[split.labels[index]] / f"{index:05}.{file_format}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            split.image(int(index)).save(path, **FORMATS[file_format])
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            whole = Path(temporary, "whole")  # renamed at the end: half of it is never taken for all
+            for index in indices:
+                path = whole / classes[split.labels[index]] / f"{index:05}.{file_format}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                split.image(int(index)).save(path, **FORMATS[file_format])
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            whole.rename(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}; give another with --to") from error
     return len(indices)

@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from export import to_onnx
+from export.files import sha256
 from main_job import MainJob
-from training import checkpoint
 from training.checkpoint import Checkpoint
 
 
@@ -47,11 +47,11 @@ def test_cast_comes_before_transpose(model: onnx.ModelProto) -> None:
 def test_metadata_names_the_source(model: onnx.ModelProto, main_job: MainJob, trained: Checkpoint) -> None:
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert tuple(json.loads(properties["classes"])) == trained.classes
-    assert properties["checkpoint_sha256"] == checkpoint.sha256(main_job.artifacts / "checkpoint.pt")
+    assert properties["checkpoint_sha256"] == sha256(main_job.artifacts / "checkpoint.pt")
 
 
 def test_same_checkpoint_same_bytes(model: onnx.ModelProto, main_job: MainJob, trained: Checkpoint) -> None:
-    again = to_onnx.export(trained, checkpoint.sha256(main_job.artifacts / "checkpoint.pt"))
+    again = to_onnx.export(trained, sha256(main_job.artifacts / "checkpoint.pt"))
     assert again.SerializeToString(deterministic=True) == (main_job.artifacts / "onnx" / "model.onnx").read_bytes()
 
 
