@@ -8,7 +8,8 @@ from client import errors
 from client.messages import BUSY, one_line
 
 # What Triton itself says with UNAVAILABLE; everything else with that code comes from the connection.
-LOADING = re.compile(r"no available versions|not ready|unavailable: |unloaded|Stub process|stopping", re.IGNORECASE)
+LOADING = re.compile(r"no available versions|not ready|unloaded|Stub process|stopping", re.IGNORECASE)
+CONNECTING = "failed to connect to all addresses; last error: "
 TLS = re.compile(r"ssl|tls|handshake|certificate", re.IGNORECASE)
 
 # Sent by gRPC servers and gateways beside RESOURCE_EXHAUSTED and UNAVAILABLE:
@@ -29,18 +30,16 @@ def translate(error: grpc.aio.AioRpcError, host: str, model: str, timeout_s: flo
 
 
 def _unavailable(detail: str, host: str, model: str, retry_after_s: float | None) -> errors.ServerError:
+    if CONNECTING in detail:
+        kind = errors.TlsError if TLS.search(detail) else errors.Unreachable
+        return kind(f"cannot connect: {detail.rsplit(': ', 1)[1].lower()}", host)
+    if "protocol is restricted" in detail:
+        return errors.AccessDenied(detail, host, model)
     if BUSY.search(detail) or retry_after_s is not None:
         return errors.Overloaded(detail, host, model, retry_after_s)
     if LOADING.search(detail):
         return errors.NotReady(detail, host, model)
-    if TLS.search(detail):
-        return errors.TlsError(detail, host)
-    return errors.Unreachable(_connection_trouble(detail), host)
-
-
-def _connection_trouble(detail: str) -> str:
-    """The last part of gRPC's chain of causes, which is the system's own."""
-    return f"cannot connect: {detail.rsplit(': ', 1)[1].lower()}" if "failed to connect" in detail else detail
+    return errors.Unreachable(detail, host)
 
 
 def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:

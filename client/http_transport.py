@@ -5,6 +5,7 @@ answer, Retry-After among them, and takes twice the time to import.
 """
 
 import asyncio
+import io
 import json
 import ssl
 import zlib
@@ -20,6 +21,8 @@ from client.errors import BadAnswer, ModelNotFound, NotReady, RequestRefused, Us
 from client.http_errors import refusal, translate
 from client.wire import InferReply, InferRequest, Json, SharedMemory
 
+# What aiohttp sends piece by piece when it is given as a stream, and in one go, holding up all else, as bytes.
+LARGE_BYTES = 1 << 20
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -110,10 +113,11 @@ class HttpTransport:
         headers: dict[str, str] | None = None,
         model: str = "",
     ) -> Any:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        data = io.BytesIO(body) if body and len(body) > LARGE_BYTES else body
         try:
-            timeout = aiohttp.ClientTimeout(total=timeout_s)
             async with self._session.request(
-                method, self._base + path, data=body, headers=headers, timeout=timeout
+                method, self._base + path, data=data, headers=headers, timeout=timeout
             ) as response:
                 content, status = await response.read(), response.status
                 retry_after = response.headers.get("Retry-After")

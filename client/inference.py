@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from client.config import Config
 from client.dispatch import Dispatcher
-from client.errors import BadAnswer, ClassifierError, RequestRefused
+from client.errors import BadAnswer, ClassifierError, ModelNotFound, RequestRefused
 from client.pool import Server
 from client.results import Classification, Label, Timing
 from client.retry import Deadline
@@ -71,7 +71,7 @@ class Inference:
             if self._slots is not None and isinstance(request.data, SharedMemory):
                 await self._slots.register(server, timeout_s)
             reply = await server.transport.infer(request, timeout_s)
-        except RequestRefused as error:
+        except (RequestRefused, ModelNotFound) as error:
             raise (self._slots.lost(server, error) if self._slots else error) from None
         rows = _rows(reply, request, server)
         return _Reply(rows, reply.model, reply.version, (time.perf_counter() - start) * 1e3)

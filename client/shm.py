@@ -69,7 +69,7 @@ class Slots:
                     raise _refused(error) from None
             self._known[server] = server.generation
 
-    def lost(self, server: Server, error: RequestRefused) -> NotReady | RequestRefused:
+    def lost(self, server: Server, error: ServerError) -> ServerError:
         """What a refused request means: a server that was started again has forgotten the region."""
         if not LOST.search(error.detail):
             return error

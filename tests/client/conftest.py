@@ -1,14 +1,12 @@
 """A real Triton for all tests of the client, and pictures."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from embedded_triton import Triton
+from photographs import jpeg
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +22,6 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
 def url(request: pytest.FixtureRequest, triton: Triton) -> str:
     """The server's address, over each protocol in turn."""
     return triton.urls[request.param]
-
-
-def jpeg(seed: int, width: int = 40, height: int = 30) -> bytes:
-    """A picture of large random blotches, different for every seed."""
-    blotches = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(blotches).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,200 @@
+"""Servers that vanish, return, stall and lie: a right answer after a retry, or the fault's own exception in time."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from answers import agree, by_torch
+from client import Classification, Classifier
+from client.errors import BadAnswer, DeadlineExceeded, ServerError, Unreachable
+from embedded_triton import Triton, free_port
+from photographs import jpeg
+from proxy import Last, Proxy, honest, proxied
+
+IMAGES = [jpeg(seed) for seed in range(12)]
+
+
+@pytest.fixture(params=["grpc", "http"])
+def proxy(request: pytest.FixtureRequest, triton: Triton) -> Iterator[tuple[Proxy, str]]:
+    target = triton.grpc_port if request.param == "grpc" else triton.http_port
+    with proxied(target) as between:
+        yield between, f"{request.param}://127.0.0.1:{between.port}"
+
+
+def right(results: object) -> bool:
+    return all(agree(result, by_torch(image)) for result, image in zip(results, IMAGES, strict=True))  # type: ignore[call-overload]
+
+
+def test_connections_that_are_cut_again_and_again(proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    over = threading.Event()
+
+    def cut() -> None:
+        while not over.wait(0.15):
+            between.cut()
+
+    with Classifier(url, concurrency=4) as classifier:
+        classifier.classify(IMAGES[0])
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        try:
+            for _ in range(10):
+                assert right(classifier.classify_many(IMAGES))
+        finally:
+            over.set()
+            cutter.join()
+    assert between.connections > 2
+
+
+def test_connections_that_are_dropped_before_the_answer(proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    with Classifier(url, concurrency=4) as classifier:
+        classifier.classify(IMAGES[0])
+        between.cut()
+        doomed = between.connections + 3
+        between.fault = lambda number, data: None if number <= doomed else data
+        assert right(classifier.classify_many(IMAGES))
+    assert between.connections > doomed
+
+
+def test_answers_that_are_cut_in_the_middle(proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    with Classifier(url, concurrency=2) as classifier:
+        classifier.classify(IMAGES[0])
+        between.cut()
+        doomed = between.connections + 2
+        between.fault = lambda number, data: data if number > doomed else Last(data[: len(data) // 2])
+        assert right(classifier.classify_many(IMAGES))
+    assert between.connections > doomed
+
+
+def test_answers_that_are_noise_end_in_a_right_answer_when_it_stops(proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    noise = random.Random(1)
+    with Classifier(url, concurrency=2) as classifier:
+        classifier.classify(IMAGES[0])
+        between.cut()
+        doomed = between.connections + 2
+        between.fault = lambda number, data: data if number > doomed else noise.randbytes(len(data))
+        assert right(classifier.classify_many(IMAGES))
+
+
+def test_answers_that_stay_noise_end_in_an_exception(proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    between.fault = lambda number, data: b"\xff" * len(data)
+    with Classifier(url, timeout_s=3, retries=2) as classifier:
+        with pytest.raises((BadAnswer, Unreachable, DeadlineExceeded)) as caught:
+            classifier.classify(IMAGES[0])
+        assert f"127.0.0.1:{between.port}" in str(caught.value)
+
+
+def test_delayed_answers_are_waited_for(proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    between.delay_s = 0.2
+    with Classifier(url) as classifier:
+        assert agree(classifier.classify(IMAGES[1]), by_torch(IMAGES[1]))
+
+
+def test_an_answer_that_never_comes_ends_at_the_deadline(proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    with Classifier(url, timeout_s=1.5) as classifier:
+        classifier.classify(IMAGES[0])
+        between.fault = lambda number, data: b""
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded) as caught:
+            classifier.classify(IMAGES[0])
+        assert 1.4 < time.monotonic() - start < 30  # it waited as long as it was told, and came back
+        between.fault = honest
+    assert "--timeout" in str(caught.value)
+
+
+def test_a_lost_server_is_replaced_by_the_next(triton: Triton, proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    with Classifier(url, triton.urls["http"]) as classifier:
+        assert classifier.classify(IMAGES[0]).timing.host == f"127.0.0.1:{between.port}"
+        between.fault = lambda number, data: None
+        between.cut()
+        result = classifier.classify(IMAGES[1])
+        assert result.timing.host == f"127.0.0.1:{triton.http_port}"
+        assert agree(result, by_torch(IMAGES[1]))
+        between.fault = honest
+        assert wait_for(lambda: classifier.classify(IMAGES[0]).timing.host == f"127.0.0.1:{between.port}")
+
+
+def test_a_stalled_server_is_replaced_within_the_deadline(triton: Triton, proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    with Classifier(url, triton.urls["grpc"], timeout_s=4) as classifier:
+        classifier.classify(IMAGES[0])
+        between.fault = lambda number, data: b""
+        result = classifier.classify(IMAGES[1])
+    assert (result.timing.host, result.timing.attempts) == (f"127.0.0.1:{triton.grpc_port}", 2)
+
+
+def test_a_slow_answer_is_overtaken_by_a_second_request(triton: Triton, proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    with Classifier(url, triton.urls["grpc"], hedge_s=0.2) as classifier:
+        classifier.classify(IMAGES[0])
+        between.delay_s = 3
+        result = classifier.classify(IMAGES[1])
+        assert result.timing.host == f"127.0.0.1:{triton.grpc_port}"
+        assert agree(result, by_torch(IMAGES[1]))
+        between.delay_s = 0
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_nobody_there(scheme: str) -> None:
+    expected = "cannot connect: connection refused; start it with `make serve`"
+    with Classifier(f"{scheme}://127.0.0.1:{free_port()}") as classifier, pytest.raises(Unreachable, match=expected):
+        classifier.classify(IMAGES[0])
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_the_server_is_killed_and_started_again_in_the_middle(scheme: str, tmp_path: Path) -> None:
+    own = Triton(tmp_path)
+    own.start()
+    try:
+        with Classifier(own.urls[scheme], concurrency=8, timeout_s=60) as classifier:
+            results: list[object] = []
+            for number, result in enumerate(classifier.classify_many(IMAGES[number % 12] for number in range(400))):
+                results.append(result)
+                if number == 100:
+                    own.kill()
+                    threading.Timer(0.5, own.start).start()
+        assert len(results) == 400
+        assert all(isinstance(result, Classification) for result in results)
+        assert all(agree(result, by_torch(IMAGES[number % 12])) for number, result in enumerate(results))
+        assert max(result.timing.attempts for result in results if isinstance(result, Classification)) > 1
+    finally:
+        own.stop()
+
+
+def test_shared_memory_survives_a_restart_of_the_server(tmp_path: Path) -> None:
+    own = Triton(tmp_path)
+    own.start()
+    try:
+        with Classifier(own.urls["grpc"], shm=True, timeout_s=60) as classifier:
+            classifier.classify(IMAGES[0])
+            own.kill()
+            own.start()
+            assert agree(classifier.classify(IMAGES[1]), by_torch(IMAGES[1]))
+    finally:
+        own.stop()
+
+
+def test_every_exception_is_one_of_the_tree(proxy: tuple[Proxy, str]) -> None:
+    between, url = proxy
+    faults = [lambda number, data: None, lambda number, data: data[:7], lambda number, data: b"HTTP/1.1 299 ?\r\n\r\n"]
+    for fault in faults:
+        between.fault = fault
+        with Classifier(url, timeout_s=1, retries=1) as classifier, pytest.raises(ServerError) as caught:
+            classifier.classify(IMAGES[0])
+        assert "\n" not in str(caught.value)
+
+
+def wait_for(truth: object) -> bool:
+    assert callable(truth)
+    return any(truth() or time.sleep(0.1) for _ in range(100))

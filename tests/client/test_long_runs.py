@@ -1,0 +1,189 @@
+"""Runs that are cut off and continued, and servers that go away under them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from answers import by_torch
+from commands import classify, command, lines
+from embedded_triton import Triton
+from photographs import jpeg
+
+IMAGES = 3000
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images, some of them broken."""
+    folder = tmp_path_factory.mktemp("many")
+    pictures = [jpeg(seed) for seed in range(10)]
+    for number in range(IMAGES):
+        (folder / f'{number:05} "x"\n.jpg').write_bytes(pictures[number % 10] if number % 500 else b"broken")
+    return folder
+
+
+def size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def paths_in(file: Path) -> list[str]:
+    if file.suffix == ".csv":
+        with file.open(newline="") as stream:
+            return [row["path"] for row in csv.DictReader(stream)]
+    return [line["path"] for line in lines(file.read_bytes())]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_killed_and_resumed_every_image_is_in_the_file_once(url: str, many: Path, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"results.{suffix}"
+    words = ["-r", many, "--url", url, "--output", file, "--concurrency", 32, "--resume", "--top", 2]
+    for kill in range(3):
+        before = size(file)
+        process = subprocess.Popen(command(*words), stderr=subprocess.DEVNULL)
+        while size(file) < before + 20_000 and process.poll() is None:
+            time.sleep(0.005)
+        assert process.poll() is None, f"it was over before kill {kill}"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with file.open("ab") as stream:
+        stream.write(b'{"path": "cut o' if suffix == "jsonl" else b'"cut ""o')
+    done = classify(*words)
+    assert done.returncode == 1  # the broken ones
+    counts = Counter(paths_in(file))
+    assert set(counts.values()) == {1}
+    assert sorted(counts) == sorted(str(path) for path in many.iterdir())
+    again = classify(*words)
+    assert (again.returncode, again.stderr) == (1, b"")
+    assert Counter(paths_in(file)) == counts
+
+
+def test_the_server_is_killed_under_the_command(many: Path, tmp_path: Path) -> None:
+    own = Triton(tmp_path)
+    own.start()
+    file = tmp_path / "results.jsonl"
+    try:
+        process = subprocess.Popen(
+            command("-r", many, "--url", own.urls["grpc"], "-o", file, "--timeout", 60), stderr=subprocess.PIPE
+        )
+        while size(file) < 50_000:
+            time.sleep(0.01)
+        own.kill()
+        time.sleep(0.5)
+        own.start()
+        _, complaints = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert complaints.count(b"\n") == IMAGES // 500
+        answers = lines(file.read_bytes())
+        assert len(answers) == len({answer["path"] for answer in answers}) == IMAGES
+        best = [int(by_torch(jpeg(seed)).argmax()) for seed in range(10)]
+        for answer in answers:
+            number = int(Path(answer["path"]).name[:5])
+            assert answer["top"][0]["index"] == best[number % 10] if number % 500 else "error" in answer
+    finally:
+        own.stop()
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_server_that_never_answers(scheme: str, many: Path, tmp_path: Path) -> None:
+    own = Triton(tmp_path)
+    own.start()
+    try:
+        own.freeze()
+        start = time.monotonic()
+        done = classify("-r", many, "--url", own.urls[scheme], "--timeout", 2)
+        assert time.monotonic() - start < 60
+        assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
+        assert b"--timeout" in done.stderr
+    finally:
+        own.thaw()
+        own.stop()
+
+
+def test_a_server_that_stops_answering_keeps_what_was_written(many: Path, tmp_path: Path) -> None:
+    own = Triton(tmp_path)
+    own.start()
+    file = tmp_path / "results.jsonl"
+    try:
+        process = subprocess.Popen(
+            command("-r", many, "--url", own.urls["http"], "-o", file, "--timeout", 3), stderr=subprocess.PIPE
+        )
+        while size(file) < 50_000:
+            time.sleep(0.01)
+        own.freeze()
+        _, complaints = process.communicate(timeout=60)
+        assert process.returncode == 3
+        assert f"results are in {file}, --resume goes on".encode() in complaints.splitlines()[-1]
+    finally:
+        own.thaw()
+        own.stop()
+
+
+def test_waiting_for_a_server_that_starts(tmp_path: Path, pictures: list[Path]) -> None:
+    own = Triton(tmp_path)
+    process = subprocess.Popen(
+        command(pictures[0], "--url", own.urls["grpc"], "--wait", 60, "--format", "json"), stdout=subprocess.PIPE
+    )
+    time.sleep(1)
+    assert process.poll() is None
+    own.start()
+    try:
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert json.loads(output)["path"] == str(pictures[0])
+    finally:
+        own.stop()
+    assert classify(pictures[0], "--url", own.urls["grpc"], "--wait", 0.5).returncode == 3
+
+
+def test_interrupted_by_the_keyboard(url: str, many: Path, tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    process = subprocess.Popen(command("-r", many, "--url", url, "-o", file), stderr=subprocess.PIPE)
+    while size(file) < 10_000:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert complaints.splitlines()[-1] == b"alexnet-classify: interrupted"
+
+
+def test_one_writer_a_file(url: str, many: Path, tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    first = subprocess.Popen(command("-r", many, "--url", url, "-o", file), stderr=subprocess.DEVNULL)
+    while size(file) < 1000:
+        time.sleep(0.01)
+    second = classify("-r", many, "--url", url, "-o", file, "--resume")
+    first.kill()
+    first.wait()
+    assert second.returncode == 2
+    assert b"another run is writing it" in second.stderr
+
+
+@pytest.mark.parametrize("content", ["not json\n", "[1]\n", '{"no": "path"}\n'])
+def test_a_file_of_something_else_is_left_alone(url: str, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "notes.json"
+    file.write_text(content)
+    done = classify("a.jpg", "--url", url, "-o", file, "--resume")
+    assert done.returncode == 2
+    assert b"holds no json results" in done.stderr
+    assert file.read_text() == content
+
+
+def test_the_reader_of_the_results_goes_away(url: str, many: Path) -> None:
+    process = subprocess.Popen(
+        command("-r", many, "--url", url, "--format", "json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    assert process.wait() == 0
+    process.stderr.close()
+    assert os.WIFEXITED(0)

@@ -1,0 +1,207 @@
+"""Models that are not there or are no classifiers, what `info` says, TLS, and gateways that refuse."""
+
+import json
+import shutil
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from answers import agree, by_torch
+from client import Classifier
+from client.errors import AccessDenied, ModelNotFound, Overloaded, TlsError
+from commands import classify
+from embedded_triton import REPOSITORY, Triton
+from photographs import jpeg
+
+ADDER = """
+backend: "python"
+max_batch_size: 8
+input [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 16 ] }, { name: "INPUT1" data_type: TYPE_FP32 dims: [ 16 ] } ]
+output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 16 ] } ]
+"""
+RESTRICTED = ("--grpc-restricted-protocol=shared-memory:admin-key=secret", "--http-restricted-api=shared-memory:k=v")
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """A server with a model of another kind too, and with shared memory closed."""
+    folder = tmp_path_factory.mktemp("zoo")
+    repository = shutil.copytree(REPOSITORY, folder / "repository")
+    for file in repository.glob("*/1/model.py"):
+        file.write_text(file.read_text().replace("Path(__file__).parents[3]", repr(str(REPOSITORY.parent))))
+    (repository / "adder/1").mkdir(parents=True)
+    (repository / "adder/config.pbtxt").write_text(ADDER)
+    shutil.copy(repository / "alexnet/1/model.py", repository / "adder/1/model.py")
+    server = Triton(folder, repository, RESTRICTED)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "nosuch"], "Request for unknown model: 'nosuch' is not found; this server has "),
+        (["--model-version", "7"], "'classify' version 7 is not found; this server has "),
+        (["--model", "adder"], "it takes INPUT0 FP32 [16], INPUT1 FP32 [16] and gives OUTPUT0 FP32 [16], batches of 8"),
+    ],
+)
+def test_one_line_lists_what_the_server_has(
+    zoo: Triton, scheme: str, words: list[str], said: str, pictures: list[Path]
+) -> None:
+    done = classify(pictures[0], "--url", zoo.urls[scheme], *words)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
+    assert said in done.stderr.decode()
+    assert b"this server has adder (version 1), alexnet (version 1), classify (version 1)" in done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_shared_memory_that_is_closed(zoo: Triton, scheme: str, pictures: list[Path]) -> None:
+    done = classify(pictures[0], "--url", zoo.urls[scheme], "--shm")
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
+    assert b"leave --shm out" in done.stderr
+    assert not list(Path("/dev/shm").glob("alexnet-classify-*"))
+
+
+def test_sending_what_the_model_does_not_take(url: str, pictures: list[Path]) -> None:
+    done = classify(pictures[0], "--url", url, "--model", "alexnet", "--send", "encoded")
+    assert done.returncode == 3
+    assert b"it takes pixels, not encoded; use --send pixels" in done.stderr
+
+
+def test_labels_of_the_caller(url: str, pictures: list[Path], tmp_path: Path) -> None:
+    names, few = tmp_path / "names.txt", tmp_path / "few.txt"
+    names.write_text("".join(f"class {number}\n" for number in range(10)))
+    few.write_text("only\n")
+    done = classify(pictures[0], "--url", url, "--labels", names, "--top", 1)
+    assert f"class {by_torch(pictures[0].read_bytes()).argmax()}".encode() in done.stdout
+    assert classify(pictures[0], "--url", url, "--labels", few).returncode == 2
+    missing = classify(pictures[0], "--url", url, "--labels", tmp_path / "none.txt")
+    assert missing.returncode == 2
+    assert b"no such file or directory; leave it out for the server's own" in missing.stderr
+
+
+def test_improbable_classes_are_left_out(url: str, pictures: list[Path]) -> None:
+    done = classify(pictures[0], "--url", url, "--threshold", 0.2, "--top", 10, "--format", "json")
+    shown = [label["probability"] for label in json.loads(done.stdout)["top"]]
+    assert shown == pytest.approx(
+        sorted((p for p in by_torch(pictures[0].read_bytes()) if p >= 0.2), reverse=True), abs=3e-6
+    )
+
+
+def test_info(url: str) -> None:
+    facts = json.loads(classify("info", "--url", url, "--format", "json").stdout)
+    assert facts["server"]["version"] == "2.51.0"
+    assert facts["model"]["takes"] == "encoded BYTES [1]"
+    assert facts["model"]["max_batch"] == 64
+    assert facts["model"]["labels"][::9] == ["T-shirt", "Ankle boot"]
+    text = classify("info", "--url", url).stdout.decode()
+    assert "batching  up to 64, dynamic, waiting at most 0 us for more" in text
+    assert "model     alexnet 1 READY" in text
+
+
+def test_verbose_says_where_the_time_went(url: str, pictures: list[Path]) -> None:
+    done = classify(pictures[0], pictures[1], "--url", url, "--verbose")
+    first, _, server = done.stderr.decode().splitlines()
+    assert first.startswith(f"{pictures[0]}: read ")
+    assert "attempt 1, 1 images" in first
+    assert server.startswith("server: classify 1: 2 images in ")
+
+
+def test_completion_help_and_version() -> None:
+    assert b"complete -" in classify("--completion", "bash").stdout
+    text = classify("--help").stdout
+    assert all(part in text for part in (b"exit codes", b"examples", b"--resume", b"when things go wrong"))
+    assert classify("info", "--help").returncode == 0
+    assert classify("--version").stdout.startswith(b"alexnet-classify ")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    words = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*words.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return cert, key
+
+
+@contextmanager
+def gateway(status: int, headers: dict[str, str], certificate: tuple[Path, Path] | None = None) -> Iterator[str]:
+    """An HTTP gateway that refuses everything in one way."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815 - the base class's name
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_gateway_that_says_when_to_come_back() -> None:
+    with gateway(429, {"Retry-After": "7"}) as url, Classifier(url, timeout_s=3) as classifier:
+        with pytest.raises(Overloaded) as caught:
+            classifier.classify(jpeg(1))
+        assert caught.value.retry_after_s == 7
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, AccessDenied), (403, AccessDenied), (404, ModelNotFound)])
+def test_a_gateway_that_refuses(status: int, kind: type[Exception]) -> None:
+    with gateway(status, {}) as url, Classifier(url) as classifier, pytest.raises(kind):
+        classifier.classify(jpeg(1))
+
+
+def test_a_certificate_that_is_not_trusted(certificate: tuple[Path, Path]) -> None:
+    with gateway(403, {}, certificate) as url:
+        with Classifier(url) as classifier, pytest.raises(TlsError, match="--ca"):
+            classifier.classify(jpeg(1))
+        done = classify(__file__, "--url", url, "--ca", certificate[0])
+    assert done.returncode == 3
+    assert b"--header 'Authorization" in done.stderr  # it came as far as the gateway's own refusal
+
+
+def test_grpc_over_tls(triton: Triton, certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    cert, key = certificate
+    flags = (
+        "--grpc-use-ssl=true",
+        f"--grpc-server-cert={cert}",
+        f"--grpc-server-key={key}",
+        f"--grpc-root-cert={cert}",
+    )
+    own = Triton(tmp_path, extra=flags)
+    own.start()
+    url = own.urls["grpc"].replace("grpc:", "grpcs:")
+    try:
+        done = classify(REPOSITORY / "none.jpg", "--url", url, "--ca", cert)
+        assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+        with Classifier(url, timeout_s=5) as classifier, pytest.raises(TlsError, match="--ca"):
+            classifier.classify(jpeg(1))
+        refused = classify(__file__, "--url", url, "--ca", REPOSITORY / "none.pem")
+        assert (refused.returncode, refused.stderr.count(b"\n")) == (2, 1)
+    finally:
+        own.stop()
+    assert agree(Classifier(triton.urls["grpc"]).classify(jpeg(1)), by_torch(jpeg(1)))
