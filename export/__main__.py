@@ -27,6 +27,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     everything.add_argument("--calibration", type=Path, required=True, help="training images in <class>/ folders")
     everything.add_argument("--onnx", type=Path, default=Path("artifacts/onnx"), help="folder for the models")
     everything.add_argument("--repository", type=Path, default=publish.REPOSITORY)
+    everything.add_argument("--images", type=int, help="test images to compare on (default: all)")
     everything.add_argument("--json", type=Path, help="write the report here too")
     everything.add_argument("--force", action="store_true", help="publish precisions that lose too much, on the record")
     return parser.parse_args(arguments)
@@ -35,7 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = parse(given)
-    sources = Sources(options.checkpoint, options.test, options.calibration, options.onnx)
+    sources = Sources(options.checkpoint, options.test, options.calibration, options.onnx, options.images)
     try:
         with progress_bars() as progress:
             found = export_all(sources, progress, ["export", *given])

@@ -26,6 +26,7 @@ class Sources:
     test: Path  # <class>/ folders, the whole test set
     calibration: Path  # <class>/ folders, training images
     onnx: Path
+    images: int | None = None  # of the test set; all, where it is not said
 
 
 def export_all(sources: Sources, progress: Progress, arguments: list[str]) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def export_all(sources: Sources, progress: Progress, arguments: list[str]) -> di
     """
     source, source_sha256 = to_onnx.open_checkpoint(sources.checkpoint)
     size = source.network.input_size
-    test = find_images(sources.test, source.classes)
+    test = find_images(sources.test, source.classes, sources.images)
     calibration = find_images(sources.calibration, source.classes, CALIBRATION_IMAGES + SELECTION_IMAGES)
     fp32, fp16, int8 = (sources.onnx / name for name in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"))
     checks = _bar(progress, "fp32 and fp16", 2)

@@ -4,7 +4,6 @@ Later stages, the client and the load tests read pictures, whatever data set the
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +23,8 @@ def write(split: Split, classes: tuple[str, ...], count: int, folder: Path, file
     Raises:
         DataError: the folder cannot be written.
     """
+    if folder.exists():
+        raise DataError(f"{folder}: is there already; remove it, or give another with --to")
     total = len(split.labels)
     indices = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
     try:
@@ -34,8 +35,6 @@ def write(split: Split, classes: tuple[str, ...], count: int, folder: Path, file
                 path = whole / classes[split.labels[index]] / f"{index:05}.{file_format}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 split.image(int(index)).save(path, **FORMATS[file_format])
-            if folder.is_dir():
-                shutil.rmtree(folder)
             whole.rename(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}; give another with --to") from error

@@ -49,6 +49,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     fashion_mnist_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    arguments = ["--data-dir", str(fashion_mnist_folder), "--to", str(tmp_path / "file"), "--count", "1"]
-    assert pictures.main(arguments) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    for target, reason in (("file", "is there already"), ("file/inside", "cannot be written")):
+        arguments = ["--data-dir", str(fashion_mnist_folder), "--to", str(tmp_path / target), "--count", "1"]
+        assert pictures.main(arguments) == 1
+        assert reason in capsys.readouterr().err

@@ -1,0 +1,144 @@
+"""`python -m export all`: every precision written, compared and published."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from export import publish, verify
+from export.images import find_images
+from export.runners import onnx_runtime, openvino
+from main_job import ROOT, MainJob
+from serving.server import Server
+from training.checkpoint import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def exported(main_job: MainJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of models and report, from 1,000 test pictures that also serve as training images here."""
+    folder = tmp_path_factory.mktemp("exported")
+    command = [sys.executable, "-m", "export", "all", str(main_job.artifacts / "checkpoint.pt")]
+    pictures = str(main_job.artifacts / "pictures")
+    command += [
+        "--test",
+        pictures,
+        "--calibration",
+        pictures,
+        "--onnx",
+        str(folder),
+        "--json",
+        str(folder / "copy.json"),
+    ]
+    command += ["--repository", str(folder / "model_repository"), "--images", "200"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "not run: no GPU" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(exported: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    report = json.loads((exported / "report.json").read_text())
+    assert report == json.loads((exported / "copy.json").read_text())
+    assert report["command"].startswith("python -m export all")
+    return {(row["precision"], row["runtime"]): row for row in report["rows"]}
+
+
+def test_every_precision_is_compared(rows: dict[tuple[str, str], dict[str, Any]]) -> None:
+    assert set(rows) == {
+        *(("fp32", "ONNX Runtime"), ("fp16", "ONNX Runtime"), ("fp32", "OpenVINO")),
+        *(("bf16", "OpenVINO"), ("int8", "OpenVINO")),
+    }
+    assert rows["fp32", "OpenVINO"]["largest_difference"] < 1e-4
+    assert rows["fp16", "ONNX Runtime"]["megabytes"] < 0.55 * rows["fp32", "OpenVINO"]["megabytes"]
+    assert rows["int8", "OpenVINO"]["megabytes"] <= 70
+    assert all(row["images"] == 200 and row["agreement"] > 0.9 for row in rows.values())
+    assert all(rows[key]["images_per_second"]["32"] > 0 for key in rows if key[1] == "OpenVINO")
+
+
+def element_types(model: onnx.ModelProto, operator: str) -> set[int]:
+    """Types of the inputs and outputs of all nodes of an operator."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    types |= {weights.name: weights.data_type for weights in inferred.graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in inferred.graph.output}
+    nodes = [node for node in inferred.graph.node if node.op_type == operator]
+    assert nodes
+    return {types[name] for node in nodes for name in (*node.input, *node.output)}
+
+
+def test_fp16_is_written_in_the_graph(exported: Path) -> None:
+    model = onnx.load(exported / "model.fp16.onnx")
+    assert element_types(model, "Conv") == element_types(model, "Gemm") == {onnx.TensorProto.FLOAT16}
+    assert element_types(model, "LRN") == element_types(model, "Softmax") == {onnx.TensorProto.FLOAT}
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_int8_is_symmetric_and_per_channel(exported: Path) -> None:
+    """TensorRT takes zero-points of 0 only."""
+    model = onnx.load(exported / "model.int8.onnx")
+    constants = {weights.name: onnx.numpy_helper.to_array(weights) for weights in model.graph.initializer}
+    quantizers = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert all(not constants[node.input[2]].any() for node in quantizers if len(node.input) > 2)
+    scales = [constants[node.input[1]].size for node in quantizers if node.input[0] in constants]
+    assert sorted(scales) == [10, 96, 256, 256, 384, 384, 4096, 4096]
+
+
+def test_int8_runs_in_both_runtimes_alike(exported: Path, main_job: MainJob, trained: Checkpoint) -> None:
+    images = find_images(main_job.artifacts / "pictures", trained.classes, 64)
+    pixels = images.pixels(0, 64, 227)
+    path = exported / "model.int8.onnx"
+    answers = [verify.run_in_batches(run, pixels, 32) for run in (onnx_runtime(path), openvino(path))]
+    assert (answers[0].argmax(axis=1) == answers[1].argmax(axis=1)).mean() >= 0.95
+
+
+def test_what_is_published_is_served_in_int8(exported: Path) -> None:
+    repository = exported / "model_repository"
+    manifest = json.loads((repository / "alexnet" / "1" / "manifest.json").read_text())
+    assert set(manifest["precisions"]) == {"fp32", "fp16", "bf16", "int8"}
+    assert manifest["forced"] == []
+    log = exported / "triton.log"
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, log=log) as server:
+        server.check()
+    assert "model.int8.onnx in int8" in log.read_text()
+
+
+def test_wrong_answers_are_refused_with_their_size() -> None:
+    def right(images: np.ndarray) -> np.ndarray:
+        return np.full((len(images), 2), 0.5, np.float32)
+
+    def wrong_from_batch_7(images: np.ndarray) -> np.ndarray:
+        return right(images) + (0.001 if len(images) >= 7 else 0)
+
+    images = np.zeros((64, 1, 1, 3), np.uint8)
+    assert verify.check_batches(right, right, images) == dict.fromkeys((1, 2, 7, 32), 0.0)
+    with pytest.raises(verify.AccuracyError, match=r"differ by 1.00e-03"):
+        verify.check_batches(wrong_from_batch_7, right, images)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "no such model"), (b"these are words", "damaged or not ONNX"), (b"", "names no classes")],
+)
+def test_bad_models_are_one_line(
+    content: bytes | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    assert publish.main([str(path), "--images", str(tmp_path), "--repository", str(tmp_path / "built")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("publish: ")
+    assert error.count("\n") == 1
+    assert reason in error
+    assert not (tmp_path / "built").exists()
+
+
+def test_nothing_to_roll_back_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert publish.main(["--rollback", "--repository", str(tmp_path)]) == 1
+    assert "no version before" in capsys.readouterr().err
