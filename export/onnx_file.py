@@ -1,0 +1,88 @@
+"""ONNX files: read and checked, and files written so that a reader sees all of the old ones or all of the new."""
+
+import os
+from pathlib import Path
+
+import onnx
+
+from export.errors import ExportError, ModelError
+
+INPUT, OUTPUT = "images", "probabilities"
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file.
+
+    Raises:
+        ModelError: it is missing, truncated or not valid.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model; export one: python -m export.to_onnx")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's and the checker's errors share no base class
+        raise ModelError(f"{path}: damaged or not valid ONNX: {first_line(error)}; export it again") from error
+    return model
+
+
+def image_input(model: onnx.ModelProto, name: object) -> onnx.ValueInfoProto:
+    """The one input that is no weight; `name` is what an error calls the model.
+
+    Raises:
+        ModelError: there are several, or none.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        named = ", ".join(value.name for value in inputs) or "none"
+        raise ModelError(f"{name}: {len(inputs)} inputs ({named}) where one image is expected; export it with one")
+    return inputs[0]
+
+
+def dims(value: onnx.ValueInfoProto) -> list[int | None]:
+    """Dimensions of a tensor, None where one is not fixed; empty where the shape is not given."""
+    shape = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in shape]
+
+
+def check_signature(model: onnx.ModelProto, name: object) -> None:
+    """Demand uint8 `images` [N, S, S, 3] and `probabilities`: what this project serves.
+
+    Raises:
+        ModelError: the model has another signature.
+    """
+    images, outputs = image_input(model, name), [value.name for value in model.graph.output]
+    shape, kind = dims(images), images.type.tensor_type.elem_type
+    fits = len(shape) == 4 and shape[1] is not None and shape[1] == shape[2] and shape[3] == 3
+    if not fits or (images.name, kind, outputs) != (INPUT, onnx.TensorProto.UINT8, [OUTPUT]):
+        has = f"{images.name} {onnx.TensorProto.DataType.Name(kind)} {shape} -> {', '.join(outputs)}"
+        raise ModelError(
+            f"{name}: has {has}, not images UINT8 [N, S, S, 3] -> probabilities; see python -m export.adapt"
+        )
+
+
+def write_together(files: dict[Path, bytes]) -> None:
+    """Write files in one piece each, and none of them unless there is room for all.
+
+    Raises:
+        ExportError: one cannot be written; nothing has changed.
+    """
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
+    try:
+        for path, temporary in temporaries.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(files[path])
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+
+
+def first_line(error: object) -> str:
+    """The first line of a message that says something, without a full stop at its end."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")

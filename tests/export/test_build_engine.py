@@ -1,0 +1,279 @@
+"""Plans of both networks in every precision, built with TensorRT-RTX on any machine and read back from their files.
+
+TensorRT's runtime loads no plan without a GPU. The plan's own text says as much as is asked here: its
+tensors, the operands of its convolutions and matrix products, and the batches that it takes.
+"""
+
+import hashlib
+import json
+import re
+import resource
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from export import build_engine, quantize, tensorrt_api, to_onnx
+from export.cuda import find_gpu
+from export.tensorrt_api import EngineConfig
+from training.checkpoint import Checkpoint
+from training.model import INPUT_SIZE, AlexNet, NetworkConfig, initialize
+
+PRECISIONS = ("fp32", "fp16", "int8")
+CLASSES = ("ant", "bee", "cat", "dog", "eel")
+OPT, MAX = 8, 31
+OPERANDS = {"fp32": "float", "fp16": "half", "int8": "int8"}
+needs_gpu = pytest.mark.skipif(find_gpu() is None, reason="not run: no GPU")
+without_gpu = pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
+
+
+@dataclass(frozen=True)
+class Plan:
+    network: str
+    precision: str
+    path: Path
+    sidecar: dict[str, Any]
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return INPUT_SIZE[self.network]
+
+    def tensors(self) -> dict[str, tuple[str, str]]:
+        """Name to dimensions and dtype, as the plan describes its tensors."""
+        found = re.findall(rb'tensor=\{ [^\n]*?dims=\{ ([^}]*) \}[^\n]*? name="([^"]*)"[^\n]*? type=(\w+)', self.data)
+        return {name.decode(): (dims.decode(), kind.decode()) for dims, name, kind in found}
+
+
+def random_checkpoint(network: str) -> Checkpoint:
+    torch.manual_seed(0)
+    config = NetworkConfig(name=network, classes=len(CLASSES))
+    module = AlexNet(config)
+    initialize(module, "he")
+    return Checkpoint(config, module.state_dict(), CLASSES, (120.0, 115.0, 100.0), (60.0, 60.0, 60.0), "random weights")
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Path]]:
+    """(network, precision) -> ONNX file, with random weights."""
+    folder = tmp_path_factory.mktemp("graphs")
+    paths = {(n, p): folder / f"{n}.{p}.onnx" for n in INPUT_SIZE for p in PRECISIONS}
+    for network, size in INPUT_SIZE.items():
+        source = random_checkpoint(network)
+        for precision in ("fp32", "fp16"):
+            to_onnx.save(to_onnx.export(source, "0" * 64, precision), paths[network, precision])
+        pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+        quantize.quantize(paths[network, "fp32"], paths[network, "int8"], pixels, "minmax")
+    yield paths
+    shutil.rmtree(folder)  # 0.8 GB
+
+
+@pytest.fixture(scope="session", params=[(n, p) for n in INPUT_SIZE for p in PRECISIONS], ids="-".join)
+def plan(
+    request: pytest.FixtureRequest,
+    graphs: dict[tuple[str, str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Plan]:
+    folder = tmp_path_factory.mktemp("plan")
+    path = folder / "model.plan"
+    sidecar = build_engine.build_engine(graphs[request.param], path, EngineConfig(OPT, MAX), check=True)
+    yield Plan(*request.param, path, sidecar, path.read_bytes())
+    shutil.rmtree(folder)
+
+
+def test_tensors(plan: Plan) -> None:
+    pixels, classes = [plan.size, plan.size, 3], len(CLASSES)
+    assert plan.sidecar["inputs"] == [{"name": "images", "dtype": "UINT8", "shape": [-1, *pixels]}]
+    assert plan.sidecar["outputs"] == [{"name": "probabilities", "dtype": "FLOAT", "shape": [-1, classes]}]
+    tensors = plan.tensors()
+    (images, images_dtype), (probabilities, probabilities_dtype) = tensors["images.1"], tensors["probabilities.1"]
+    assert (images_dtype, probabilities_dtype) == ("uint8", "float")
+    assert images.split()[1:] == [str(n) for n in pixels]
+    assert probabilities.split()[1:] == [str(classes)]
+
+
+def test_profile(plan: Plan) -> None:
+    shapes = {key: [batch, plan.size, plan.size, 3] for key, batch in (("min", 1), ("opt", OPT), ("max", MAX))}
+    assert plan.sidecar["profile"] == shapes
+    places = [plan.data.find(struct.pack("<4q", *shape)) for shape in shapes.values()]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert f"out of bounds [1, {MAX}]".encode() in plan.data
+
+
+def test_every_convolution_and_product_has_its_precision(plan: Plan) -> None:
+    tensors = plan.tensors()
+    layers = re.findall(
+        rb'(?:corrltn|fully_connected)=\{ name="node_(Conv|Gemm)[^"]*" [^\n]*?input=\{"([^"]*)" "([^"]*)"', plan.data
+    )
+    operands = {(kind, tensors[x.decode()][1], tensors[w.decode()][1]) for kind, x, w in layers}
+    expected = OPERANDS[plan.precision]
+    assert operands == {(b"Conv", expected, expected), (b"Gemm", expected, expected)}
+
+
+def test_sidecar_says_what_the_plan_is(plan: Plan) -> None:
+    sidecar = json.loads(plan.path.with_name("model.plan.json").read_text())
+    assert sidecar == plan.sidecar
+    assert sidecar["purpose"] == "a check, built by TensorRT-RTX: not for Triton"
+    assert sidecar["builder"] == {"name": "TensorRT-RTX", "version": tensorrt_api.load(rtx=True).__version__}
+    assert sidecar["plan"] == {"bytes": len(plan.data), "sha256": hashlib.sha256(plan.data).hexdigest()}
+    assert sidecar["config"]["max_batch"] == MAX
+    assert sidecar["verified"].startswith("not run: ")
+
+
+def small_graph(
+    path: Path, nodes: list[onnx.NodeProto] | None = None, batch: int | str = "N", inputs: tuple[str, ...] = ()
+) -> Path:
+    """images uint8 [N, 4, 4, 3] to probabilities [N, 3], or what `nodes` make of them."""
+    average = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        helper.make_node("Softmax", ["means"], ["probabilities"], axis=1),
+    ]
+    values = [helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, 4, 4, 3])]
+    values += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3]) for name in inputs]
+    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [batch, 3])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])
+    graph = helper.make_graph(nodes or average, "small", values, [output], [axes])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("elsewhere", 1)]
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+    return path
+
+
+def test_timing_cache_is_kept_and_given_to_the_next_build(tmp_path: Path) -> None:
+    model, output = small_graph(tmp_path / "small.onnx"), tmp_path / "small.plan"
+    gpus_own, kept = tmp_path / "small.plan.timing_cache", tmp_path / "small.plan.check_timing_cache"
+    gpus_own.write_bytes(b"of a build for Triton")
+    assert build_engine.build_engine(model, output, EngineConfig(), check=True)["timing_cache"] == "new"
+    assert kept.stat().st_size > 0
+    again = build_engine.build_engine(model, output, EngineConfig(), check=True)["timing_cache"]
+    # TensorRT-RTX reads the kept cache, but can use it only on a GPU, and then says so.
+    assert again == "reused" or again.startswith("started anew: Failed to deserialize timing cache")
+    kept.write_bytes(b"damaged" * 100)
+    third = build_engine.build_engine(model, output, EngineConfig(), check=True)["timing_cache"]
+    assert third.startswith("started anew: ")
+    assert gpus_own.read_bytes() == b"of a build for Triton"
+
+
+def test_a_graph_of_a_fixed_batch_keeps_it(tmp_path: Path) -> None:
+    model = small_graph(tmp_path / "small.onnx", batch=1)
+    profile = build_engine.build_engine(model, tmp_path / "small.plan", EngineConfig(), check=True)["profile"]
+    assert profile == {"min": [1, 4, 4, 3], "opt": [1, 4, 4, 3], "max": [1, 4, 4, 3]}
+
+
+def test_command_says_that_a_check_is_not_for_triton(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, output = small_graph(tmp_path / "small.onnx"), tmp_path / "small.plan"
+    flags = ["--builder-level", "1", "--workspace", "64", "--max", "4", "--version-compatible"]
+    assert build_engine.main([str(model), str(output), "--check", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "not for Triton" in printed
+    assert "batch min/opt/max 1/4/4" in printed
+    assert "--backend-config=tensorrt,version-compatible=true" in printed
+    assert sorted(path.name for path in tmp_path.glob("small.plan*")) == [
+        "small.plan",
+        "small.plan.check_timing_cache",
+        "small.plan.json",
+    ]
+
+
+CAST = helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)
+BAD = {
+    "truncated": (lambda path: path.write_bytes(small_graph(path).read_bytes()[:90]), "damaged"),
+    "text": (lambda path: path.write_text("not a model"), "damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "damaged"),
+    "absent": (lambda path: None, "no such model"),
+    "two inputs": (lambda path: small_graph(path, inputs=("mask",)), "2 inputs (images, mask)"),
+    "no such operator": (
+        lambda path: small_graph(path, [helper.make_node("Foo", ["images"], ["probabilities"])]),
+        "Foo",
+    ),
+    "operator of another domain": (
+        lambda path: small_graph(
+            path, [CAST, helper.make_node("Bar", ["pixels"], ["probabilities"], domain="elsewhere")]
+        ),
+        "does not take Bar",
+    ),
+    "transposed uint8": (
+        lambda path: small_graph(
+            path,
+            [
+                helper.make_node("Transpose", ["images"], ["planes"], perm=[0, 3, 1, 2]),
+                helper.make_node("Cast", ["planes"], ["pixels"], to=TensorProto.FLOAT),
+                helper.make_node("ReduceMean", ["pixels"], ["probabilities"], keepdims=0),
+            ],
+        ),
+        "does not take Transpose",
+    ),
+    "other signature": (
+        lambda path: path.write_bytes(small_graph(path).read_bytes().replace(b"images", b"bitmap")),
+        "export.adapt",
+    ),
+}
+
+
+@pytest.mark.parametrize(("write", "says"), BAD.values(), ids=BAD.keys())
+def test_bad_model_is_one_line(write: Any, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "bad.onnx"
+    write(model)
+    assert build_engine.main([str(model), str(tmp_path / "out" / "bad.plan"), "--check"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"build_engine: {model}: ")
+    assert says in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [["--opt", "9", "--max", "8"], ["--max", "0"], ["--workspace", "0"]])
+def test_impossible_options_are_one_line(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert build_engine.main(["model.onnx", "model.plan", "--check", *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "give 1" in line
+
+
+@without_gpu
+def test_without_a_gpu_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build_engine.main([str(small_graph(tmp_path / "small.onnx")), str(tmp_path / "small.plan")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("build_engine: no GPU: ")
+    assert "--check" in line
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file of this process grows beyond 64 KiB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_leaves_what_was_there(tmp_path: Path, full_disk: None, capsys: pytest.CaptureFixture[str]) -> None:
+    model, output = small_graph(tmp_path / "small.onnx"), tmp_path / "small.plan"
+    output.write_bytes(b"the plan before")
+    assert build_engine.main([str(model), str(output), "--check"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"build_engine: {output}: cannot be written: ")
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()}.keys() == {"small.onnx", "small.plan"}
+    assert output.read_bytes() == b"the plan before"
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_plan_for_triton_answers_as_onnx_runtime(
+    precision: str, graphs: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt", reason="not run: tensorrt is not installed")
+    output = tmp_path / "model.plan"
+    first = build_engine.build_engine(graphs["alexnet", precision], output, EngineConfig(OPT, MAX))
+    assert first["purpose"] == "for Triton"
+    assert max(first["verified"]["largest_difference"].values()) <= build_engine.TOLERANCE
+    assert json.loads((tmp_path / "model.plan.layers.json").read_text())["Layers"]
+    again = build_engine.build_engine(graphs["alexnet", precision], output, EngineConfig(OPT, MAX))
+    assert again["timing_cache"] == "reused"
