@@ -60,9 +60,9 @@ class Dispatcher:
 
     async def _hedged(self, send: Send[T], server: Server, deadline: Deadline) -> tuple[T, Server]:
         """One attempt, with a second one beside it when the first is slow; the first answer counts."""
-        first: asyncio.Future[T] = asyncio.ensure_future(self._once(send, server, deadline))
         if self._config.hedge_s is None:
-            return await first, server
+            return await self._once(send, server, deadline), server
+        first: asyncio.Future[T] = asyncio.ensure_future(self._once(send, server, deadline))
         tasks = {first: server}
         try:
             await asyncio.wait(tasks, timeout=min(self._config.hedge_s, deadline.left_s))
