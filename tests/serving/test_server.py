@@ -102,7 +102,7 @@ def test_leaves_no_process_and_no_shared_memory(tiny_repository: Path) -> None:
     with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0) as server:
         pids, run = [server.pid, *server.stubs()], server.log_path.parent
         assert list(SHARED_MEMORY.glob(f"*{run.name}*"))
-    assert len(pids) == 4
+    assert len(pids) == 5
     assert not any(_alive(pid) for pid in pids)
     assert not list(SHARED_MEMORY.glob(f"*{run.name}*"))
     assert not run.exists()
