@@ -28,6 +28,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     everything.add_argument("--onnx", type=Path, default=Path("artifacts/onnx"), help="folder for the models")
     everything.add_argument("--repository", type=Path, default=publish.REPOSITORY)
     everything.add_argument("--images", type=int, help="test images to compare on (default: all)")
+    everything.add_argument("--rounds", type=int, default=7, help="of the speed measurement (default 7)")
     everything.add_argument("--json", type=Path, help="write the report here too")
     everything.add_argument("--force", action="store_true", help="publish precisions that lose too much, on the record")
     return parser.parse_args(arguments)
@@ -36,14 +37,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = parse(given)
-    sources = Sources(options.checkpoint, options.test, options.calibration, options.onnx, options.images)
+    sources = Sources(
+        options.checkpoint, options.test, options.calibration, options.onnx, options.images, options.rounds
+    )
     try:
         with progress_bars() as progress:
             found = export_all(sources, progress, ["export", *given])
         report.show(found)
         for path in (options.onnx / "report.json", *filter(None, [options.json])):
             report.write(found, path)
-        version = publish.publish(options.onnx, options.test, options.repository, force=options.force)
+        version = publish.publish(options.onnx / "model.onnx", options.test, options.repository, force=options.force)
     except ExportError as error:
         print(f"export: {error}", file=sys.stderr)
         return 1

@@ -43,7 +43,7 @@ def image_input(model: onnx.ModelProto, name: object) -> onnx.ValueInfoProto:
 def dims(value: onnx.ValueInfoProto) -> list[int | None]:
     """Dimensions of a tensor, None where one is not fixed; empty where the shape is not given."""
     shape = value.type.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") else None for dim in shape]
+    return [dim.dim_value if dim.dim_value > 0 else None for dim in shape]  # some exporters write -1 for a free one
 
 
 def check_signature(model: onnx.ModelProto, name: object) -> None:

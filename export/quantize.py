@@ -16,7 +16,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from export.errors import ExportError
-from export.to_onnx import INPUT, save
+from export.onnx_file import INPUT, write_together
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -73,4 +73,4 @@ def quantize(
             raise ExportError(f"{fp32}: cannot be quantized: {str(error).splitlines()[0]}") from error
         model = onnx.load(quantized)
     onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(fp32).metadata_props})
-    save(model, output)
+    write_together({output: model.SerializeToString(deterministic=True)})

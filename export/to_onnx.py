@@ -7,7 +7,6 @@ subtraction and softmax are inside, and every response normalisation is one LRN 
 import argparse
 import json
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from export.errors import ExportError
 from export.files import sha256
 from export.images import find_images
+from export.onnx_file import INPUT, OUTPUT, write_together
 from export.runners import Runner, onnx_runtime
 from export.verify import check_batches
 from training import checkpoint
@@ -32,7 +32,6 @@ from training.model import Normalize
 OPSET = 18
 CHECK_IMAGES = 256
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-INPUT, OUTPUT = "images", "probabilities"
 
 
 class Classifier(nn.Module):
@@ -141,15 +140,7 @@ def _metadata(source: Checkpoint, source_sha256: str) -> dict[str, str]:
 
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a model in one piece: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-        temporary.replace(path)
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_together({path: model.SerializeToString(deterministic=True)})
 
 
 def open_checkpoint(path: Path) -> tuple[Checkpoint, str]:

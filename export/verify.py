@@ -16,7 +16,6 @@ BATCHES = (1, 2, 7, 32)
 TOLERANCE = 1e-5
 CHUNK = 96  # images decoded at a time
 TIMED_BATCHES = (1, 32)
-ROUNDS = 7
 ROUND_S = 0.5
 
 
@@ -119,7 +118,10 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, floa
 
 
 def measure_rates(
-    candidates: Sequence[Candidate], pixels: np.ndarray, advance: Callable[[int], None] = lambda rounds: None
+    candidates: Sequence[Candidate],
+    pixels: np.ndarray,
+    rounds: int,
+    advance: Callable[[int], None] = lambda rounds: None,
 ) -> dict[str, dict[int, list[float]]]:
     """Images a second of each candidate's precision and batch size, a figure a round.
 
@@ -127,7 +129,7 @@ def measure_rates(
     `pixels` is uint8 [N, S, S, 3] with N at least 32.
     """
     rates: dict[str, dict[int, list[float]]] = {each.precision: {b: [] for b in TIMED_BATCHES} for each in candidates}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for candidate in candidates:
             for batch in TIMED_BATCHES:
                 rates[candidate.precision][batch].append(_rate(candidate.run, pixels[:batch]))

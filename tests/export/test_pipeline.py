@@ -34,7 +34,7 @@ def exported(main_job: MainJob, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "--json",
         str(folder / "copy.json"),
     ]
-    command += ["--repository", str(folder / "model_repository"), "--images", "200"]
+    command += ["--repository", str(folder / "model_repository"), "--images", "200", "--rounds", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "not run: no GPU" in done.stdout
@@ -123,7 +123,7 @@ def test_wrong_answers_are_refused_with_their_size() -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "no such model"), (b"these are words", "damaged or not ONNX"), (b"", "names no classes")],
+    [(None, "no such model"), (b"these are words", "damaged or not valid ONNX"), (b"", "damaged or not valid ONNX")],
 )
 def test_bad_models_are_one_line(
     content: bytes | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

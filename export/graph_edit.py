@@ -1,0 +1,167 @@
+"""Changes to ONNX graphs that leave what they compute."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+BATCH = "batch"
+OWN = "adapted/"
+SCORES = f"{OWN}scores"
+# What lies between an image and the Cast that makes it float does not depend on its type.
+TYPELESS = {"Transpose", "Identity"}
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """The image that a graph takes."""
+
+    name: str
+    kind: int  # TensorProto.FLOAT, FLOAT16 or UINT8
+    channels_first: bool
+    size: int  # height and width
+    batch: int | None  # None where it is free
+
+
+def free_names(graph: GraphProto, names: Sequence[str]) -> None:
+    """Rename, in place, what has these names or those that this module gives, so that others can have them."""
+    taken = _tensor_names(graph)
+    prefix = "model/"
+    while any(name.startswith(prefix) for name in taken):
+        prefix += "model/"
+    _rename(graph, {name: prefix + name for name in taken if name in names or name.startswith(OWN)})
+
+
+def _tensor_names(graph: GraphProto) -> set[str]:
+    names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    for node in graph.node:
+        names |= {*node.input, *node.output}
+        for inner in _subgraphs(node):
+            names |= _tensor_names(inner)
+    return names
+
+
+def _rename(graph: GraphProto, names: dict[str, str]) -> None:
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for inner in _subgraphs(node):
+            _rename(inner, names)
+
+
+def _subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The branches and bodies of If, Loop and Scan."""
+    return [inner for entry in node.attribute for inner in (*([entry.g] if entry.HasField("g") else []), *entry.graphs)]
+
+
+def take_images(
+    model: onnx.ModelProto, image: ImageInput, name: str, mean: Sequence[float], scale: Sequence[float]
+) -> None:
+    """Have a graph take uint8 `name` [N, S, S, 3], from which it makes (x - mean) / scale in its own layout and type.
+
+    The Cast to float comes before the Transpose: TensorRT transposes no uint8.
+    """
+    graph = model.graph
+    nodes = [helper.make_node("Cast", [name], [f"{OWN}float"], to=TensorProto.FLOAT)]
+    for operator, values, neutral in (("Sub", mean, 0.0), ("Div", scale, 1.0)):
+        if any(value != neutral for value in values):
+            constant = f"{OWN}{operator.lower()}"
+            tensor = numpy_helper.from_array(np.array(values, np.float32))
+            nodes.append(helper.make_node("Constant", [], [constant], value=tensor))
+            nodes.append(helper.make_node(operator, [_last(nodes, constant), constant], [f"{constant}ed"]))
+    if image.channels_first:
+        nodes.append(helper.make_node("Transpose", [nodes[-1].output[0]], [f"{OWN}planes"], perm=[0, 3, 1, 2]))
+    if image.kind != TensorProto.FLOAT and not (image.kind == TensorProto.UINT8 and _is_cast_first(graph, image.name)):
+        nodes.append(helper.make_node("Cast", [nodes[-1].output[0]], [f"{OWN}cast"], to=image.kind))
+    nodes[-1].output[0] = image.name
+    _put_nodes(graph, [*nodes, *graph.node])
+    _drop_input(graph, image.name)
+    pixels = [image.size, image.size, 3]
+    graph.input.insert(0, helper.make_tensor_value_info(name, TensorProto.UINT8, [BATCH, *pixels]))
+
+
+def _last(nodes: list[NodeProto], constant: str) -> str:
+    """The output of the last node that is not this constant."""
+    return next(node.output[0] for node in reversed(nodes) if node.output[0] != constant)
+
+
+def _is_cast_first(graph: GraphProto, name: str) -> bool:
+    """Whether a tensor's type does not matter, because each of its readers casts it."""
+    readers = [node for node in graph.node if name in node.input]
+    return bool(readers) and all(
+        node.op_type == "Cast" or (node.op_type in TYPELESS and _is_cast_first(graph, node.output[0]))
+        for node in readers
+    )
+
+
+def _drop_input(graph: GraphProto, name: str) -> None:
+    kept = [value for value in graph.input if value.name != name]
+    del graph.input[:]
+    graph.input.extend(kept)
+
+
+def give_scores(model: onnx.ModelProto) -> None:
+    """Have a graph give its one output as float32 [N, classes] under the name `SCORES`."""
+    graph = model.graph
+    output = graph.output[0]
+    nodes = [helper.make_node("Flatten", [output.name], [f"{OWN}flat"], axis=1)]
+    if len(output.type.tensor_type.shape.dim) == 2:
+        nodes = []
+    if output.type.tensor_type.elem_type != TensorProto.FLOAT or not nodes:
+        source = nodes[-1].output[0] if nodes else output.name
+        nodes.append(helper.make_node("Cast", [source], [f"{OWN}cast_scores"], to=TensorProto.FLOAT))
+    nodes[-1].output[0] = SCORES
+    _put_nodes(graph, [*graph.node, *nodes])
+    _set_output(graph, SCORES, [BATCH, None])
+
+
+def give_probabilities(model: onnx.ModelProto, name: str, classes: int, *, softmax: bool) -> None:
+    """Have a graph that gives `SCORES` give `name`, float32 [N, classes], instead."""
+    node = helper.make_node("Softmax", [SCORES], [name], axis=1) if softmax else None
+    node = node or helper.make_node("Identity", [SCORES], [name])
+    _put_nodes(model.graph, [*model.graph.node, node])
+    _set_output(model.graph, name, [BATCH, classes])
+
+
+def _set_output(graph: GraphProto, name: str, shape: list[int | str | None]) -> None:
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+
+def _put_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def set_batch(model: onnx.ModelProto, batch: int | None) -> None:
+    """Declare the batch of the graph's inputs and outputs, None for a free one, and forget shapes inside."""
+    del model.graph.value_info[:]
+    for value in (model.graph.input[0], model.graph.output[0]):
+        dim = value.type.tensor_type.shape.dim[0]
+        dim.Clear()
+        if batch is None:
+            dim.dim_param = BATCH
+        else:
+            dim.dim_value = batch
+
+
+def free_reshapes(model: onnx.ModelProto, batch: int) -> None:
+    """Have every Reshape to a constant [batch, ...] keep the first dimension that it is given instead.
+
+    Whether that dimension is the batch, only running the graph can tell.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    shapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
+    for name in shapes & constants.keys():
+        shape = numpy_helper.to_array(constants[name]).copy()
+        if shape.size > 1 and shape[0] == batch:
+            shape[0] = 0
+            constants[name].CopyFrom(numpy_helper.from_array(shape, constants[name].name))

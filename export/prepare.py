@@ -1,0 +1,95 @@
+"""All that becomes a version, gathered and checked before anything is written."""
+
+import io
+import json
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from export import gate, onnx_file, probe
+from export.adapt import LARGEST_BATCH
+from export.errors import ModelError
+from export.files import sha256
+from export.images import find_images
+from export.report import tool_versions
+from export.repository import Network, Publication
+from export.runners import Runner, openvino
+from imaging import decode
+
+KNOWN_IMAGE_CANDIDATES = 200
+# What lies beside the fp32 model and goes with it: precision -> file.
+SIBLINGS = {"fp16": "model.fp16.onnx", "int8": "model.int8.onnx", "plan": "model.plan"}
+
+
+def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool = False) -> Publication:
+    """What becomes a version: the model at `path`, and those beside it that `report.json` there has verified.
+
+    The known image is one of those in the <class>/ folders of `images`, or else a made one.
+
+    Raises:
+        ExportError: the model or the images cannot be used, or a precision loses too much.
+    """
+    properties, labels, network = describe(path, name)
+    report = gate.read_report(path)
+    forced = gate.check(report, force) if report else []
+    siblings = {file: path.with_name(file) for file in SIBLINGS.values() if report and file in report["sha256"]}
+    artefacts = {"model.onnx": path, **siblings}
+    known_image, answer = choose_known_image(openvino(path), _candidates(images, labels, network), labels, network)
+    manifest: dict[str, Any] = {
+        "published": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "data": properties.get("data", ""),
+        "checkpoint_sha256": properties.get("checkpoint_sha256", ""),
+        "precisions": _accuracies(report),
+        "forced": forced,
+        "sha256": {file: sha256(source) for file, source in artefacts.items()},
+        "tools": tool_versions(),
+    }
+    return Publication(network, labels, artefacts, known_image, answer, manifest)
+
+
+def describe(path: Path, name: str) -> tuple[dict[str, str], tuple[str, ...], Network]:
+    """Metadata, labels and network of a model in the project's signature.
+
+    Raises:
+        ModelError: it is damaged, or not in it.
+    """
+    model = onnx_file.read(path)
+    onnx_file.check_signature(model, path)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    if "classes" not in properties:
+        raise ModelError(f"{path}: names no classes; give them with --labels")
+    labels = tuple(json.loads(properties["classes"]))
+    batch, size = onnx_file.dims(onnx_file.image_input(model, path))[:2]
+    return properties, labels, Network(name, len(labels), size or 0, batch or LARGEST_BATCH)
+
+
+def _candidates(images: Path | None, labels: tuple[str, ...], network: Network) -> list[bytes]:
+    if images is not None:
+        return [path.read_bytes() for path in find_images(images, labels, KNOWN_IMAGE_CANDIDATES).paths]
+    made = []
+    for pixels in probe.pictures(network.size):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+        made.append(buffer.getvalue())
+    return made
+
+
+def choose_known_image(
+    runner: Runner, candidates: Sequence[bytes], labels: tuple[str, ...], network: Network
+) -> tuple[bytes, dict[str, Any]]:
+    """The image that the network is surest of, with its answer: what a server that is well gives back."""
+    probabilities = [runner(decode(encoded, network.size)[None])[0] for encoded in candidates]
+    best = max(range(len(candidates)), key=lambda place: probabilities[place].max())
+    index = int(probabilities[best].argmax())
+    answer = {"index": index, "label": labels[index], "probability": float(probabilities[best][index])}
+    return candidates[best], answer
+
+
+def _accuracies(report: dict[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Of each precision that may be served; of a model without a report, fp32 alone."""
+    if report is None:
+        return {"fp32": {}}
+    return {row["precision"]: {"top1": row["top1"], "top5": row["top5"]} for row in report["rows"]}

@@ -1,0 +1,175 @@
+"""The command, and what it says of models and labels that it cannot take."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from export import adapt
+
+MEAN, SCALE = "123.675,116.28,103.53", "58.395,57.12,57.375"
+INPUT = ("input", TensorProto.FLOAT, ["N", 3, 8, 8])
+OUTPUTS = [("scores", ["N", 3])]
+
+
+def graph(
+    nodes: list[onnx.NodeProto] | None = None,
+    inputs: list[tuple[str, int, list[int | str]]] | None = None,
+    outputs: list[tuple[str, list[int | str]]] | None = None,
+    opset: int = 13,
+) -> bytes:
+    """The mean of each channel as its score, or what `nodes` make of the input."""
+    means = [
+        helper.make_node("GlobalAveragePool", ["input"], ["pool"]),
+        helper.make_node("Flatten", ["pool"], ["scores"]),
+    ]
+    model = helper.make_graph(
+        nodes or means,
+        "means",
+        [helper.make_tensor_value_info(*value) for value in inputs or [INPUT]],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs or OUTPUTS],
+    )
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("elsewhere", 1)]
+    return helper.make_model(model, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("red\ngreen\nblue\n")
+    return path
+
+
+def run(model: bytes, labels: Path, *flags: str) -> tuple[int, Path]:
+    path, output = labels.with_name("model.onnx"), labels.with_name("out") / "adapted.onnx"
+    path.write_bytes(model)
+    return adapt.main([str(path), "--labels", str(labels), "--output", str(output), *flags]), output
+
+
+def test_command_writes_a_model_and_says_what_it_takes(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = run(graph(), labels, "--mean", MEAN, "--scale", SCALE)
+    assert code == 0
+    assert "images UINT8 [N, 8, 8, 3] -> probabilities FP32 [N, 3]" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    pixels[0, ..., 0] = pixels[1, ..., 2] = 255
+    assert session.run(None, {"images": pixels})[0].argmax(axis=1).tolist() == [0, 2]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["adapted.onnx"]
+
+
+def test_command_says_where_there_is_no_batching(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = [
+        helper.make_node("GlobalAveragePool", ["input"], ["pool"]),
+        helper.make_node("Squeeze", ["pool"], ["vector"]),
+        helper.make_node("Constant", [], ["axis"], value_ints=[0]),
+        helper.make_node("Unsqueeze", ["vector", "axis"], ["scores"]),
+    ]
+    code, _ = run(graph(alone, [("input", TensorProto.FLOAT, [1, 3, 8, 8])], [("scores", [1, 3])]), labels)
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "images UINT8 [1, 8, 8, 3]" in printed
+    assert "without batching" in printed
+
+
+def pooled(*more: onnx.NodeProto) -> list[onnx.NodeProto]:
+    pool = helper.make_node("GlobalAveragePool", ["input"], ["pool"])
+    return [pool, helper.make_node("Flatten", ["pool"], ["flat"]), *more]
+
+
+NAN = helper.make_node("Constant", [], ["nan"], value_float=float("nan"))
+BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "truncated": (lambda: graph()[:100], "damaged or not valid ONNX"),
+    "two inputs": (lambda: graph(inputs=[INPUT, ("mask", TensorProto.FLOAT, ["N", 3])]), "2 inputs (input, mask)"),
+    "two outputs": (
+        lambda: graph(pooled(helper.make_node("Relu", ["flat"], ["scores"])), outputs=[*OUTPUTS, ("flat", ["N", 3])]),
+        "2 outputs (scores, flat)",
+    ),
+    "no such operator": (lambda: graph(pooled(helper.make_node("Foo", ["flat"], ["scores"]))), "Foo"),
+    "operator of another domain": (
+        lambda: graph(pooled(helper.make_node("Bar", ["flat"], ["scores"], domain="elsewhere"))),
+        "ONNX Runtime cannot run it: ",
+    ),
+    "not an image": (
+        lambda: graph(inputs=[("input", TensorProto.FLOAT, ["N", 1, 8, 8])]),
+        "[any, 1, 8, 8], no RGB image",
+    ),
+    "not square": (lambda: graph(inputs=[("input", TensorProto.FLOAT, ["N", 3, 8, 9])]), "square"),
+    "of any size": (lambda: graph(inputs=[("input", TensorProto.FLOAT, ["N", 3, "H", "W"])]), "--size"),
+    "of another type": (lambda: graph(inputs=[("input", TensorProto.DOUBLE, ["N", 3, 8, 8])]), "DOUBLE"),
+    "old": (lambda: graph(opset=6), "opset 6"),
+    "wrong number of classes": (
+        lambda: graph(
+            pooled(helper.make_node("Concat", ["flat", "flat"], ["scores"], axis=1)), outputs=[("scores", ["N", 6])]
+        ),
+        "gives 6 scores for 3 labels",
+    ),
+    "not a number": (lambda: graph(pooled(NAN, helper.make_node("Mul", ["flat", "nan"], ["scores"]))), "not finite"),
+    "fixed batch": (
+        lambda: graph(
+            pooled(
+                helper.make_node("Constant", [], ["shape"], value_ints=[6]),
+                helper.make_node("Reshape", ["flat", "shape"], ["vector"]),
+                helper.make_node("Constant", [], ["back"], value_ints=[2, 3]),
+                helper.make_node("Reshape", ["vector", "back"], ["scores"]),
+            ),
+            [("input", TensorProto.FLOAT, [2, 3, 8, 8])],
+            [("scores", [2, 3])],
+        ),
+        "works in batches of 2 alone",
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "says"), BAD.values(), ids=BAD.keys())
+def test_bad_model_is_one_line(
+    model: Callable[[], bytes], says: str, labels: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, output = run(model(), labels)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert code == 1
+    assert line.startswith(f"adapt: {labels.with_name('model.onnx')}: ")
+    assert says in line
+    assert not output.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"red\n\nblue\n", "line 2 is empty"), (b"", "line 1 is empty"), (b"\xff\xfe", "utf-8")]
+)
+def test_bad_labels_are_one_line(content: bytes, says: str, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels.write_bytes(content)
+    assert run(graph(), labels)[0] == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"adapt: {labels}: ")
+    assert says in line
+
+
+def test_absent_files_are_one_line(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = ["--output", str(labels.with_name("adapted.onnx"))]
+    assert adapt.main(["absent.onnx", "--labels", str(labels), *output]) == 1
+    assert adapt.main(["absent.onnx", "--labels", "absent.txt", *output]) == 1
+    model, names = capsys.readouterr().err.splitlines()
+    assert "absent.onnx: no such model" in model
+    assert "absent.txt: no readable list of labels" in names
+
+
+def test_uint8_models_have_a_mean_of_their_own(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [helper.make_node("Cast", ["input"], ["float"], to=TensorProto.FLOAT), *pooled()]
+    nodes[1].input[0] = "float"
+    nodes[2].output[0] = "scores"
+    model = graph(nodes, [("input", TensorProto.UINT8, ["N", 3, 8, 8])])
+    assert run(model, labels)[0] == 0
+    assert run(model, labels, "--mean", MEAN)[0] == 1
+    assert "leave out --mean and --scale" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["--mean", "1,2"], ["--mean", "a"], ["--scale", "1,0,1"], ["--logits", "--probabilities"]]
+)
+def test_impossible_options_are_a_usage_error(flags: list[str], labels: Path) -> None:
+    with pytest.raises(SystemExit) as raised:
+        run(graph(), labels, *flags)
+    assert raised.value.code == 2
