@@ -159,9 +159,13 @@ def free_reshapes(model: onnx.ModelProto, batch: int) -> None:
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
-    shapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
-    for name in shapes & constants.keys():
-        shape = numpy_helper.to_array(constants[name]).copy()
-        if shape.size > 1 and shape[0] == batch:
+    reshapes = [node for node in graph.node if node.op_type == "Reshape" and node.input[1] in constants]
+    for node in reshapes:
+        shape = numpy_helper.to_array(constants[node.input[1]]).copy()
+        if shape.size > 1 and shape[0] == batch and 0 not in shape:
             shape[0] = 0
-            constants[name].CopyFrom(numpy_helper.from_array(shape, constants[name].name))
+            constants[node.input[1]].CopyFrom(numpy_helper.from_array(shape, constants[node.input[1]].name))
+        if shape.size > 1 and shape[0] == 0:  # which means keep, unless allowzero is set
+            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)

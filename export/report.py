@@ -14,18 +14,20 @@ from rich.console import Console
 from rich.table import Table
 
 from export.repository import write_text
-from export.verify import Comparison, median_and_spread
+from export.verify import Comparison, Rates, median_and_spread
 
 TOOLS = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
 NO_GPU = "not run: no GPU"
 HEADINGS = ("precision", "runtime", "top-1", "top-5", "same top-1", "difference", "MB", "img/s, 1", "img/s, 32")
 
 
-def with_rates(rows: list[Comparison], rates: dict[str, dict[int, list[float]]]) -> list[Comparison]:
-    """Rows with the medians and spreads of their precision's measured rates, where there are any."""
+def with_rates(rows: list[Comparison], rates: Rates) -> list[Comparison]:
+    """Rows with the medians and spreads of their measured rates, where there are any."""
     filled = []
     for row in rows:
-        measured = {batch: median_and_spread(values) for batch, values in rates.get(row.precision, {}).items()}
+        measured = {
+            batch: median_and_spread(values) for batch, values in rates.get((row.precision, row.runtime), {}).items()
+        }
         medians = {batch: round(median, 1) for batch, (median, _) in measured.items()}
         spreads = {batch: round(spread, 3) for batch, (_, spread) in measured.items()}
         filled.append(replace(row, images_per_second=medians, spread=spreads))

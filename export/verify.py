@@ -19,6 +19,9 @@ TIMED_BATCHES = (1, 32)
 ROUND_S = 0.5
 
 
+Rates = dict[tuple[str, str], dict[int, list[float]]]  # (precision, runtime) -> batch size -> images a second
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to run the network."""
@@ -122,17 +125,17 @@ def measure_rates(
     pixels: np.ndarray,
     rounds: int,
     advance: Callable[[int], None] = lambda rounds: None,
-) -> dict[str, dict[int, list[float]]]:
-    """Images a second of each candidate's precision and batch size, a figure a round.
+) -> Rates:
+    """Images a second of each candidate at each of `TIMED_BATCHES`, a figure a round.
 
     The candidates take turns in every round, so that what else the machine does meets them all.
     `pixels` is uint8 [N, S, S, 3] with N at least 32.
     """
-    rates: dict[str, dict[int, list[float]]] = {each.precision: {b: [] for b in TIMED_BATCHES} for each in candidates}
+    rates: Rates = {(each.precision, each.runtime): {batch: [] for batch in TIMED_BATCHES} for each in candidates}
     for _ in range(rounds):
         for candidate in candidates:
             for batch in TIMED_BATCHES:
-                rates[candidate.precision][batch].append(_rate(candidate.run, pixels[:batch]))
+                rates[candidate.precision, candidate.runtime][batch].append(_rate(candidate.run, pixels[:batch]))
         advance(1)
     return rates
 

@@ -80,6 +80,8 @@ class Classifier:
             self.add("Flatten")
         elif head == "reshape":  # the batch of 1 is written into the graph
             self.add("Reshape", self.constant(np.array([1, FEATURES])))
+        elif head == "allowzero":  # as PyTorch's exporter writes it
+            self.add("Reshape", self.constant(np.array([1, FEATURES])), allowzero=1)
         elif head == "single":  # the batch is lost on the way
             self.add("Reshape", self.constant(np.array([FEATURES])))
             self.add("Reshape", self.constant(np.array([1, FEATURES])))
@@ -172,8 +174,10 @@ def test_what_takes_no_batches_stays_at_one_with_a_note(batch: Any, head: str, r
     np.testing.assert_allclose(found, source.probabilities(images, softmax=True), atol=1e-6)
 
 
-def test_a_fixed_batch_of_four_is_freed(images: np.ndarray) -> None:
-    adapted = Classifier(batch=4, head="flatten").adapted()
+@pytest.mark.parametrize(("batch", "head"), [(1, "allowzero"), (4, "flatten"), ("N", "reshape")])
+def test_a_batch_that_is_written_into_the_graph_is_freed(batch: Any, head: str, images: np.ndarray) -> None:
+    adapted = Classifier(batch=batch, head=head).adapted()
+    assert (adapted.max_batch_size, adapted.note) == (32, "")
     expected = Classifier().probabilities(images, softmax=True)
     np.testing.assert_allclose(answers(adapted.model, images), expected, atol=1e-6)
 

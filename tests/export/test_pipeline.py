@@ -58,7 +58,8 @@ def test_every_precision_is_compared(rows: dict[tuple[str, str], dict[str, Any]]
     assert rows["fp16", "ONNX Runtime"]["megabytes"] < 0.55 * rows["fp32", "OpenVINO"]["megabytes"]
     assert rows["int8", "OpenVINO"]["megabytes"] <= 70
     assert all(row["images"] == 200 and row["agreement"] > 0.9 for row in rows.values())
-    assert all(rows[key]["images_per_second"]["32"] > 0 for key in rows if key[1] == "OpenVINO")
+    timed = {key for key, row in rows.items() if row["images_per_second"]}
+    assert timed == {key for key in rows if key[1] == "OpenVINO"}
 
 
 def element_types(model: onnx.ModelProto, operator: str) -> set[int]:

@@ -142,5 +142,5 @@ def test_a_version_is_rehearsed_before_it_is_served(tmp_path: Path, damage: str)
     else:
         what.known_answer["index"] = (what.known_answer["index"] + 1) % 10
     version = write_version(repository, what)
-    with pytest.raises(PublishError, match="does not run|for its known image"):
+    with pytest.raises(PublishError, match=r"does not run|for its known image"):
         rehearse(repository, version)
