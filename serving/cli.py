@@ -1,23 +1,30 @@
-"""python -m serving run: the server in the foreground until Ctrl-C or SIGTERM."""
+"""python -m serving run | status | stop: the server in the foreground, what runs, and ending it."""
 
 import argparse
+import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from serving.errors import ServingError, StartError
+from serving.errors import ServingError
+from serving.metrics import MetricsServer
 from serving.repository import VARIANTS
+from serving.runs import Run, find_runs
 from serving.server import Server
+from serving.watch import Watcher
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 stopped as asked, 1 could not start or ended by itself, 2 usage."""
+    """Exit status: 0 stopped as asked, 1 could not start or nothing runs, 2 usage."""
     arguments = _parser().parse_args(argv)
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {"run": _run, "status": _status, "stop": _stop}
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _run(arguments)
+        return commands[arguments.command](arguments)
     except ServingError as error:
         print(f"serving: {error}", file=sys.stderr)
         return 1
@@ -34,20 +41,62 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.host,
         arguments.http_port,
         arguments.grpc_port,
-        arguments.metrics_port,
+        metrics_port=0,  # what is told to people is the watcher's, which adds Triton's
         log=arguments.log,
         tritonserver=arguments.tritonserver,
     )
+    server.watched = True
+    watcher = Watcher(server, _reporter(arguments.log))
+    metrics = MetricsServer(arguments.host, arguments.metrics_port, watcher)
     print(f"Starting Triton on {arguments.repository} ({arguments.variant}), log in {arguments.log}", flush=True)
-    with server:
-        print(
-            f"Ready: http://{server.http_address}  grpc://{server.grpc_address}  "
-            f"metrics http://{server.metrics_address}/metrics  (Ctrl-C stops it)",
-            flush=True,
-        )
-        while not server.wait(3600.0):
-            pass
-        raise StartError(f"tritonserver ended by itself: see {arguments.log}")
+    try:
+        with server:
+            print(
+                f"Ready: http://{server.http_address}  grpc://{server.grpc_address}  "
+                f"metrics http://{metrics.address}/metrics  (Ctrl-C stops it)",
+                flush=True,
+            )
+            watcher.run()
+    finally:
+        metrics.close()
+    return 0
+
+
+def _reporter(log: Path) -> Callable[..., None]:
+    """Each event as a line of JSON in the log, and shortened on the terminal."""
+
+    def report(event: str, **details: Any) -> None:
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **details})
+        with log.open("a") as file:
+            file.write(line + "\n")
+        print(f"serving: {event}: {details.get('reason', '')}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    runs = find_runs()
+    for run in runs:
+        print(run.describe())
+    if not runs:
+        print("nothing runs: start a server with `make serve`")
+    return 0 if runs else 1
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    runs = [run for run in find_runs() if not arguments.run or run.name == arguments.run]
+    if not runs:
+        raise ServingError(f"no server {arguments.run} runs" if arguments.run else "nothing runs")
+    if len(runs) > 1:
+        names = ", ".join(run.name for run in runs)
+        raise ServingError(f"several servers run, name one of them: {names}")
+    _stop_run(runs[0])
+    return 0
+
+
+def _stop_run(run: Run) -> None:
+    run.stop()
+    print(f"{run.name} stopped")
 
 
 def _interrupt(signum: int, frame: object) -> None:
@@ -75,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--tritonserver", metavar="FILE", help="the program (default: TRITONSERVER, the wheel, PATH)")
     run.add_argument("--log", type=Path, default=Path("artifacts/logs/tritonserver.log"), metavar="FILE")
+    commands.add_parser("status", help="the servers that run, and whether they are well")
+    stop = commands.add_parser("stop", help="end a server")
+    stop.add_argument("run", nargs="?", help="its name, as `status` gives it; not needed where only one runs")
     return parser
 
 

@@ -36,8 +36,10 @@ class Control:
         """
         return json.loads(self._ask("GET", f"/v2/models/{model}", timeout_s=timeout_s))["versions"]
 
-    def classify(self, image: bytes, model: str = "classify", timeout_s: float = 5.0) -> tuple[str, list[float]]:
-        """The version that answered and its probabilities for an encoded image.
+    def classify(
+        self, image: bytes, model: str = "classify", timeout_s: float = 5.0, priority: int = 0
+    ) -> tuple[str, list[float]]:
+        """The version that answered and its probabilities for an encoded image; `priority` 1 overtakes, 0 is usual.
 
         Raises:
             ControlError: no answer in time, or a refusal.
@@ -53,6 +55,7 @@ class Control:
                     }
                 ],
                 "outputs": [{"name": "probabilities"}],
+                "parameters": {"priority": priority},
             }
         ).encode()
         body = header + struct.pack("<I", len(image)) + image

@@ -2,8 +2,10 @@
 
 import os
 import select
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -41,13 +43,28 @@ class KeptProcess:
         """Wait until it has ended and is swept up, at most `timeout_s`."""
         return bool(select.select([self._pidfd], [], [], timeout_s)[0])
 
-    def stubs(self) -> list[int]:
-        """Process ids of the Python backend's stubs."""
-        try:
-            threads = list(Path(f"/proc/{self.pid}/task").iterdir())
-            return sorted(int(pid) for thread in threads for pid in (thread / "children").read_text().split())
-        except (FileNotFoundError, ProcessLookupError):
-            return []
+    def stub_models(self) -> dict[int, str]:
+        """Process id -> model, of each live stub of the Python backend."""
+        stubs = {}
+        for pid in self._children():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+                if len(arguments) > 1 and arguments[1].endswith("/model.py"):
+                    stubs[pid] = Path(arguments[1]).parents[1].name
+        return stubs
+
+    def _children(self) -> list[int]:
+        pids: list[int] = []
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for thread in Path(f"/proc/{self.pid}/task").iterdir():
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    pids += map(int, (thread / "children").read_text().split())
+        return sorted(pids)
+
+    def kill(self) -> None:
+        """End it at once: requests in flight are lost."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def stop(self) -> int:
         """End it, within the grace; returns tritonserver's exit status."""

@@ -9,14 +9,21 @@ _PORT = re.compile(r"Socket '[^']*:(?P<port>\d+)' already in use")
 _MAX_CHARACTERS = 300
 
 
-def failure(path: Path) -> str | None:
-    """Why tritonserver ended, in one line: the model that did not load, else its last words, else None."""
-    text = path.read_text(errors="replace")
+def failure(path: Path, start: int = 0) -> str | None:
+    """Why tritonserver ended, in one line: the model that did not load, else its last words, else None.
+
+    `start` is where its part of the log begins, in bytes.
+    """
+    text = _text(path, start)
     match = _FAILED_LOAD.search(text) or _FATAL.search(text)
     return match["reason"].replace("\\", "")[:_MAX_CHARACTERS].strip() if match else None
 
 
-def taken_port(path: Path) -> int | None:
+def taken_port(path: Path, start: int = 0) -> int | None:
     """The port that tritonserver says another program has, or None."""
-    match = _PORT.search(path.read_text(errors="replace"))
+    match = _PORT.search(_text(path, start))
     return int(match["port"]) if match else None
+
+
+def _text(path: Path, start: int) -> str:
+    return path.read_bytes()[start:].decode(errors="replace")

@@ -69,6 +69,11 @@ class Repository:
             raise RepositoryError(f"no known answer in {folder} ({error}): publish the model again") from error
 
 
+def instance_count(config: ModelConfig) -> int:
+    """Instances of a model: of a Python model, the processes."""
+    return sum(group.count or 1 for group in config.instance_group) or 1
+
+
 def _read_config(path: Path) -> ModelConfig:
     try:
         return text_format.Parse(path.read_text(), ModelConfig())

@@ -3,6 +3,7 @@
 import os
 import secrets
 import time
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
@@ -13,7 +14,7 @@ from serving.errors import ControlError, PortTakenError, ServingError, StartErro
 from serving.installation import find_installation
 from serving.kept import KeptProcess
 from serving.ports import VARIABLES, Ports, settle_ports
-from serving.repository import Repository
+from serving.repository import Repository, instance_count
 from serving.rundir import RunDir, clear_dead_runs, create_run
 
 _POLL_S = 0.05
@@ -54,6 +55,7 @@ class Server:
         )
         self.ports: Ports = {}
         self.key = secrets.token_hex(16)
+        self.watched = False  # whether this process starts it again: then stopping it means stopping this process
         self._process: KeptProcess | None = None
         self._run: RunDir | None = None
 
@@ -66,12 +68,29 @@ class Server:
         """
         if self._process:
             raise ServingError("this server runs already: stop it first")
+        self.ports = settle_ports(self.config.host, self.config.ports)
+        self._start()
+
+    def restart(self) -> None:
+        """Start anew on the same addresses, without waiting for what is left of the server before.
+
+        Raises:
+            as `start`.
+        """
+        if self._process:
+            self._process.kill()
+        self.stop()
+        settle_ports(self.config.host, self.ports)
+        self._start()
+
+    def _start(self) -> None:
         self.repository = Repository.open(self.config.repository, self.config.variant)
         installation = find_installation(self.config.tritonserver)
         clear_dead_runs()
-        self.ports = settle_ports(self.config.host, self.config.ports)
         self._run, lock = create_run()
         try:
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            self.log_path.touch()
             backends = self._run.path / "backends" if installation.wheel else None
             if backends:
                 self._run.link("backends/python", installation.backend_links())
@@ -84,8 +103,8 @@ class Server:
                 self._run.shm_prefix,
                 backends,
             )
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            with self.log_path.open("wb") as log:
+            self._log_start = self.log_path.stat().st_size
+            with self.log_path.open("ab") as log:
                 environment = build_environment(installation)
                 self._process = KeptProcess(command, environment, log, self._run.shm_prefix, lock)
             self._write_state()
@@ -114,13 +133,28 @@ class Server:
         """
         version = self.control.versions("classify", timeout_s)[-1]
         known = self.repository.known_answer(version)
-        _, probabilities = self.control.classify(known.image, timeout_s=timeout_s)
+        _, probabilities = self.control.classify(known.image, timeout_s=timeout_s, priority=1)
         index = max(range(len(probabilities)), key=probabilities.__getitem__)
         if not known.agrees(index, probabilities[index]):
             raise StartError(
                 f"classify says class {index} with {probabilities[index]:.2f} for the known image, "
                 f"which is {known.index} ({known.label}) with {known.probability:.2f}: publish the model again"
             )
+
+    def missing_stubs(self) -> list[str]:
+        """Models with fewer live stubs than the server believes. It never notices by itself that one has ended."""
+        alive = Counter(self._process.stub_models().values()) if self._process else Counter()
+        return sorted(
+            name
+            for name, config in self.repository.configs.items()
+            if config.backend == "python" and alive[name] < instance_count(config) * self._loaded_versions(name)
+        )
+
+    def _loaded_versions(self, model: str) -> int:
+        try:
+            return len(self.control.versions(model))
+        except ControlError:
+            return 0
 
     def wait(self, timeout_s: float) -> bool:
         """Whether tritonserver has ended, after at most `timeout_s`."""
@@ -150,7 +184,7 @@ class Server:
 
     def stubs(self) -> list[int]:
         """Process ids of the Python backend's stubs."""
-        return self._process.stubs() if self._process else []
+        return list(self._process.stub_models()) if self._process else []
 
     @property
     def log_path(self) -> Path:
@@ -179,6 +213,7 @@ class Server:
                 "ports": self.ports,
                 "key": self.key,
                 "owner": os.getpid(),
+                "watched": self.watched,
                 "keeper": self._process.keeper_pid,
                 "tritonserver": self._process.pid,
                 "log": str(self.log_path),
@@ -203,11 +238,11 @@ class Server:
 
     def _explain_end(self) -> ServingError:
         """Why tritonserver ended by itself, from its log."""
-        port = triton_log.taken_port(self.log_path)
+        port = triton_log.taken_port(self.log_path, self._log_start)
         for name, number in self.ports.items():
             if number == port:
                 return PortTakenError(self.config.host, number, VARIABLES[name])
-        reason = triton_log.failure(self.log_path) or "no reason given"
+        reason = triton_log.failure(self.log_path, self._log_start) or "no reason given"
         return StartError(f"tritonserver ended at its start: {reason}; see {self._kept_log()}")
 
     def _kept_log(self) -> str:

@@ -1,0 +1,141 @@
+"""Keeping a server well: stubs that died are healed, a server that died is started again."""
+
+import os
+import select
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from serving.errors import ControlError, ServingError
+from serving.server import Server
+
+Event = Callable[..., None]  # name of the event, then what belongs to it by keyword
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """How often the known image is asked, how many failures in a row mean ill, how restarts are spaced."""
+
+    interval_s: float = 1.0
+    confirm_s: float = 0.2
+    answer_timeout_s: float = 2.0
+    failures: int = 3
+    first_backoff_s: float = 0.25
+    max_backoff_s: float = 30.0
+    quiet_s: float = 60.0  # well for so long, and the next restart is a first one again
+
+
+class Watcher:
+    """Watches one server. `run` returns when `stop` is set; every event goes to `event` and is counted."""
+
+    def __init__(self, server: Server, event: Event, config: WatchConfig | None = None) -> None:
+        self.server = server
+        self.config = config or WatchConfig()
+        self.counts: Counter[str] = Counter(heals=0, restarts=0)
+        self.healthy = True
+        self.stopped = False
+        self._event = event
+        self._failures = 0
+        self._backoff_s = 0.0
+        self._last_restart = time.monotonic()
+
+    def run(self) -> None:
+        """Watch until `stopped`. The server has to have been started."""
+        while not self.stopped:
+            ill = self._wait_for_deaths()
+            if self.stopped:
+                return
+            if self.server.wait(0.0):
+                self._restart("tritonserver ended")
+            elif ill:
+                self._heal(ill, "stub ended")
+            else:
+                self._ask()
+
+    def _wait_for_deaths(self) -> list[str]:
+        """Wait an interval, or until the server or a stub ends; names the models that miss a stub."""
+        self._wait([self.server.pid, *self.server.stubs()], self.config.interval_s)
+        if not self.server.missing_stubs():
+            return []
+        self._sleep(self.config.confirm_s)  # a version that is being unloaded looks the same for a moment
+        return self.server.missing_stubs()
+
+    def _wait(self, pids: list[int], timeout_s: float) -> None:
+        descriptors: list[int] = []
+        try:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    descriptors.append(os.pidfd_open(pid))
+            select.select(descriptors, [], [], timeout_s)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _ask(self) -> None:
+        """Ask for the known image. A refusal is a sign of life: only silence and wrong answers count."""
+        try:
+            self.server.check(self.config.answer_timeout_s)
+        except ControlError as error:
+            if error.status != 503:
+                self._ill(str(error))
+            return
+        except ServingError as error:
+            self._ill(str(error))
+            return
+        self._failures = 0
+        self._well()
+
+    def _ill(self, reason: str) -> None:
+        self._failures += 1
+        self.healthy = False
+        self._event("no right answer", reason=reason, failures=self._failures)
+        if self._failures >= self.config.failures:
+            self._restart(reason)
+
+    def _well(self) -> None:
+        self.healthy = True
+        if time.monotonic() - self._last_restart > self.config.quiet_s:
+            self._backoff_s = 0.0
+
+    def _heal(self, models: list[str], reason: str) -> None:
+        """Unload and load what died: Triton never starts a stub again by itself, and takes the model for ready."""
+        self.healthy = False
+        started = time.monotonic()
+        try:
+            for model in models:
+                self.server.control.unload(model, timeout_s=3.0)
+                self.server.control.load(model, timeout_s=10.0)
+            self.server.check(timeout_s=5.0)
+        except ServingError as error:
+            self._restart(f"healing {', '.join(models)} failed: {error}")
+            return
+        self._count("heals", models=models, reason=reason, seconds=round(time.monotonic() - started, 2))
+        self._well()
+
+    def _restart(self, reason: str) -> None:
+        """Start the server again on the same addresses, for as long as it takes."""
+        self.healthy = False
+        started = time.monotonic()
+        while not self.stopped:
+            self._sleep(self._backoff_s)
+            self._backoff_s = min(max(2 * self._backoff_s, self.config.first_backoff_s), self.config.max_backoff_s)
+            try:
+                self.server.restart()
+                break
+            except ServingError as error:
+                self._event("start failed", reason=str(error), next_try_s=self._backoff_s)
+        self._failures, self._last_restart = 0, time.monotonic()
+        self._count("restarts", reason=reason, seconds=round(time.monotonic() - started, 2))
+        self._well()
+
+    def _sleep(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.stopped and time.monotonic() < deadline:
+            time.sleep(min(0.1, seconds))
+
+    def _count(self, name: str, **details: Any) -> None:
+        self.counts[name] += 1
+        self._event(name.removesuffix("s"), count=self.counts[name], **details)

@@ -1,0 +1,121 @@
+"""Killed stubs and servers come back by themselves, on the same addresses, and answer rightly."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving import Server
+from serving.metrics import MetricsServer
+from serving.watch import WatchConfig, Watcher
+from tests.serving.tiny import answer, jpeg, network
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def _watched(repository: Path) -> Iterator[tuple[Watcher, list[tuple[str, dict[str, Any]]]]]:
+    events: list[tuple[str, dict[str, Any]]] = []
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+        watcher = Watcher(server, lambda name, **details: events.append((name, details)), WatchConfig(interval_s=0.2))
+        thread = threading.Thread(target=watcher.run)
+        thread.start()
+        try:
+            yield watcher, events
+        finally:
+            watcher.stopped = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def watched(tiny_repository: Path) -> Iterator[tuple[Watcher, list[tuple[str, dict[str, Any]]]]]:
+    with _watched(tiny_repository) as pair:
+        yield pair
+
+
+@pytest.mark.parametrize("model", ["preprocess", "alexnet"])
+def test_a_killed_stub_is_healed(watched: tuple[Watcher, list], model: str) -> None:
+    watcher, events = watched
+    heals = watcher.counts["heals"]
+    stub = next(pid for pid, name in _stubs(watcher.server).items() if name == model)
+    os.kill(stub, signal.SIGKILL)
+    _wait_for(lambda: watcher.counts["heals"] > heals)
+    assert events[-1][0] == "heal"
+    assert events[-1][1]["models"] == [model]
+    _answers_rightly(watcher.server)
+
+
+def test_a_killed_server_is_started_again_where_it_was(watched: tuple[Watcher, list]) -> None:
+    watcher, _ = watched
+    address, pid, restarts = watcher.server.http_address, watcher.server.pid, watcher.counts["restarts"]
+    os.kill(pid, signal.SIGKILL)
+    _wait_for(lambda: watcher.counts["restarts"] > restarts)
+    assert watcher.server.http_address == address
+    assert watcher.server.pid != pid
+    _answers_rightly(watcher.server)
+
+
+def test_metrics_are_triton_s_and_the_watcher_s(watched: tuple[Watcher, list]) -> None:
+    watcher, _ = watched
+    metrics = MetricsServer("127.0.0.1", 0, watcher)
+    try:
+        with urllib.request.urlopen(f"http://{metrics.address}/metrics") as response:
+            text = response.read().decode()
+    finally:
+        metrics.close()
+    assert "nv_inference_request_success" in text
+    assert "alexnet_healthy 1" in text
+    assert f"alexnet_restarts_total {watcher.counts['restarts']}" in text
+
+
+def test_status_and_stop(tiny_repository: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving"]
+    environment = {
+        **os.environ,
+        "HTTP_PORT": "0",
+        "GRPC_PORT": "0",
+        "METRICS_PORT": "0",
+        "TMPDIR": str(tmp_path),  # other servers of this machine are out of sight
+    }
+    arguments = ["run", "--repository", str(tiny_repository), "--log", str(tmp_path / "log")]
+    with subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE) as serving:
+        assert serving.stdout
+        serving.stdout.readline()
+        serving.stdout.readline()
+        status = subprocess.run([*command, "status"], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert status.returncode == 0
+        assert " well " in status.stdout
+        assert str(tiny_repository) in status.stdout
+        stop = subprocess.run([*command, "stop"], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert stop.returncode == 0, stop.stderr
+        assert serving.wait(10) == 0
+    again = subprocess.run([*command, "stop"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (again.returncode, again.stderr) == (1, "serving: nothing runs\n")
+
+
+def _stubs(server: Server) -> dict[int, str]:
+    assert server._process
+    return server._process.stub_models()
+
+
+def _answers_rightly(server: Server) -> None:
+    _, probabilities = server.control.classify(jpeg(seed=5))
+    np.testing.assert_allclose(probabilities, answer(network(), jpeg(seed=5)), atol=1e-4)
+    assert not server.missing_stubs()
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
