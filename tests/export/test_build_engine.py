@@ -7,7 +7,6 @@ tensors, the operands of its convolutions and matrix products, and the batches t
 import hashlib
 import json
 import re
-import resource
 import shutil
 import struct
 from collections.abc import Iterator
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 
 from export import build_engine, quantize, tensorrt_api, to_onnx
 from export.cuda import find_gpu
 from export.tensorrt_api import EngineConfig
+from small_graphs import small_graph
 from training.checkpoint import Checkpoint
 from training.model import INPUT_SIZE, AlexNet, NetworkConfig, initialize
 
@@ -32,7 +30,6 @@ CLASSES = ("ant", "bee", "cat", "dog", "eel")
 OPT, MAX = 8, 31
 OPERANDS = {"fp32": "float", "fp16": "half", "int8": "int8"}
 needs_gpu = pytest.mark.skipif(find_gpu() is None, reason="not run: no GPU")
-without_gpu = pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
 
 
 @dataclass(frozen=True)
@@ -129,25 +126,6 @@ def test_sidecar_says_what_the_plan_is(plan: Plan) -> None:
     assert sidecar["verified"].startswith("not run: ")
 
 
-def small_graph(
-    path: Path, nodes: list[onnx.NodeProto] | None = None, batch: int | str = "N", inputs: tuple[str, ...] = ()
-) -> Path:
-    """images uint8 [N, 4, 4, 3] to probabilities [N, 3], or what `nodes` make of them."""
-    average = [
-        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
-        helper.make_node("Softmax", ["means"], ["probabilities"], axis=1),
-    ]
-    values = [helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, 4, 4, 3])]
-    values += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3]) for name in inputs]
-    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [batch, 3])
-    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])
-    graph = helper.make_graph(nodes or average, "small", values, [output], [axes])
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("elsewhere", 1)]
-    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
-    return path
-
-
 def test_timing_cache_is_kept_and_given_to_the_next_build(tmp_path: Path) -> None:
     model, output = small_graph(tmp_path / "small.onnx"), tmp_path / "small.plan"
     gpus_own, kept = tmp_path / "small.plan.timing_cache", tmp_path / "small.plan.check_timing_cache"
@@ -182,86 +160,6 @@ def test_command_says_that_a_check_is_not_for_triton(tmp_path: Path, capsys: pyt
         "small.plan.check_timing_cache",
         "small.plan.json",
     ]
-
-
-CAST = helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)
-BAD = {
-    "truncated": (lambda path: path.write_bytes(small_graph(path).read_bytes()[:90]), "damaged"),
-    "text": (lambda path: path.write_text("not a model"), "damaged"),
-    "empty": (lambda path: path.write_bytes(b""), "damaged"),
-    "absent": (lambda path: None, "no such model"),
-    "two inputs": (lambda path: small_graph(path, inputs=("mask",)), "2 inputs (images, mask)"),
-    "no such operator": (
-        lambda path: small_graph(path, [helper.make_node("Foo", ["images"], ["probabilities"])]),
-        "Foo",
-    ),
-    "operator of another domain": (
-        lambda path: small_graph(
-            path, [CAST, helper.make_node("Bar", ["pixels"], ["probabilities"], domain="elsewhere")]
-        ),
-        "does not take Bar",
-    ),
-    "transposed uint8": (
-        lambda path: small_graph(
-            path,
-            [
-                helper.make_node("Transpose", ["images"], ["planes"], perm=[0, 3, 1, 2]),
-                helper.make_node("Cast", ["planes"], ["pixels"], to=TensorProto.FLOAT),
-                helper.make_node("ReduceMean", ["pixels"], ["probabilities"], keepdims=0),
-            ],
-        ),
-        "does not take Transpose",
-    ),
-    "other signature": (
-        lambda path: path.write_bytes(small_graph(path).read_bytes().replace(b"images", b"bitmap")),
-        "export.adapt",
-    ),
-}
-
-
-@pytest.mark.parametrize(("write", "says"), BAD.values(), ids=BAD.keys())
-def test_bad_model_is_one_line(write: Any, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = tmp_path / "bad.onnx"
-    write(model)
-    assert build_engine.main([str(model), str(tmp_path / "out" / "bad.plan"), "--check"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"build_engine: {model}: ")
-    assert says in line
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("flags", [["--opt", "9", "--max", "8"], ["--max", "0"], ["--workspace", "0"]])
-def test_impossible_options_are_one_line(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert build_engine.main(["model.onnx", "model.plan", "--check", *flags]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "give 1" in line
-
-
-@without_gpu
-def test_without_a_gpu_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert build_engine.main([str(small_graph(tmp_path / "small.onnx")), str(tmp_path / "small.plan")]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("build_engine: no GPU: ")
-    assert "--check" in line
-
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file of this process grows beyond 64 KiB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_full_disk_leaves_what_was_there(tmp_path: Path, full_disk: None, capsys: pytest.CaptureFixture[str]) -> None:
-    model, output = small_graph(tmp_path / "small.onnx"), tmp_path / "small.plan"
-    output.write_bytes(b"the plan before")
-    assert build_engine.main([str(model), str(output), "--check"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"build_engine: {output}: cannot be written: ")
-    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()}.keys() == {"small.onnx", "small.plan"}
-    assert output.read_bytes() == b"the plan before"
 
 
 @needs_gpu
