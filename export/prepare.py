@@ -11,7 +11,7 @@ from PIL import Image
 
 from export import gate, onnx_file, probe
 from export.adapt import LARGEST_BATCH
-from export.errors import ModelError
+from export.errors import ModelError, PublishError
 from export.files import sha256
 from export.images import find_images
 from export.report import tool_versions
@@ -21,7 +21,8 @@ from imaging import decode
 
 KNOWN_IMAGE_CANDIDATES = 200
 # What lies beside the fp32 model and goes with it: precision -> file.
-SIBLINGS = {"fp16": "model.fp16.onnx", "int8": "model.int8.onnx", "plan": "model.plan"}
+SIBLINGS = {"fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+PLAN = "model.plan"
 
 
 def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool = False) -> Publication:
@@ -36,7 +37,7 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
     report = gate.read_report(path)
     forced = gate.check(report, force) if report else []
     siblings = {file: path.with_name(file) for file in SIBLINGS.values() if report and file in report["sha256"]}
-    artefacts = {"model.onnx": path, **siblings}
+    artefacts = {"model.onnx": path, **siblings, **plan_beside(path)}
     known_image, answer = choose_known_image(openvino(path), _candidates(images, labels, network), labels, network)
     manifest: dict[str, Any] = {
         "published": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -64,6 +65,27 @@ def describe(path: Path, name: str) -> tuple[dict[str, str], tuple[str, ...], Ne
     labels = tuple(json.loads(properties["classes"]))
     batch, size = onnx_file.dims(onnx_file.image_input(model, path))[:2]
     return properties, labels, Network(name, len(labels), size or 0, batch or LARGEST_BATCH)
+
+
+def plan_beside(model: Path) -> dict[str, Path]:
+    """The TensorRT plan beside a model, where `export.build_engine` built and verified one for Triton.
+
+    Raises:
+        PublishError: there is one that is not for Triton, or not the one that its sidecar is about.
+    """
+    path = model.with_name(PLAN)
+    if not path.is_file():
+        return {}
+    try:
+        sidecar = json.loads(path.with_name(f"{path.name}.json").read_text())
+        fits = sidecar["purpose"] == "for Triton" and sidecar["plan"]["sha256"] == sha256(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise PublishError(
+            f"{path}: not a plan that was built for Triton; build it with python -m export.build_engine, or remove it"
+        )
+    return {PLAN: path}
 
 
 def _candidates(images: Path | None, labels: tuple[str, ...], network: Network) -> list[bytes]:

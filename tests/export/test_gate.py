@@ -9,6 +9,7 @@ import pytest
 from export import gate
 from export.errors import AccuracyError, PublishError
 from export.files import sha256
+from export.prepare import plan_beside as beside
 
 
 def report(**top1: float) -> dict[str, Any]:
@@ -39,3 +40,23 @@ def test_a_report_on_other_files_is_refused(tmp_path: Path) -> None:
 
 def test_no_report_no_verified_precision(tmp_path: Path) -> None:
     assert gate.read_report(tmp_path / "model.onnx") is None
+
+
+@pytest.mark.parametrize("sidecar", [None, {"purpose": "a check, not for Triton"}, {"purpose": "for Triton"}])
+def test_a_plan_that_is_not_for_triton_is_refused(sidecar: dict[str, Any] | None, tmp_path: Path) -> None:
+    """A check's plan, one of another build, or one that nothing vouches for."""
+    plan = tmp_path / "model.plan"
+    plan.write_bytes(b"plan")
+    if sidecar is not None:
+        (tmp_path / "model.plan.json").write_text(json.dumps({**sidecar, "plan": {"sha256": "another"}}))
+    with pytest.raises(PublishError, match="not a plan that was built for Triton"):
+        beside(plan.with_name("model.onnx"))
+
+
+def test_a_plan_for_triton_is_published(tmp_path: Path) -> None:
+    plan = tmp_path / "model.plan"
+    plan.write_bytes(b"plan")
+    sidecar = {"purpose": "for Triton", "plan": {"sha256": sha256(plan)}}
+    (tmp_path / "model.plan.json").write_text(json.dumps(sidecar))
+    assert beside(tmp_path / "model.onnx") == {"model.plan": plan}
+    assert beside(tmp_path / "elsewhere" / "model.onnx") == {}
