@@ -69,8 +69,9 @@ class Pool:
                 raise error from None
 
     def worked(self, server: Server) -> None:
-        """The server answered."""
+        """The server answered; who waits for one that is well need wait no longer."""
         self._seen = server.well = True
+        self._back.set()
 
     def failed(self, server: Server, error: ServerError) -> None:
         """The server did not answer: look elsewhere, and see when it is back."""
@@ -101,5 +102,4 @@ class Pool:
             except ServerError as error:
                 server.error = error
             else:
-                server.well = self._seen = True
-                self._back.set()
+                self.worked(server)

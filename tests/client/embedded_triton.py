@@ -66,8 +66,7 @@ class Triton:
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
-            region.unlink(missing_ok=True)
+        self._sweep()
 
     def freeze(self) -> None:
         assert self.process is not None
@@ -85,6 +84,11 @@ class Triton:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.kill()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
+            region.unlink(missing_ok=True)
 
     def _wait(self) -> None:
         assert self.process is not None
