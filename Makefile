@@ -13,7 +13,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --no-warn-script-location 
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo train export serve test check clean
+.PHONY: help setup demo train export serve status test check clean
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -29,6 +29,9 @@ export: .venv/.run $(ARTIFACTS)/checkpoint.pt $(ARTIFACTS)/test $(ARTIFACTS)/cal
 
 serve: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## Triton in the foreground until Ctrl-C
 	@$(BIN)/python -m serving run --repository $(ARTIFACTS)/model_repository
+
+status: .venv/.run ## what runs, and whether it is well
+	@$(BIN)/python -m serving status
 
 test: .venv/.dev ## the tests, and all that they need
 	@$(BIN)/python -m pytest
