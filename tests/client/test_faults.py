@@ -1,5 +1,6 @@
 """Servers that vanish, return, stall and lie: a right answer after a retry, or the fault's own exception in time."""
 
+import asyncio
 import random
 import threading
 import time
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from answers import agree, by_torch
-from client import Classification, Classifier
+from client import Classification, Classifier, Config
 from client.errors import BadAnswer, DeadlineExceeded, ServerError, Unreachable
+from client.retry import Deadline
+from client.session import Session
 from embedded_triton import Triton, free_port
 from photographs import jpeg
 from proxy import Last, Proxy, honest, proxied
@@ -123,6 +126,25 @@ def test_a_lost_server_is_replaced_by_the_next(triton: Triton, proxy: tuple[Prox
         assert agree(result, by_torch(IMAGES[1]))
         between.fault = honest
         assert wait_for(lambda: classifier.classify(IMAGES[0]).timing.host == f"127.0.0.1:{between.port}")
+
+
+def test_an_answer_in_flight_ends_the_wait_for_a_lost_server(url: str) -> None:
+    async def wait() -> bool:
+        session = Session(Config(urls=(url,)))
+        pool, (server,) = session.pool, session.pool.servers
+        pool.worked(server)
+        pool.failed(server, Unreachable("its connection broke"))
+        assert server.probe is not None
+        server.probe.cancel()
+        waiting = asyncio.create_task(pool.pick(Deadline(60)))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        pool.worked(server)
+        picked = await asyncio.wait_for(waiting, 5)
+        await session.close()
+        return picked is server
+
+    assert asyncio.run(wait())
 
 
 def test_a_stalled_server_is_replaced_within_the_deadline(triton: Triton, proxy: tuple[Proxy, str]) -> None:
