@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serving.server import Server
 from serving.errors import ServingError
+from serving.server import Server
 
 ROOT = Path(__file__).resolve().parent
 
