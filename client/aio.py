@@ -83,8 +83,11 @@ class AsyncClassifier:
                 for result in await task:
                     yield result
         finally:
-            for task in window.rest():
+            left = list(window.rest())
+            for task in left:
                 task.cancel()
+            # Their failures are those of the one that ended this: asyncio would report each as never looked at.
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def close(self) -> None:
         """Drop the connections."""
