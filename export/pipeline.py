@@ -13,7 +13,7 @@ from export.images import LabelledImages, find_images
 from export.runners import onnx_runtime, openvino
 from export.verify import TOLERANCE, Candidate, accuracy, check_batches, compare, measure_rates, run_in_batches
 
-CALIBRATION_IMAGES = 128  # more change no range by much, and entropy calibration keeps all activations of all images
+CALIBRATION_IMAGES = 128  # entropy and percentile calibration keep all activations of all of them
 SELECTION_IMAGES = 1000
 FP16_TOLERANCE = 2e-2
 

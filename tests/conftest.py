@@ -10,7 +10,7 @@ from serving.server import Server
 from training import checkpoint, fashion_mnist
 from training.checkpoint import Checkpoint
 
-BUDGET_S = 12  # of training: enough for 0.7 of top-1
+BUDGET_S = 20  # of training: 0.73 of top-1 where it was measured
 
 
 @pytest.fixture(scope="session")
