@@ -54,7 +54,7 @@ $(BIN)/pip:
 
 .venv/.dev: .venv/.run
 	$(info Installing the test tools into .venv)
-	@$(PIP) -e .[train,export,serve,rtx,dev]
+	@$(PIP) -e .[train,export,serve,rtx,loadtest,gateway,dev]
 	@touch $@
 
 $(ARTIFACTS)/checkpoint.pt: | .venv/.run
