@@ -10,12 +10,27 @@ from photographs import jpeg
 
 
 @pytest.fixture(scope="session")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    """Serves the tests' repository while the tests run."""
-    server = Triton(tmp_path_factory.mktemp("triton"))
-    server.start()
-    yield server
-    server.stop()
+def shared_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """Serves the tests' repository while the tests of this process run."""
+    with Triton(tmp_path_factory.mktemp("triton")) as server:
+        yield server
+
+
+@pytest.fixture
+def triton(shared_triton: Triton) -> Iterator[Triton]:
+    """The shared server, alive; the test that it does not survive fails, and the next has it anew."""
+    if not shared_triton.alive():
+        shared_triton.start()
+    yield shared_triton
+    assert shared_triton.alive(), f"the server did not survive this test: {shared_triton.log.read_text()[-3000:]}"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Triton]:
+    """A server of the test's own, to be killed and frozen; it runs."""
+    with Triton(tmp_path) as server:
+        server.start()
+        yield server
 
 
 @pytest.fixture(params=["grpc", "http"])

@@ -10,16 +10,28 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 REPOSITORY = Path(__file__).parent / "repository"
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def reserve() -> socket.socket:
+    """A free port that no other process is given while this is open; whoever sets SO_REUSEPORT may listen on it."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+@contextmanager
+def dead_port() -> Iterator[int]:
+    """A port on which nobody listens."""
+    with reserve() as held:
+        yield held.getsockname()[1]
 
 
 def backend_folder(folder: Path) -> Path:
@@ -40,12 +52,17 @@ def wheel() -> Path:
 
 
 class Triton:
-    """One tritonserver on its own ports; `stop`, `kill` and `start` may follow one another."""
+    """One tritonserver on its own ports from `start` to the end of the block; `kill` and `start` may follow.
+
+    It holds its ports while it is dead too, so that it comes back where it was.
+    """
 
     def __init__(self, folder: Path, repository: Path = REPOSITORY, extra: tuple[str, ...] = ()) -> None:
-        self.http_port, self.grpc_port = free_port(), free_port()
+        self._held = reserve(), reserve()
+        self.http_port, self.grpc_port = (held.getsockname()[1] for held in self._held)
         self.log = folder / "triton.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._stub_count = 0
         self._repository, self._extra = repository, extra
         self._shm_prefix = f"client_tests_{os.getpid()}_{self.http_port}_"
         self._backends = backend_folder(folder / "backends")
@@ -76,15 +93,25 @@ class Triton:
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGCONT)
 
-    def stop(self) -> None:
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
+    def alive(self) -> bool:
+        """Whether the server and the stubs of its models are there."""
+        return self.process is not None and self.process.poll() is None and len(self._stubs()) == self._stub_count
+
+    def __enter__(self) -> "Triton":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
             self.kill()
-        self._sweep()
+        for held in self._held:
+            held.close()
+
+    def _stubs(self) -> list[str]:
+        assert self.process is not None
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [pid for children in threads for pid in children.read_text().split()]
 
     def _sweep(self) -> None:
         for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
@@ -97,6 +124,7 @@ class Triton:
                 break
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/v2/health/ready", timeout=1):
+                    self._stub_count = len(self._stubs())
                     return
             except (OSError, urllib.error.URLError):
                 time.sleep(0.05)
@@ -112,7 +140,8 @@ class Triton:
             "--http-address=127.0.0.1",
             "--grpc-address=127.0.0.1",
             "--allow-metrics=false",
-            "--exit-timeout-secs=5",
+            "--reuse-http-port=true",
+            "--reuse-grpc-port=true",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             *self._extra,
         ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedded_triton import free_port
+from embedded_triton import dead_port
 from imaging import decode
 
 SCRIPT = Path(__file__).resolve().parents[2] / "client/classify.py"
@@ -73,8 +73,8 @@ def test_text_goes_to_standard_output_and_errors_do_not(url: str, pictures: list
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_nobody_listening_is_exit_3_and_one_line(scheme: str, pictures: list[Path]) -> None:
-    port = free_port()
-    done = classify(pictures[0], "--url", f"{scheme}://127.0.0.1:{port}")
+    with dead_port() as port:
+        done = classify(pictures[0], "--url", f"{scheme}://127.0.0.1:{port}")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 1
     assert f"127.0.0.1:{port}: cannot connect: connection refused; " in done.stderr

@@ -14,7 +14,7 @@ from client import Classification, Classifier, Config
 from client.errors import BadAnswer, DeadlineExceeded, ServerError, Unreachable
 from client.retry import Deadline
 from client.session import Session
-from embedded_triton import Triton, free_port
+from embedded_triton import Triton, dead_port
 from photographs import jpeg
 from proxy import Last, Proxy, honest, proxied
 
@@ -170,41 +170,34 @@ def test_a_slow_answer_is_overtaken_by_a_second_request(triton: Triton, proxy: t
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_nobody_there(scheme: str) -> None:
     expected = "cannot connect: connection refused; start it with `make serve`"
-    with Classifier(f"{scheme}://127.0.0.1:{free_port()}") as classifier, pytest.raises(Unreachable, match=expected):
-        classifier.classify(IMAGES[0])
+    with dead_port() as port, Classifier(f"{scheme}://127.0.0.1:{port}") as classifier:
+        with pytest.raises(Unreachable, match=expected):
+            classifier.classify(IMAGES[0])
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_the_server_is_killed_and_started_again_in_the_middle(scheme: str, tmp_path: Path) -> None:
-    own = Triton(tmp_path)
-    own.start()
-    try:
-        with Classifier(own.urls[scheme], concurrency=8, timeout_s=60) as classifier:
-            results: list[object] = []
-            for number, result in enumerate(classifier.classify_many(IMAGES[number % 12] for number in range(400))):
-                results.append(result)
-                if number == 100:
-                    own.kill()
-                    threading.Timer(0.5, own.start).start()
-        assert len(results) == 400
-        assert all(isinstance(result, Classification) for result in results)
-        assert all(agree(result, by_torch(IMAGES[number % 12])) for number, result in enumerate(results))
-        assert max(result.timing.attempts for result in results if isinstance(result, Classification)) > 1
-    finally:
-        own.stop()
+def test_the_server_is_killed_and_started_again_in_the_middle(scheme: str, own: Triton) -> None:
+    with Classifier(own.urls[scheme], concurrency=8, timeout_s=60) as classifier:
+        results: list[object] = []
+        for number, result in enumerate(classifier.classify_many(IMAGES[number % 12] for number in range(400))):
+            results.append(result)
+            if number == 100:
+                own.kill()
+                starting = threading.Timer(0.5, own.start)
+                starting.start()
+    starting.join()
+    assert len(results) == 400
+    assert all(isinstance(result, Classification) for result in results)
+    assert all(agree(result, by_torch(IMAGES[number % 12])) for number, result in enumerate(results))
+    assert max(result.timing.attempts for result in results if isinstance(result, Classification)) > 1
 
 
-def test_shared_memory_survives_a_restart_of_the_server(tmp_path: Path) -> None:
-    own = Triton(tmp_path)
-    own.start()
-    try:
-        with Classifier(own.urls["grpc"], shm=True, timeout_s=60) as classifier:
-            classifier.classify(IMAGES[0])
-            own.kill()
-            own.start()
-            assert agree(classifier.classify(IMAGES[1]), by_torch(IMAGES[1]))
-    finally:
-        own.stop()
+def test_shared_memory_survives_a_restart_of_the_server(own: Triton) -> None:
+    with Classifier(own.urls["grpc"], shm=True, timeout_s=60) as classifier:
+        classifier.classify(IMAGES[0])
+        own.kill()
+        own.start()
+        assert agree(classifier.classify(IMAGES[1]), by_torch(IMAGES[1]))
 
 
 def test_every_exception_is_one_of_the_tree(proxy: tuple[Proxy, str]) -> None:

@@ -16,16 +16,28 @@ from commands import classify, command, lines
 from embedded_triton import Triton
 from photographs import jpeg
 
-IMAGES = 3000
+IMAGES, BROKEN_EVERY = 2000, 500
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of images, some of them broken."""
-    folder = tmp_path_factory.mktemp("many")
+    folder = whole_folder(tmp_path_factory.mktemp("many"))
+    for path in sorted(folder.iterdir())[::BROKEN_EVERY]:
+        path.write_bytes(b"broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images."""
+    return whole_folder(tmp_path_factory.mktemp("whole"))
+
+
+def whole_folder(folder: Path) -> Path:
     pictures = [jpeg(seed) for seed in range(10)]
     for number in range(IMAGES):
-        (folder / f'{number:05} "x"\n.jpg').write_bytes(pictures[number % 10] if number % 500 else b"broken")
+        (folder / f'{number:05} "x"\n.jpg').write_bytes(pictures[number % 10])
     return folder
 
 
@@ -64,81 +76,74 @@ def test_killed_and_resumed_every_image_is_in_the_file_once(url: str, many: Path
     assert Counter(paths_in(file)) == counts
 
 
-def test_the_server_is_killed_under_the_command(many: Path, tmp_path: Path) -> None:
-    own = Triton(tmp_path)
+@pytest.mark.parametrize(("scheme", "folder", "code"), [("grpc", "whole", 0), ("http", "whole", 0), ("grpc", "many", 1)])
+def test_the_server_is_killed_and_started_again_under_the_command(
+    scheme: str, folder: str, code: int, own: Triton, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    images, file = request.getfixturevalue(folder), tmp_path / "results.jsonl"
+    process = subprocess.Popen(
+        command("-r", images, "--url", own.urls[scheme], "-o", file, "--timeout", 60), stderr=subprocess.PIPE
+    )
+    while size(file) < 50_000:
+        time.sleep(0.01)
+    own.kill()
+    assert process.poll() is None
+    assert len(lines(whole_lines(file))) < IMAGES
+    time.sleep(0.5)
     own.start()
-    file = tmp_path / "results.jsonl"
-    try:
-        process = subprocess.Popen(
-            command("-r", many, "--url", own.urls["grpc"], "-o", file, "--timeout", 60), stderr=subprocess.PIPE
-        )
-        while size(file) < 50_000:
-            time.sleep(0.01)
-        own.kill()
-        time.sleep(0.5)
-        own.start()
-        _, complaints = process.communicate(timeout=120)
-        assert process.returncode == 1
-        assert complaints.count(b"\n") == IMAGES // 500
-        answers = lines(file.read_bytes())
-        assert len(answers) == len({answer["path"] for answer in answers}) == IMAGES
-        best = [int(by_torch(jpeg(seed)).argmax()) for seed in range(10)]
-        for answer in answers:
-            number = int(Path(answer["path"]).name[:5])
-            assert answer["top"][0]["index"] == best[number % 10] if number % 500 else "error" in answer
-    finally:
-        own.stop()
+    _, complaints = process.communicate(timeout=120)
+    broken = IMAGES // BROKEN_EVERY if code else 0
+    assert (process.returncode, complaints.count(b"\n")) == (code, broken)
+    answers = lines(file.read_bytes())
+    assert sorted(answer["path"] for answer in answers) == sorted(map(str, images.iterdir()))  # each once
+    best = [int(by_torch(jpeg(seed)).argmax()) for seed in range(10)]
+    for answer in answers:
+        number = int(Path(answer["path"]).name[:5])
+        if broken and number % BROKEN_EVERY == 0:
+            assert "error" in answer
+        else:
+            assert answer["top"][0]["index"] == best[number % 10]
+
+
+def whole_lines(file: Path) -> bytes:
+    return file.read_bytes().rpartition(b"\n")[0]
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_a_server_that_never_answers(scheme: str, many: Path, tmp_path: Path) -> None:
-    own = Triton(tmp_path)
-    own.start()
-    try:
-        own.freeze()
-        start = time.monotonic()
-        done = classify("-r", many, "--url", own.urls[scheme], "--timeout", 2)
-        assert time.monotonic() - start < 60
-        assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
-        assert b"--timeout" in done.stderr
-    finally:
-        own.thaw()
-        own.stop()
+def test_a_server_that_never_answers(scheme: str, many: Path, own: Triton) -> None:
+    own.freeze()
+    start = time.monotonic()
+    done = classify("-r", many, "--url", own.urls[scheme], "--timeout", 2)
+    assert time.monotonic() - start < 60
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
+    assert b"--timeout" in done.stderr
 
 
-def test_a_server_that_stops_answering_keeps_what_was_written(many: Path, tmp_path: Path) -> None:
-    own = Triton(tmp_path)
-    own.start()
+def test_a_server_that_stops_answering_keeps_what_was_written(many: Path, own: Triton, tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
-    try:
-        process = subprocess.Popen(
-            command("-r", many, "--url", own.urls["http"], "-o", file, "--timeout", 3), stderr=subprocess.PIPE
-        )
-        while size(file) < 50_000:
-            time.sleep(0.01)
-        own.freeze()
-        _, complaints = process.communicate(timeout=60)
-        assert process.returncode == 3
-        assert f"results are in {file}, --resume goes on".encode() in complaints.splitlines()[-1]
-    finally:
-        own.thaw()
-        own.stop()
+    process = subprocess.Popen(
+        command("-r", many, "--url", own.urls["http"], "-o", file, "--timeout", 3), stderr=subprocess.PIPE
+    )
+    while size(file) < 50_000:
+        time.sleep(0.01)
+    own.freeze()
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert f"results are in {file}, --resume goes on".encode() in complaints.splitlines()[-1]
 
 
-def test_waiting_for_a_server_that_starts(tmp_path: Path, pictures: list[Path]) -> None:
-    own = Triton(tmp_path)
+def test_waiting_for_a_server_that_starts(own: Triton, pictures: list[Path]) -> None:
+    own.kill()
     process = subprocess.Popen(
         command(pictures[0], "--url", own.urls["grpc"], "--wait", 60, "--format", "json"), stdout=subprocess.PIPE
     )
     time.sleep(1)
     assert process.poll() is None
     own.start()
-    try:
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0
-        assert json.loads(output)["path"] == str(pictures[0])
-    finally:
-        own.stop()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(output)["path"] == str(pictures[0])
+    own.kill()
     assert classify(pictures[0], "--url", own.urls["grpc"], "--wait", 0.5).returncode == 3
 
 

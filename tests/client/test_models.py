@@ -38,10 +38,9 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     (repository / "adder/1").mkdir(parents=True)
     (repository / "adder/config.pbtxt").write_text(ADDER)
     shutil.copy(repository / "alexnet/1/model.py", repository / "adder/1/model.py")
-    server = Triton(folder, repository, RESTRICTED)
-    server.start()
-    yield server
-    server.stop()
+    with Triton(folder, repository, RESTRICTED) as server:
+        server.start()
+        yield server
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
