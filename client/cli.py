@@ -15,6 +15,7 @@ OK, SOME_FAILED, USAGE, NO_SERVER, INTERRUPTED = 0, 1, 2, 3, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. 0: all classified; 1: some image failed; 2: usage; 3: no server."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would add its own lines to the one that says what failed
     try:
         return _run(words)
     except UsageError as error:

@@ -1,7 +1,6 @@
 """Triton over gRPC, with the stubs that tritonclient carries."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,8 +11,9 @@ from tritonclient.grpc import service_pb2_grpc
 
 from client.address import Address
 from client.config import Config, Tls
-from client.errors import BadAnswer, NotReady, ServerError, UsageError
+from client.errors import BadAnswer, NotReady, ServerError, Unreachable
 from client.grpc_errors import translate
+from client.tls import explain, pem
 from client.wire import InferReply, InferRequest, Json, SharedMemory, parse_bytes
 
 # A connection that died without a word is found out within 30 s while calls wait on it. Two pings at most
@@ -43,6 +43,8 @@ class GrpcTransport:
     def __init__(self, address: Address, config: Config) -> None:
         """Must be made in the event loop that will use it."""
         self.host = address.authority
+        self._address, self._tls = address, config.tls
+        self._unproven = address.secure  # until a first answer came over TLS
         self._metadata = tuple((name.lower(), value) for name, value in config.headers.items())
         self._compression = COMPRESSION[config.compress]
         self._channel = _open(address, config.tls)
@@ -113,11 +115,16 @@ class GrpcTransport:
         self, method: Callable[..., Awaitable[Any]], request: Message, timeout_s: float, model: str = ""
     ) -> Any:
         try:
-            return await method(request, timeout=timeout_s, metadata=self._metadata, compression=self._compression)
+            answer = await method(request, timeout=timeout_s, metadata=self._metadata, compression=self._compression)
         except grpc.aio.AioRpcError as error:
-            raise translate(error, self.host, model, timeout_s) from None
+            failure = translate(error, self.host, model, timeout_s)
+            if self._unproven and isinstance(failure, Unreachable):
+                failure = await explain(self._address, self._tls, timeout_s) or failure
+            raise failure from None
         except (DecodeError, grpc.aio.UsageError) as error:
             raise ServerError(str(error), self.host, model) from None
+        self._unproven = False
+        return answer
 
 
 def build_request(request: InferRequest) -> pb.ModelInferRequest:
@@ -159,17 +166,7 @@ def read_reply(message: pb.ModelInferResponse, output: str) -> InferReply:
 def _open(address: Address, tls: Tls) -> grpc.aio.Channel:
     if not address.secure:
         return grpc.aio.insecure_channel(address.authority, options=CHANNEL_OPTIONS)
-    credentials = grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
-    return grpc.aio.secure_channel(address.authority, credentials, options=CHANNEL_OPTIONS)
-
-
-def _read(file: str | None) -> bytes | None:
-    if file is None:
-        return None
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
+    return grpc.aio.secure_channel(address.authority, grpc.ssl_channel_credentials(*pem(tls)), options=CHANNEL_OPTIONS)
 
 
 def _as_json(message: Message) -> dict[str, Any]:

@@ -29,12 +29,14 @@ def _reason(error: OSError) -> str:
     """The system's words, which asyncio replaces by its own."""
     if error.errno and error.errno > 0:
         return os.strerror(error.errno).lower()
-    return one_line(error.strerror or str(error))
+    return one_line(error.strerror or str(error)) or "the connection was closed"
 
 
 def refusal(status: int, content: bytes, retry_after: str | None, host: str, model: str) -> errors.ServerError:
     """The exception to raise for an answer that is not 200."""
     detail = _message(status, content)
+    if status == 400 and b"SSL certificate" in content:  # nginx's page
+        return errors.TlsError("it wants a client certificate, or another one", host)
     if status == 429 or (status == 503 and (BUSY.search(detail) or retry_after)):
         return errors.Overloaded(detail, host, model, parse_retry_after(retry_after))
     if status >= 500:

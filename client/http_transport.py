@@ -7,7 +7,6 @@ answer, Retry-After among them, and takes twice the time to import.
 import asyncio
 import io
 import json
-import ssl
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +15,10 @@ from urllib.parse import quote
 import aiohttp
 
 from client.address import Address
-from client.config import Config, Tls
-from client.errors import BadAnswer, ModelNotFound, NotReady, RequestRefused, UsageError
+from client.config import Config
+from client.errors import BadAnswer, ModelNotFound, NotReady, RequestRefused, Unreachable
 from client.http_errors import refusal, translate
+from client.tls import explain, make_context
 from client.wire import InferReply, InferRequest, Json, SharedMemory
 
 # What aiohttp sends piece by piece when it is given as a stream, and in one go, holding up all else, as bytes.
@@ -32,8 +32,10 @@ class HttpTransport:
     def __init__(self, address: Address, config: Config) -> None:
         """Must be made in the event loop that will use it."""
         self.host = address.authority
+        self._address, self._tls = address, config.tls
+        self._unproven = address.secure  # until a first answer came over TLS
         self._base, self._compress = f"{address}/v2", config.compress
-        connector = aiohttp.TCPConnector(limit=0, ssl=_context(config.tls) if address.secure else False)
+        connector = aiohttp.TCPConnector(limit=0, ssl=make_context(config.tls) if address.secure else False)
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=dict(config.headers),
@@ -122,7 +124,11 @@ class HttpTransport:
                 content, status = await response.read(), response.status
                 retry_after = response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-            raise translate(error, self.host, model, timeout_s) from None
+            failure = translate(error, self.host, model, timeout_s)
+            if self._unproven and isinstance(failure, Unreachable):
+                failure = await explain(self._address, self._tls, timeout_s) or failure
+            raise failure from None
+        self._unproven = False
         if status != 200:
             raise refusal(status, content, retry_after, self.host, model)
         return self._parse(content, model)
@@ -172,13 +178,3 @@ def _model_path(model: str, version: str) -> str:
 def _compressed(body: bytes, algorithm: str) -> bytes:
     packer = zlib.compressobj(wbits=31 if algorithm == "gzip" else 15)
     return packer.compress(body) + packer.flush()
-
-
-def _context(tls: Tls) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-        if tls.cert:
-            context.load_cert_chain(tls.cert, tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"{tls.ca or tls.cert}: {error.strerror or error}") from None
-    return context

@@ -5,7 +5,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -170,9 +169,12 @@ def test_a_slow_answer_is_overtaken_by_a_second_request(triton: Triton, proxy: t
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_nobody_there(scheme: str) -> None:
     expected = "cannot connect: connection refused; start it with `make serve`"
-    with dead_port() as port, Classifier(f"{scheme}://127.0.0.1:{port}") as classifier:
-        with pytest.raises(Unreachable, match=expected):
-            classifier.classify(IMAGES[0])
+    with (
+        dead_port() as port,
+        Classifier(f"{scheme}://127.0.0.1:{port}") as classifier,
+        pytest.raises(Unreachable, match=expected),
+    ):
+        classifier.classify(IMAGES[0])
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])

@@ -76,7 +76,9 @@ def test_killed_and_resumed_every_image_is_in_the_file_once(url: str, many: Path
     assert Counter(paths_in(file)) == counts
 
 
-@pytest.mark.parametrize(("scheme", "folder", "code"), [("grpc", "whole", 0), ("http", "whole", 0), ("grpc", "many", 1)])
+@pytest.mark.parametrize(
+    ("scheme", "folder", "code"), [("grpc", "whole", 0), ("http", "whole", 0), ("grpc", "many", 1)]
+)
 def test_the_server_is_killed_and_started_again_under_the_command(
     scheme: str, folder: str, code: int, own: Triton, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

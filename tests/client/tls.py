@@ -1,0 +1,93 @@
+"""Certificates, and a TLS end point in front of the real server."""
+
+import asyncio
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, both in PEM."""
+
+    cert: Path
+    key: Path
+
+
+class Authority:
+    """Signs certificates. `ca` is its own."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self.ca = Pair(folder / f"{name}.pem", folder / f"{name}.key")
+        openssl(
+            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
+            *("-keyout", self.ca.key, "-out", self.ca.cert),
+        )
+
+    def sign(self, name: str, days: int = 2, address: str = "127.0.0.1") -> Pair:
+        """A certificate for an address, valid for `days`; one of -1 has expired."""
+        pair = Pair(self._folder / f"{self._name}-{name}.pem", self._folder / f"{self._name}-{name}.key")
+        request, extensions = pair.cert.with_suffix(".csr"), pair.cert.with_suffix(".ext")
+        extensions.write_text(f"subjectAltName=IP:{address}\n")
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", pair.key, "-out", request)
+        openssl(
+            *("x509", "-req", "-in", request, "-days", days, "-extfile", extensions, "-out", pair.cert),
+            *("-CA", self.ca.cert, "-CAkey", self.ca.key, "-CAcreateserial"),
+        )
+        return pair
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+@contextmanager
+def end_point(target: int, server: Pair, client_ca: Path | None = None) -> Iterator[int]:
+    """Speaks TLS on a port and passes what it hears on to `target`; with `client_ca` it asks who is there."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+    context.load_cert_chain(server.cert, server.key)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.verify_mode = ssl.CERT_REQUIRED if client_ca else ssl.CERT_NONE
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(_listen(target, context), loop).result()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        asyncio.run_coroutine_threadsafe(_end(server), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _listen(target: int, context: ssl.SSLContext) -> asyncio.Server:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
+        await asyncio.gather(_pass(reader, inner_writer), _pass(inner_reader, writer))
+
+    return await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        with suppress(ConnectionError, ssl.SSLError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+    finally:
+        writer.transport.abort()
+
+
+async def _end(server: asyncio.Server) -> None:
+    server.close()
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)  # what was aborted closes its sockets
