@@ -1,0 +1,184 @@
+"""The command line."""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from client.address import parse_address
+from client.arguments import Parser as ClientParser
+from client.arguments import add_server_options, build_config
+from client.config import Config
+from loadtest.engine import Users
+from loadtest.errors import SettingError
+from loadtest.measure import Setup
+from loadtest.schedule import Plan, check_times
+from loadtest.workload import Workload
+
+PROGRAM = "loadtest"
+EXIT_CODES = """exit codes: 0 done, and every objective met; 1 an objective was missed, or the new version is slower;
+2 usage, images or results; 3 the server; 4 the figures decide nothing (the generator was the bottleneck, or too few
+pairs); 130 ended by Ctrl-C, with the figures until then"""
+MOST_USERS = 10_000
+UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Parser(ClientParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"{PROGRAM}: {message}; see python -m loadtest --help\n")
+
+
+def add_target(parser: Parser, server: bool = True) -> None:
+    """What is tested, and with which images."""
+    if server:
+        add_server_options(parser)
+        parser.add_argument("--metrics", metavar="URL", help="Triton's metrics (default: where the server has them)")
+    group = parser.add_argument_group("requests")
+    group.add_argument("--images", type=Path, default=Path("artifacts/pictures"), metavar="FOLDER")
+    group.add_argument(
+        "--limit", type=int, default=200, metavar="N", help="images held in memory (default: %(default)s)"
+    )
+    group.add_argument(
+        "--answers",
+        type=Path,
+        metavar="FILE",
+        help="right answers, as alexnet-classify --format json prints them (default: the server is asked for each "
+        "image alone, before the load)",
+    )
+    group.add_argument("--send", choices=("auto", "encoded", "pixels"), default="auto", help="as the client's --send")
+    group.add_argument("--batch", type=int, default=1, metavar="N", help="images a request (default: %(default)s)")
+    group.add_argument(
+        "--priorities",
+        default="0",
+        metavar="LEVEL:WEIGHT,...",
+        help="Triton's, mixed: 1:0.2,2:0.8 (default: the model's)",
+    )
+    group.add_argument(
+        "--connections", type=int, default=1024, metavar="N", help="HTTP, at most (default: %(default)s)"
+    )
+    group.add_argument("--give-up", type=seconds, default=10.0, metavar="TIME", help="on a request, after 10s")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of images, priorities and arrivals")
+
+
+def add_times(parser: Parser, duration: str, warmup: str = "2s") -> None:
+    """How long a load lasts."""
+    group = parser.add_argument_group("time")
+    group.add_argument(
+        "--duration",
+        type=seconds,
+        default=seconds(duration),
+        metavar="TIME",
+        help=f"measured: 30s, 5m, 1h (default: {duration})",
+    )
+    group.add_argument(
+        "--warmup",
+        type=seconds,
+        default=seconds(warmup),
+        metavar="TIME",
+        help=f"before it, left out (default: {warmup})",
+    )
+
+
+def add_output(parser: Parser) -> None:
+    """Where results go."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="of result and report (default: artifacts/loadtest/TIME)"
+    )
+    group.add_argument("--json", type=Path, metavar="FILE", help="the result once more, there")
+    group.add_argument("--title", default="", help="of the report")
+    group.add_argument("--no-report", action="store_true", help="no page and pictures")
+
+
+def output_folder(arguments: argparse.Namespace) -> Path:
+    """Where the result is saved."""
+    return arguments.output or Path("artifacts/loadtest") / time.strftime("%Y%m%d-%H%M%S")
+
+
+def client_config(arguments: argparse.Namespace, url: str | None = None) -> Config:
+    """How the server is reached: by HTTP where nothing else is said, as that costs the generator least.
+
+    Raises:
+        UsageError: an address or option that cannot be.
+    """
+    fallback = f"http://127.0.0.1:{os.environ.get('HTTP_PORT', '8000')}"
+    own = argparse.Namespace(**{**vars(arguments), "url": [url] if url else arguments.url or [fallback]})
+    own.batch, own.retries, own.top, own.concurrency, own.priority, own.shm, own.compress = 1, 0, 1, 1, 0, False, None
+    config = build_config(own)
+    parse_address(config.addresses[0])
+    return config
+
+
+def setup_of(arguments: argparse.Namespace, load: Plan | Users) -> Setup:
+    """How the load is put on.
+
+    Raises:
+        SettingError: numbers that cannot be.
+    """
+    if arguments.limit < 1 or arguments.connections < 1:
+        raise SettingError("--limit and --connections are 1 or more")
+    workload = Workload(arguments.batch, _priorities(arguments.priorities), arguments.seed)
+    return Setup(load, workload, arguments.connections, arguments.give_up, getattr(arguments, "metrics", None))
+
+
+def load_of(arguments: argparse.Namespace) -> Plan | Users:
+    """The open loop of --rate, or the closed loop of --users.
+
+    Raises:
+        SettingError: neither, both, or numbers that cannot be.
+    """
+    if (arguments.rate is None) == (arguments.users is None):
+        raise SettingError("give --rate R for the open loop, or --users N for the closed one")
+    if arguments.rate is not None:
+        return Plan(arguments.rate, arguments.duration, arguments.warmup, arguments.arrivals, arguments.shape)
+    return users_of(arguments, arguments.users, arguments.think)
+
+
+def users_of(arguments: argparse.Namespace, count: int, think_s: float = 0.0) -> Users:
+    """The closed loop.
+
+    Raises:
+        SettingError: numbers that cannot be.
+    """
+    if not 1 <= count <= MOST_USERS:
+        raise SettingError(f"--users {count}: give 1 to {MOST_USERS:,}")
+    check_times(arguments.duration, arguments.warmup)
+    return Users(count, arguments.duration, arguments.warmup, think_s)
+
+
+def seconds(text: str) -> float:
+    """A time: 250ms, 30s, 5m, 1h, or plain seconds."""
+    unit = next((each for each in UNITS_S if text.endswith(each) and text.removesuffix(each)[-1:].isdigit()), "")
+    try:
+        value = float(text.removesuffix(unit)) * UNITS_S.get(unit, 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: give 250ms, 30s, 5m or 1h")
+    return value
+
+
+def percent(text: str) -> float:
+    """A part of 1: 5% or 0.05."""
+    try:
+        value = float(text.removesuffix("%")) * (0.01 if text.endswith("%") else 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: give 5% or 0.05")
+    return value
+
+
+def _priorities(text: str) -> dict[int, float]:
+    try:
+        pairs = [part.partition(":") for part in text.split(",")]
+        levels = {int(level): float(weight or 1.0) for level, _, weight in pairs}
+    except ValueError:
+        levels = {}
+    if not levels or min(levels) < 0 or not all(0 < weight < 1e9 for weight in levels.values()):
+        raise SettingError(f"--priorities {text!r}: give levels and weights, as in 1:0.2,2:0.8")
+    return levels

@@ -1,0 +1,163 @@
+"""Sending a load and recording what comes back, on one event loop."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from loadtest.alarm import Alarm
+from loadtest.answers import TIMEOUT, Answer, Done, Fault, find_fault
+from loadtest.cases import Target
+from loadtest.recorder import Recorder
+from loadtest.schedule import Plan, intended_times
+from loadtest.workload import Deck, Request
+
+BURST = 64  # requests sent in a row before answers are looked at
+SWEEP_S = 0.1
+LEAD_S = 0.05  # between making ready and the first request
+
+
+@dataclass(frozen=True)
+class Users:
+    """The closed loop: each user sends, waits for the answer, thinks, and sends again."""
+
+    count: int
+    duration_s: float
+    warmup_s: float = 0.0
+    think_s: float = 0.0
+
+
+class Sender(Protocol):
+    """Carries requests to the server and hands each answer back, once."""
+
+    delayed: int
+
+    async def start(self) -> None:
+        """Connect."""
+
+    def send(self, request: Request) -> None:
+        """Send, without waiting."""
+
+    async def close(self) -> None:
+        """Drop the connections."""
+
+
+def make_sender(target: Target, connections: int, timeout_s: float, done: Done) -> Sender:
+    """The sender for the target's protocol."""
+    if target.address.is_grpc:
+        from loadtest.grpc_sender import GrpcSender
+
+        return GrpcSender(target, done, timeout_s)
+    from loadtest.http_sender import HttpSender
+
+    return HttpSender(target, connections, done)
+
+
+class Engine:
+    """Sends what the deck deals, gives up after `timeout_s`, and tells the recorder."""
+
+    def __init__(self, deck: Deck, recorder: Recorder, timeout_s: float, connect: Callable[[Done], Sender]) -> None:
+        self.recorder = recorder
+        self._deck, self._timeout_s = deck, timeout_s
+        self.sender = connect(self._answered)
+        self._in_flight: dict[Request, None] = {}
+        self._over = asyncio.Event()
+        self.after: Callable[[], None] = lambda: None  # called when a request is finished
+        self.stopped = False
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without an answer."""
+        return len(self._in_flight)
+
+    def send(self, intended_s: float) -> None:
+        """Deal and send the next request."""
+        request = self._deck.deal()
+        request.intended_s, request.sent_s = intended_s, time.perf_counter()
+        self._in_flight[request] = None
+        self.recorder.note_sent(request)
+        self.sender.send(request)
+
+    def stop(self) -> None:
+        """Send no more; what is in flight is waited for."""
+        self.stopped = True
+        self._over.set()
+
+    async def finish(self) -> None:
+        """Wait until all is sent, then until all is answered or given up."""
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            await self._over.wait()
+            self.stopped = True
+            while self._in_flight:
+                await asyncio.sleep(SWEEP_S / 10)
+        finally:
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
+
+    def _answered(self, request: Request, answer: Answer) -> None:
+        if not request.finished:
+            self._conclude(request, find_fault(request, answer))
+
+    def _conclude(self, request: Request, fault: Fault | None) -> None:
+        request.finished = True
+        del self._in_flight[request]
+        self.recorder.note_done(request, fault, time.perf_counter())
+        self.after()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            given_up_s = time.perf_counter() - self._timeout_s
+            for request in [each for each in self._in_flight if each.intended_s < given_up_s]:
+                self._conclude(request, Fault(TIMEOUT, f"no answer within {self._timeout_s:g} s"))
+
+
+async def run_open(engine: Engine, plan: Plan, seed: int, start_s: float) -> None:
+    """Send at the plan's moments from `start_s` on, whatever the server does."""
+    times = (intended_times(plan, seed) + start_s).tolist()
+    left = iter(times)
+    due = next(left, None)
+
+    def ring() -> None:
+        nonlocal due
+        now_s = time.perf_counter()
+        for _ in range(BURST):
+            if due is None or engine.stopped:
+                return engine.stop()
+            if due > now_s:
+                break
+            engine.send(due)
+            due = next(left, None)
+        return alarm.set(due if due is not None else now_s)
+
+    alarm = Alarm(ring)
+    try:
+        alarm.set(start_s)
+        await engine.finish()
+    finally:
+        alarm.close()
+
+
+async def run_closed(engine: Engine, users: Users, start_s: float) -> None:
+    """Keep `users.count` requests in flight, less those whose user thinks."""
+    loop, end_s = asyncio.get_running_loop(), start_s + users.warmup_s + users.duration_s
+
+    def send() -> None:
+        now_s = time.perf_counter()
+        if now_s < end_s and not engine.stopped:
+            engine.send(now_s)
+        else:
+            engine.stop()
+
+    def after() -> None:
+        loop.call_later(users.think_s, send) if users.think_s else loop.call_soon(send)
+
+    engine.after = after
+    await asyncio.sleep(max(0.0, start_s - time.perf_counter()))
+    for _ in range(users.count):
+        send()
+    await engine.finish()

@@ -1,0 +1,81 @@
+"""Requests over gRPC, as calls of grpc.aio. A call costs several times what an HTTP request of `http_sender` does."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2 as pb
+
+from client.config import Tls
+from client.grpc_transport import CHANNEL_OPTIONS, read_reply
+from loadtest.answers import TIMEOUT, Answer, Done, Fault
+from loadtest.cases import Target
+from loadtest.workload import Request
+
+CHANNELS = 4  # a connection each: one alone is bound by its flow control
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+
+class GrpcSender:
+    """Sends to one server; `delayed` stays 0, as HTTP/2 bounds nothing here."""
+
+    def __init__(self, target: Target, done: Done, timeout_s: float) -> None:
+        config = target.config
+        self._output, self._done, self._timeout_s = target.signature.output, done, timeout_s
+        self._metadata = tuple((name.lower(), value) for name, value in config.headers.items())
+        self._channels = [_open(target) for _ in range(CHANNELS)]
+        # The message is serialized already; answers are parsed here.
+        self._calls: list[Callable[..., Any]] = [channel.unary_unary(METHOD) for channel in self._channels]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = 0
+        self.delayed = 0
+
+    async def start(self) -> None:
+        """Connect."""
+        await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
+
+    def send(self, request: Request) -> None:
+        """Send now."""
+        self._turn = (self._turn + 1) % CHANNELS
+        task = asyncio.get_running_loop().create_task(self._ask(self._calls[self._turn], request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cancel what is in flight and drop the connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+        self._calls.clear()  # gRPC's poller thread lives until the last reference to a channel is gone
+        self._channels.clear()
+
+    async def _ask(self, call: Callable[..., Any], request: Request) -> None:
+        self._done(request, await self._answer(call, request))
+
+    async def _answer(self, call: Callable[..., Any], request: Request) -> Answer:
+        try:
+            raw = await call(request.data, timeout=self._timeout_s, metadata=self._metadata)
+            return read_reply(pb.ModelInferResponse.FromString(raw), self._output).classes
+        except grpc.aio.AioRpcError as error:
+            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            return Fault(TIMEOUT if late else f"gRPC {error.code().name}", error.details() or "")
+        except (DecodeError, ValueError) as error:
+            return Fault("unreadable answer", str(error))
+
+
+def _open(target: Target) -> grpc.aio.Channel:
+    address = target.address
+    if not address.secure:
+        return grpc.aio.insecure_channel(address.authority, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address.authority, credentials(target.config.tls), options=CHANNEL_OPTIONS)
+
+
+def credentials(tls: Tls) -> grpc.ChannelCredentials:
+    """Of the files that the target's configuration names, which have been read once already."""
+    from pathlib import Path
+
+    ca, key, cert = (Path(each).read_bytes() if each else None for each in (tls.ca, tls.key, tls.cert))
+    return grpc.ssl_channel_credentials(ca, key, cert)

@@ -1,0 +1,180 @@
+"""Many HTTP/1.1 requests at small cost: kept connections, one request at a time on each, answers by callback.
+
+aiohttp takes about three times the processor time a request, which at 3,000 a second is the whole core.
+"""
+
+import asyncio
+import json
+import ssl
+from collections import deque
+
+from client.config import Tls
+from client.http_transport import read_reply
+from loadtest.answers import Answer, Done, Fault
+from loadtest.cases import Target
+from loadtest.workload import Request
+
+WARM_CONNECTIONS = 8
+
+
+class HttpSender:
+    """Sends to one server over at most `connections`; what finds none free waits for one."""
+
+    def __init__(self, target: Target, connections: int, done: Done) -> None:
+        self._target, self._most, self._done = target, connections, done
+        self._all: set[_Connection] = set()
+        self._idle: list[_Connection] = []
+        self._waiting: deque[Request] = deque()
+        self._opening: set[asyncio.Task[None]] = set()
+        self.delayed = 0  # requests that found every connection taken
+        self._tls = _tls_context(target.config.tls) if target.address.secure else None
+
+    async def start(self) -> None:
+        """Open a few connections, so that the first requests do not pay for them."""
+        await asyncio.gather(*(self._open() for _ in range(min(WARM_CONNECTIONS, self._most))))
+
+    def send(self, request: Request) -> None:
+        """Send now, or as soon as a connection is free."""
+        if self._idle:
+            self._idle.pop().send(request)
+            return
+        self._waiting.append(request)
+        if len(self._all) + len(self._opening) < self._most:
+            task = asyncio.get_running_loop().create_task(self._open())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        else:
+            self.delayed += 1
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        for task in self._opening:
+            task.cancel()
+        for connection in tuple(self._all):
+            connection.drop()
+        while self._all:
+            await asyncio.sleep(0)
+
+    def free(self, connection: "_Connection") -> None:
+        """A connection has nothing to do. What was given up while it waited is not sent any more."""
+        while self._waiting and self._waiting[0].finished:
+            self._waiting.popleft()
+        if self._waiting:
+            connection.send(self._waiting.popleft())
+        else:
+            self._idle.append(connection)
+
+    def lost(self, connection: "_Connection") -> None:
+        """A connection is gone."""
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def answered(self, request: Request, answer: Answer) -> None:
+        """Hand on an answer."""
+        self._done(request, answer)
+
+    async def _open(self) -> None:
+        address, loop = self._target.address, asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(
+                lambda: _Connection(self, self._target.signature.output), address.host, address.port, ssl=self._tls
+            )
+        except (OSError, ssl.SSLError) as error:
+            if self._waiting:
+                self._done(self._waiting.popleft(), Fault("no connection", error.strerror or str(error)))
+            return
+        self._all.add(connection)
+        self.free(connection)
+
+
+class _Connection(asyncio.Protocol):
+    """One request at a time."""
+
+    def __init__(self, sender: HttpSender, output: str) -> None:
+        self._sender, self._output = sender, output
+        self._request: Request | None = None
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(1 << 24)
+
+    def send(self, request: Request) -> None:
+        self._request, self._received = request, b""
+        self._transport.write(request.data)
+
+    def drop(self) -> None:
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._received = self._received + data if self._received else data
+        try:
+            whole = split_response(self._received)
+        except ValueError as error:
+            self._finish(Fault("unreadable answer", str(error)))
+            return self.drop()
+        if whole:
+            status, body, keep = whole
+            request = self._finish(read_answer(status, body, self._output), keep)
+            if not keep or request is None:
+                self.drop()
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._sender.lost(self)
+        self._finish(Fault("connection lost", str(error or "closed by the server")), keep=False)
+
+    def _finish(self, answer: Answer, keep: bool = False) -> Request | None:
+        request, self._request = self._request, None
+        if request is not None:
+            self._sender.answered(request, answer)
+            if keep:
+                self._sender.free(self)
+        return request
+
+
+def split_response(received: bytes) -> tuple[int, bytes, bool] | None:
+    """Status, body, and whether the connection is kept; None while some of it is missing (RFC 9112, 6).
+
+    Raises:
+        ValueError: no HTTP/1.1 response, or one without Content-Length.
+    """
+    end = received.find(b"\r\n\r\n")
+    if end < 0:
+        if len(received) > 1 << 16:
+            raise ValueError("the head of the response has no end")
+        return None
+    start, *lines = received[:end].split(b"\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+    if not start.startswith(b"HTTP/1.") or b"content-length" not in headers:
+        raise ValueError("no HTTP/1.1 response with Content-Length")
+    body = received[end + 4 :]
+    if len(body) < int(headers[b"content-length"]):
+        return None
+    return int(start.split(b" ", 2)[1]), body, headers.get(b"connection", b"").lower() != b"close"
+
+
+def read_answer(status: int, body: bytes, output: str) -> Answer:
+    """The classes in a response, or what it refuses with."""
+    if status != 200:
+        return Fault(f"HTTP {status}", _reason(body))
+    try:
+        return read_reply(json.loads(body), output).classes
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Fault("unreadable answer", repr(error))
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body[:100].decode(errors="replace")
+
+
+def _tls_context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=tls.ca)
+    if tls.cert:
+        context.load_cert_chain(tls.cert, tls.key)
+    return context

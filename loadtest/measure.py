@@ -1,0 +1,231 @@
+"""One measured load, from intended requests to figures."""
+
+import asyncio
+import gc
+import math
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from loadtest.cases import Case, Target
+from loadtest.engine import LEAD_S, Engine, Users, make_sender, run_closed, run_open
+from loadtest.errors import LoadTestError
+from loadtest.histogram import Times
+from loadtest.observer import Observer, memory_growth
+from loadtest.recorder import Failure, Recorder, Window
+from loadtest.sampler import Sample
+from loadtest.schedule import Plan
+from loadtest.triton_stats import ModelView
+from loadtest.workload import Deck, Workload
+
+RATE_TOLERANCE = 0.01
+LAG_PART = 0.1  # that latencies may be longer from the intended moment than from the sending
+FLOOR_MS = 0.5  # what a busy machine's scheduler takes
+BUSY = 0.9  # of a core
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a load is put on a target.
+
+    Attributes:
+        load: the open loop's plan, or the closed loop's users.
+        connections: HTTP connections at most, and with them requests in flight.
+        timeout_s: from the intended moment until a request is given up.
+    """
+
+    load: Plan | Users
+    workload: Workload = field(default_factory=Workload)
+    connections: int = 1024
+    timeout_s: float = 10.0
+    metrics_url: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are sent at intended moments."""
+        return isinstance(self.load, Plan)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What the load generator itself did.
+
+    Attributes:
+        cores: processor time by time, of the sending thread; 1 is all that it can have.
+        lag: from the intended moment to the sending.
+        delayed: requests that found every connection taken.
+        limits: why the figures are the generator's and not the server's, empty when they are not.
+    """
+
+    cores: float
+    sent_per_s: float
+    lag: Times
+    delayed: int
+    limits: list[str]
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """What the server said and what was seen of it; `note` says what could not be had."""
+
+    models: list[ModelView]
+    samples: list[Sample]
+    memory_growth: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one load. Rates are of right answers that came within the measured time.
+
+    Attributes:
+        latency: from the intended moment; in the closed loop from the sending.
+        service: from the sending.
+    """
+
+    seconds: float
+    sent: int
+    right: int
+    failed: int
+    answered_per_s: float
+    images_per_s: float
+    latency: Times
+    service: Times
+    by_priority: dict[int, Times]
+    failures: list[Failure]
+    windows: list[Window]
+    generator: Generator
+    server: ServerView
+    interrupted: bool
+
+    @property
+    def error_share(self) -> float:
+        """Failed requests of all."""
+        return self.failed / max(1, self.failed + self.right)
+
+    @property
+    def objectives(self) -> dict[str, float]:
+        """What objectives are set on; without an answer every latency is infinite."""
+        times = self.latency
+        values = (times.p50_ms, times.p90_ms, times.p99_ms, times.p999_ms, times.max_ms, times.mean_ms)
+        names = ("p50", "p90", "p99", "p99.9", "max", "mean")
+        latencies = {name: value if times.count else math.inf for name, value in zip(names, values, strict=True)}
+        rest = {"errors": self.error_share, "rate": self.answered_per_s, "growth": self.server.memory_growth}
+        return {**latencies, **rest}
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+async def measure(target: Target, cases: Sequence[Case], setup: Setup, seed: int = 0) -> Measured:
+    """Put the load on the target. SIGINT ends it early, with the figures until then.
+
+    Raises:
+        SettingError: a load that cannot be.
+        LoadTestError: it was ended before anything was measured.
+    """
+    deck = Deck(target, cases, setup.workload)
+    recorder = Recorder()
+    engine = Engine(
+        deck,
+        recorder,
+        setup.timeout_s,
+        lambda done: make_sender(target, setup.connections, setup.timeout_s, done),
+    )
+    await engine.sender.start()
+    gc.collect()
+    gc.freeze()  # what is loaded by now is never looked through again, which would hold up sending
+    try:
+        return await _measure(engine, target, setup, seed)
+    finally:
+        await engine.sender.close()
+        gc.unfreeze()
+
+
+async def _measure(engine: Engine, target: Target, setup: Setup, seed: int) -> Measured:
+    recorder, load = engine.recorder, setup.load
+    start_s = time.perf_counter() + LEAD_S
+    recorder.begin(start_s + load.warmup_s, start_s + load.warmup_s + load.duration_s)
+    observer = Observer(target, recorder, setup.metrics_url)
+    observing = asyncio.create_task(observer.run())
+    _on_interrupt(lambda: _interrupt(engine, observer))
+    try:
+        if isinstance(load, Plan):
+            await run_open(engine, load, seed, start_s)
+        else:
+            await run_closed(engine, load, start_s)
+        await observing
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+        observing.cancel()
+        with suppress(asyncio.CancelledError):
+            await observing
+    if recorder.end_s <= recorder.start_s:
+        raise LoadTestError("ended before the warm-up was over: nothing was measured")
+    return _figures(engine, observer, setup)
+
+
+def _on_interrupt(call: Any) -> None:
+    with suppress(RuntimeError, ValueError):  # only the main thread hears signals
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, call)
+
+
+def _interrupt(engine: Engine, observer: Observer) -> None:
+    engine.recorder.end_s = min(engine.recorder.end_s, time.perf_counter())
+    engine.stop()
+    observer.interrupt()
+
+
+def _figures(engine: Engine, observer: Observer, setup: Setup) -> Measured:
+    recorder = engine.recorder
+    seconds = recorder.end_s - recorder.start_s
+    failures, samples = recorder.failure_list(), observer.sampler.samples
+    note = "; ".join(each for each in (observer.note, observer.sampler.note) if each)
+    latency, service, lag = map(Times.of, (recorder.latency, recorder.service, recorder.lag))
+    sent_per_s = recorder.sent_in_time / seconds
+    delayed = engine.sender.delayed / max(1, recorder.sent)
+    limits = _limits(setup, latency, service, lag, observer.cores, sent_per_s, delayed)
+    if observer.interrupted:
+        limits = [each for each in limits if not each.startswith("it sent")]
+    return Measured(
+        seconds=seconds,
+        sent=recorder.sent,
+        right=recorder.right,
+        failed=sum(each.count for each in failures),
+        answered_per_s=recorder.finished_in_time / seconds,
+        images_per_s=recorder.images / seconds,
+        latency=latency,
+        service=service,
+        by_priority={level: Times.of(each) for level, each in sorted(recorder.by_priority.items())},
+        failures=failures,
+        windows=recorder.windows(),
+        generator=Generator(observer.cores, sent_per_s, lag, engine.sender.delayed, limits),
+        server=ServerView(observer.models, samples, memory_growth(samples), note),
+        interrupted=observer.interrupted,
+    )
+
+
+def _limits(
+    setup: Setup, latency: Times, service: Times, lag: Times, cores: float, sent_per_s: float, delayed: float
+) -> list[str]:
+    """Why the generator and not the server decided the figures."""
+    limits = []
+    if isinstance(setup.load, Plan) and setup.load.shape == "flat":
+        short = 1 - sent_per_s / setup.load.rate_per_s
+        if short > RATE_TOLERANCE and setup.load.arrivals == "constant":
+            limits.append(f"it sent {sent_per_s:,.1f} of {setup.load.rate_per_s:,.1f} requests a second in time")
+    if setup.is_open and any(late > (1 + LAG_PART) * prompt + FLOOR_MS for late, prompt in _pairs(latency, service)):
+        limits.append(f"it was late by {lag.p99_ms:.1f} ms (p99), and what was measured is longer by more than a tenth")
+    if cores > BUSY:
+        limits.append(f"it took {cores:.0%} of a core")
+    if delayed > RATE_TOLERANCE:
+        limits.append(f"{delayed:.1%} of the requests found all {setup.connections} connections taken: --connections")
+    return limits
+
+
+def _pairs(first: Times, second: Times) -> tuple[tuple[float, float], ...]:
+    return (first.p50_ms, second.p50_ms), (first.p99_ms, second.p99_ms)

@@ -1,0 +1,76 @@
+"""Service level objectives: `p99=100ms,errors=0.1%,rate=200`, and whether a run meets them."""
+
+import math
+from dataclasses import dataclass
+
+from loadtest.errors import SettingError
+
+UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+LATENCIES = ("p50", "p90", "p99", "p99.9", "max", "mean")
+NAMES = (*LATENCIES, "errors", "rate", "growth")
+EXAMPLE = "give p50, p90, p99, p99.9, max or mean, errors, growth, rate: p99=100ms,errors=0.1%,rate=200"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One limit: milliseconds, parts of 1, or requests a second. `rate` is a least value, the others are most."""
+
+    name: str
+    limit: float
+
+    def met(self, measured: float) -> bool:
+        """Whether a measured value keeps it."""
+        return measured >= self.limit if self.name == "rate" else measured <= self.limit
+
+    def show(self, value: float) -> str:
+        """A value of its kind in words."""
+        if self.name == "rate":
+            return f"{value:,.1f}/s"
+        if self.name in ("errors", "growth"):
+            return f"{value:.3%}"
+        return f"{value:,.2f} ms"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An objective beside what was measured."""
+
+    name: str
+    limit: str
+    measured: str
+    met: bool
+
+
+def parse_objectives(text: str) -> tuple[Objective, ...]:
+    """Read `--slo`.
+
+    Raises:
+        SettingError: an unknown name, unit or number.
+    """
+    return tuple(_parse(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _parse(part: str) -> Objective:
+    name, equals, value = part.partition("=")
+    if not equals or name not in NAMES:
+        raise SettingError(f"--slo {part!r}: {EXAMPLE}")
+    if name in LATENCIES:
+        unit = next((each for each in ("us", "ms", "s") if value.endswith(each)), "")
+        factor, digits = UNITS_MS.get(unit, 0.0), value.removesuffix(unit)
+    else:
+        factor, digits = (0.01, value.removesuffix("%")) if value.endswith("%") else (1.0, value)
+    try:
+        limit = float(digits) * factor
+    except ValueError:
+        limit = math.nan
+    if not 0 <= limit < math.inf or (name in LATENCIES and not factor):
+        raise SettingError(f"--slo {part!r}: {EXAMPLE}")
+    return Objective(name, limit)
+
+
+def judge(objectives: tuple[Objective, ...], measured: dict[str, float]) -> list[Judged]:
+    """Each objective beside the value of its name."""
+    return [
+        Judged(each.name, each.show(each.limit), each.show(measured[each.name]), each.met(measured[each.name]))
+        for each in objectives
+    ]

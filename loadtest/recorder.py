@@ -1,0 +1,126 @@
+"""What was measured, request by request."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hdrh.histogram import HdrHistogram
+
+from loadtest.answers import TIMEOUT, WRONG, Fault
+from loadtest.histogram import Times, new_histogram, record
+from loadtest.workload import Request
+
+EXAMPLES = 5
+MOST_WINDOWS = 300
+
+
+@dataclass
+class _Window:
+    times: HdrHistogram = field(default_factory=lambda: new_histogram(2))
+    answered: int = 0
+    failed: int = 0
+    lag_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of the run: requests by the moment they were intended for."""
+
+    start_s: float
+    per_s: float
+    failed: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    p999_ms: float
+    lag_ms: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A kind of failure, how often, and a few of them in words."""
+
+    name: str
+    count: int
+    examples: list[str]
+
+
+class Recorder:
+    """Counts requests that were intended for the measured time, in [`start_s`, `end_s`) of `perf_counter`.
+
+    The latency of an answer counts from the intended moment, right or wrong as it may be. A request that was given up
+    enters with the time it had waited. A refusal has no latency, for it would flatter the others.
+    """
+
+    def __init__(self, start_s: float = 0.0, end_s: float = 0.0) -> None:
+        self.begin(start_s, end_s)
+        self.latency, self.service, self.lag = new_histogram(), new_histogram(), new_histogram()
+        self.by_priority: dict[int, HdrHistogram] = {}
+        self.failures: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+        self.sent = self.sent_in_time = self.right = self.finished_in_time = self.images = 0
+        self._windows: dict[int, _Window] = {}
+
+    def begin(self, start_s: float, end_s: float) -> None:
+        """Set the measured time."""
+        self.start_s, self.end_s = start_s, end_s
+        self.width_s = max(1.0, (end_s - start_s) / MOST_WINDOWS)
+
+    def note_sent(self, request: Request) -> None:
+        """A request has left, `sent_s` says when."""
+        if not self.start_s <= request.intended_s < self.end_s:
+            return
+        self.sent += 1
+        self.sent_in_time += request.sent_s < self.end_s
+        lag_s = request.sent_s - request.intended_s
+        record(self.lag, lag_s)
+        window = self._window(request)
+        window.lag_s = max(window.lag_s, lag_s)
+
+    def note_done(self, request: Request, fault: Fault | None, now_s: float) -> None:
+        """A request was answered, refused or given up."""
+        if fault is None and self.start_s <= now_s < self.end_s:
+            self.finished_in_time += 1
+            self.images += len(request.cases)
+        if not self.start_s <= request.intended_s < self.end_s:
+            return
+        window = self._window(request)
+        if fault is None:
+            self.right += 1
+            window.answered += 1
+        else:
+            self._note_failure(fault)
+            window.failed += 1
+        if fault is None or fault.name in (TIMEOUT, WRONG):
+            self._note_times(request, window, now_s)
+
+    def _note_times(self, request: Request, window: _Window, now_s: float) -> None:
+        latency_s = now_s - request.intended_s
+        record(self.latency, latency_s)
+        record(self.service, now_s - request.sent_s)
+        record(window.times, latency_s)
+        if request.priority:
+            record(self.by_priority.setdefault(request.priority, new_histogram()), latency_s)
+
+    def _note_failure(self, fault: Fault) -> None:
+        self.failures[fault.name] += 1
+        examples = self.examples.setdefault(fault.name, [])
+        if fault.detail and len(examples) < EXAMPLES:
+            examples.append(fault.detail)
+
+    def _window(self, request: Request) -> _Window:
+        return self._windows.setdefault(int((request.intended_s - self.start_s) / self.width_s), _Window())
+
+    def windows(self) -> list[Window]:
+        """The run over time."""
+        return [self._describe(number, window) for number, window in sorted(self._windows.items())]
+
+    def _describe(self, number: int, window: _Window) -> Window:
+        times = Times.of(window.times, keep=False)
+        start_s = number * self.width_s
+        width_s = min(self.width_s, self.end_s - self.start_s - start_s)
+        quantiles = (times.p50_ms, times.p90_ms, times.p99_ms, times.p999_ms)
+        return Window(start_s, window.answered / width_s, window.failed, *quantiles, window.lag_s * 1e3)
+
+    def failure_list(self) -> list[Failure]:
+        """The kinds of failure, the most frequent first."""
+        return [Failure(name, count, self.examples.get(name, [])) for name, count in self.failures.most_common()]

@@ -1,0 +1,91 @@
+"""Saved results: one folder a result, with `result.json` in it, and the report beside it."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loadtest.errors import ResultError, SettingError
+from loadtest.machine import describe_machine, describe_versions
+
+FORMAT = 1
+NAME = "result.json"
+KINDS = ("run", "sweep", "compare", "mlperf")
+Json = dict[str, Any]
+
+
+def wrap(kind: str, command: str, title: str, **content: Any) -> Json:
+    """A result with what is needed to make it again."""
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "title": title,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": command,
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        **content,
+    }
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make a folder for results, before anything is measured.
+
+    Raises:
+        SettingError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise SettingError(
+            f"--output {folder}: {(error.strerror or str(error)).lower()}; name another folder"
+        ) from None
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step.
+
+    Raises:
+        SettingError: it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(text)
+        new.replace(path)
+    except OSError as error:
+        raise SettingError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Replace a file by JSON in one step.
+
+    Raises:
+        SettingError: it cannot be written.
+    """
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def read_result(path: Path) -> Json:
+    """A result, from its folder or its file.
+
+    Raises:
+        ResultError: it is missing, or none of this program's.
+    """
+    file = path / NAME if path.is_dir() else path
+    try:
+        result = json.loads(file.read_text())
+    except OSError as error:
+        raise ResultError(
+            f"no result in {file}: {(error.strerror or str(error)).lower()}; name a folder of --output"
+        ) from None
+    except ValueError:
+        raise ResultError(f"{file} is no JSON: measure it again") from None
+    if not isinstance(result, dict) or result.get("format") != FORMAT or result.get("kind") not in KINDS:
+        raise ResultError(f"{file} is no result of this version: measure it again")
+    return result

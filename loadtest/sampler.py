@@ -1,0 +1,163 @@
+"""Once a second: memory, descriptors and processor of server and generator, and Triton's metrics."""
+
+import os
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+
+from client.address import Address
+from serving.runs import find_runs
+
+INTERVAL_S = 1.0
+MOST_METRICS_BYTES = 1 << 24
+LINE = re.compile(r"^(\w+)(?:\{([^}]*)\})? ([-+.\w]+)$", re.MULTILINE)
+MODEL = re.compile(r'model="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server's figures come from: its own process where it runs here, and its metrics' address."""
+
+    pid: int | None
+    metrics_url: str | None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of a process and those below it. `cores` is processor time by time, since the sample before."""
+
+    cores: float
+    memory_mib: float
+    descriptors: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One second. `pending` and `mean_batch` are Triton's, by model; None is what could not be had."""
+
+    at_s: float
+    generator: Usage
+    server: Usage | None
+    pending: dict[str, float]
+    mean_batch: dict[str, float]
+
+
+def find_place(address: Address, metrics_url: str | None) -> Place:
+    """The server behind an address: one of this project's on this machine, else what is known of it from outside."""
+    for run in find_runs():
+        ports = run.state["ports"]
+        if run.state["host"] == address.host and address.port in (ports["http"], ports["grpc"]):
+            return Place(run.state["tritonserver"], metrics_url or f"http://{address.host}:{ports['metrics']}/metrics")
+    port = os.environ.get("METRICS_PORT", "8002")
+    return Place(None, metrics_url or f"http://{address.host}:{port}/metrics")
+
+
+class Sampler:
+    """Samples in a thread from `start` to `stop`, and says in `note` what it could not see."""
+
+    def __init__(self, place: Place) -> None:
+        self.samples: list[Sample] = []
+        self.note = ""
+        self._place = place
+        self._own, self._server = _Meter(os.getpid()), _Meter(place.pid) if place.pid else None
+        self._counts: dict[tuple[str, str], float] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+
+    def start(self) -> None:
+        """Take the first sample after an interval."""
+        self._started_s = time.monotonic()
+        self._own.read()
+        if self._server:
+            self._server.read()
+        self._counts = self._scrape()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(INTERVAL_S):
+            own, server = self._own.read(), self._server.read() if self._server else None
+            assert own, "this process runs"
+            counts = self._scrape()
+            at_s = time.monotonic() - self._started_s
+            self.samples.append(Sample(at_s, own, server, _pending(counts), _mean_batch(self._counts, counts)))
+            self._counts = counts
+
+    def _scrape(self) -> dict[tuple[str, str], float]:
+        if self._place.metrics_url is None or self.note:
+            return {}
+        try:
+            with urllib.request.urlopen(self._place.metrics_url, timeout=INTERVAL_S) as response:
+                return parse_metrics(response.read(MOST_METRICS_BYTES).decode())
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            self.note = f"no metrics from {self._place.metrics_url} ({reason}): name them with --metrics URL"
+            return {}
+
+
+def parse_metrics(text: str) -> dict[tuple[str, str], float]:
+    """Prometheus' text format: (metric, model) to the sum over the model's versions."""
+    sums: dict[tuple[str, str], float] = {}
+    for name, labels, value in LINE.findall(text):
+        model = MODEL.search(labels)
+        key = (name, model.group(1) if model else "")
+        sums[key] = sums.get(key, 0.0) + float(value)
+    return sums
+
+
+def _pending(counts: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    return {model: value for (name, model), value in counts.items() if name == "nv_inference_pending_request_count"}
+
+
+def _mean_batch(before: Mapping[tuple[str, str], float], now: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    """Images a batch since the sample before, of the models that ran one."""
+    means = {}
+    for name, model in now:
+        if name != "nv_inference_exec_count":
+            continue
+        executions, images = (
+            now.get((each, model), 0.0) - before.get((each, model), 0.0) for each in (name, "nv_inference_count")
+        )
+        if executions > 0:
+            means[model] = images / executions
+    return means
+
+
+class _Meter:
+    def __init__(self, pid: int) -> None:
+        self._root: psutil.Process | None = None
+        with suppress(psutil.NoSuchProcess):
+            self._root = psutil.Process(pid)
+        self._cpu_s = self._at_s = 0.0
+
+    def read(self) -> Usage | None:
+        """Since the reading before; None once the process is gone."""
+        if self._root is None:
+            return None
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            return self._measure([self._root, *self._root.children(recursive=True)])
+        return None
+
+    def _measure(self, processes: Sequence[psutil.Process]) -> Usage:
+        cpu_s = memory = descriptors = 0.0
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                cpu_s += times.user + times.system
+                memory += process.memory_info().rss
+                descriptors += process.num_fds()
+        now_s = time.monotonic()
+        cores = (cpu_s - self._cpu_s) / max(1e-9, now_s - self._at_s)
+        self._cpu_s, self._at_s = cpu_s, now_s
+        return Usage(max(0.0, cores), memory / 2**20, int(descriptors))

@@ -1,0 +1,117 @@
+"""Results on the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loadtest.results import Json
+
+LATENCIES = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("p99.9", "p999_ms"), ("max", "max_ms"))
+
+
+def show_run(result: Json, console: Console) -> None:
+    """One run: what was asked, what came, where the time went, the verdict."""
+    figures = result["measured"]
+    console.print(f"[bold]{escape(result['title'])}[/]  {escape(load_words(result['load']))}", highlight=False)
+    console.print(_rates(figures), highlight=False)
+    console.print(_latency_table(figures, open_loop=result["load"]["loop"] == "open"))
+    for failure in figures["failures"]:
+        console.print(f"[red]{failure['count']:,} x {escape(failure['name'])}[/]", highlight=False)
+        for example in failure["examples"][:3]:
+            console.print(f"    {escape(example)}", highlight=False)
+    _show_server(figures["server"], console)
+    _show_generator(figures["generator"], console)
+    show_verdict(result, console)
+
+
+def load_words(load: Mapping[str, Any]) -> str:
+    """The load in one line."""
+    if load["loop"] == "closed":
+        think = f" that think {load['think_s']:g} s" if load["think_s"] else ""
+        return f"closed loop, {load['count']} users{think}: a slow server slows the load, and hides it"
+    shape = "" if load["shape"] == "flat" else f", shape {load['shape']}"
+    return f"open loop, {load['rate_per_s']:,.6g} requests/s, {load['arrivals']} arrivals{shape}"
+
+
+def _rates(figures: Mapping[str, Any]) -> str:
+    early = ", ended early" if figures["interrupted"] else ""
+    return (
+        f"{figures['answered_per_s']:,.1f} answered/s ({figures['images_per_s']:,.1f} images/s) in "
+        f"{figures['seconds']:.1f} s{early}: {figures['right']:,} right, {figures['failed']:,} failed"
+    )
+
+
+def _latency_table(figures: Mapping[str, Any], open_loop: bool) -> Table:
+    table = Table("latency, ms", *(name for name, _ in LATENCIES), box=None)
+    rows = [("from the intended moment" if open_loop else "from the sending", figures["latency"])]
+    if open_loop:
+        rows.append(("from the sending", figures["service"]))
+    rows += [(f"priority {level}", times) for level, times in figures["by_priority"].items()]
+    for name, times in rows:
+        table.add_row(name, *(f"{times[key]:,.2f}" for _, key in LATENCIES))
+    return table
+
+
+def _show_server(server: Mapping[str, Any], console: Console) -> None:
+    if server["models"]:
+        table = Table("server", "images", "batches", "images a batch", "queue ms", "compute ms", box=None)
+        for model in server["models"]:
+            parts = model["parts_ms"]
+            compute = sum(parts.values()) - parts["queue"]
+            batch = model["inferences"] / max(1, model["executions"])
+            cells = (
+                model["inferences"],
+                model["executions"],
+                f"{batch:.2f}",
+                f"{parts['queue']:.2f}",
+                f"{compute:.2f}",
+            )
+            table.add_row(f"{model['name']} {model['version']}", *map(str, cells))
+        console.print(table)
+    seen = [each["server"] for each in server["samples"] if each["server"]]
+    if seen:
+        cores = sum(each["cores"] for each in seen) / len(seen)
+        last = seen[-1]
+        growth = f", {server['memory_growth']:+.1%} over the run" if server["memory_growth"] else ""
+        console.print(
+            f"server: {cores:.2f} cores, {last['memory_mib']:,.0f} MiB{growth}, {last['descriptors']} descriptors",
+            highlight=False,
+        )
+    if server["note"]:
+        console.print(f"[yellow]{escape(server['note'])}[/]", highlight=False)
+
+
+def _show_generator(generator: Mapping[str, Any], console: Console) -> None:
+    lag = generator["lag"]
+    console.print(
+        f"generator: {generator['cores']:.0%} of a core, late by {lag['p50_ms']:.2f} ms (p50), "
+        f"{lag['p99_ms']:.2f} ms (p99), {lag['max_ms']:.2f} ms (max)",
+        highlight=False,
+    )
+    for limit in generator["limits"]:
+        console.print(f"[bold red]the generator was the bottleneck: {escape(limit)}[/]", highlight=False)
+
+
+def show_verdict(result: Json, console: Console) -> None:
+    """Each objective and whether it was met."""
+    for each in result.get("verdict", ()):
+        word = "[green]met[/]   " if each["met"] else "[red]missed[/]"
+        console.print(f"{word} {each['name']} {each['limit']}: {each['measured']}", highlight=False)
+
+
+def show_points(points: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The loads of a sweep."""
+    table = Table("load", "answered/s", "p50 ms", "p99 ms", "failed", "", box=None)
+    for point in points:
+        times = point["latency"]
+        cells = (
+            f"{point['answered_per_s']:,.1f}",
+            f"{times['p50_ms']:,.1f}",
+            f"{times['p99_ms']:,.1f}",
+            str(point["failed"]),
+        )
+        table.add_row(point["load"], *cells, "met" if point["met"] else "missed")
+    console.print(table)
