@@ -1,13 +1,13 @@
 """Checkpoints: the weights with all that is needed to use them, written in one piece."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from training import files
 from training.errors import CheckpointError
 from training.model import AlexNet, NetworkConfig
 
@@ -26,6 +26,7 @@ class Checkpoint:
     std: tuple[float, ...]
     data: str
     recipe: dict[str, Any] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)  # images trained on, held out and tested on
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> AlexNet:
@@ -49,11 +50,9 @@ class Checkpoint:
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint, and what describes it as JSON beside it; a reader never sees half of either."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, lambda temporary: torch.save({**checkpoint.describe(), "weights": checkpoint.weights}, temporary))
+    files.write_tensors(path, {**checkpoint.describe(), "weights": checkpoint.weights})
     description = {key: value for key, value in checkpoint.describe().items() if key != "weights"}
-    text = json.dumps(description, indent=2) + "\n"
-    _replace(path.with_suffix(".json"), lambda temporary: temporary.write_text(text))
+    files.write_text(path.with_suffix(".json"), json.dumps(description, indent=2) + "\n")
 
 
 def load(path: Path) -> Checkpoint:
@@ -71,12 +70,3 @@ def load(path: Path) -> Checkpoint:
     except Exception as error:  # whatever a damaged archive makes torch raise
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: damaged or not a checkpoint of this project: {reason}") from error
-
-
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

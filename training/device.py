@@ -8,10 +8,11 @@ from torch import nn
 
 # glibc's mallopt(3) parameters.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device() -> torch.device:
-    """The first CUDA GPU, else the CPU."""
+    """This process's CUDA GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -31,9 +32,19 @@ def has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def mixed_precision(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 autocast where the hardware has it, float32 elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))
+def pick_precision(asked: str, device: torch.device) -> str:
+    """A key of PRECISIONS: `asked`, or for "auto" the fastest of 16 bits in hardware, float32 where there is none."""
+    if asked != "auto":
+        return asked
+    if has_bf16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
+def mixed_precision(device: torch.device, precision: str = "auto") -> AbstractContextManager[None]:
+    """Autocast to a precision, a key of PRECISIONS or "auto"."""
+    dtype = PRECISIONS[pick_precision(precision, device)]
+    return torch.autocast(device.type, dtype if dtype.itemsize == 2 else None, enabled=dtype.itemsize == 2)
 
 
 def keep_freed_memory() -> None:

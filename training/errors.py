@@ -2,7 +2,8 @@
 
 TrainingError
 +-- DataError         a data set that is missing, damaged or laid out otherwise
-+-- CheckpointError   a checkpoint that is missing, damaged or of another network
++-- CheckpointError   a checkpoint that is missing, damaged, of another network or cannot be written
++-- InterruptedRunError  a run that was asked to stop, and did so with a checkpoint
 """
 
 
@@ -15,4 +16,8 @@ class DataError(TrainingError):
 
 
 class CheckpointError(TrainingError):
-    """A checkpoint that is missing, damaged or of another network."""
+    """A checkpoint that is missing, damaged, of another network, or cannot be written."""
+
+
+class InterruptedRunError(TrainingError):
+    """A run that was asked to stop, and did so with a checkpoint; its exit code is 130."""

@@ -1,5 +1,6 @@
 """The networks: AlexNet of the 2012 paper, and the one-column variant whose ImageNet weights are published."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from training.lrn import LocalResponseNorm
 
 INPUT_SIZE = {"alexnet": 227, "alexnet_owt": 224}
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+GAINS = {"relu": math.sqrt(2), "tanh": 5 / 3}  # keep the variance of a deep network's signals
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,16 @@ class NetworkConfig:
     normalization: bool = True
     overlap: bool = True  # pooling windows of 3 at a stride of 2, else of 2
     groups: int = 2  # of convolutions 2, 4 and 5
+    width: float = 1.0  # times the published channels and hidden units
 
     @property
     def input_size(self) -> int:
         """Height and width of the input, in pixels."""
         return INPUT_SIZE[self.name]
+
+    def units(self, published: int) -> int:
+        """Channels or hidden units at this width, a multiple of 8."""
+        return max(round(published * self.width / 8), 1) * 8
 
 
 class AlexNet(nn.Module):
@@ -47,44 +54,48 @@ class AlexNet(nn.Module):
 def _paper_features(config: NetworkConfig) -> list[nn.Module]:
     """Krizhevsky et al. 2012, section 3.5: [N, 3, 227, 227] to [N, 256, 6, 6]."""
 
-    def activation() -> nn.Module:
-        return ACTIVATIONS[config.activation]()
-
     def normalization(channels: int) -> nn.Module:
         return LocalResponseNorm(channels) if config.normalization else nn.Identity()
 
-    def pool() -> nn.Module:
-        # Windows of 2 at a stride of 2 leave the same 27, 13 and 6 pixels.
-        return nn.MaxPool2d(3 if config.overlap else 2, stride=2)
-
-    groups = config.groups
+    c1, c2, c3, c4, c5 = map(config.units, (96, 256, 384, 384, 256))
+    activation, groups = ACTIVATIONS[config.activation], config.groups
     return [
-        *(nn.Conv2d(3, 96, 11, stride=4), activation(), normalization(96), pool()),  # 27 x 27
-        *(nn.Conv2d(96, 256, 5, padding=2, groups=groups), activation(), normalization(256), pool()),  # 13 x 13
-        *(nn.Conv2d(256, 384, 3, padding=1), activation()),
-        *(nn.Conv2d(384, 384, 3, padding=1, groups=groups), activation()),
-        *(nn.Conv2d(384, 256, 3, padding=1, groups=groups), activation(), pool()),  # 6 x 6
+        *(nn.Conv2d(3, c1, 11, stride=4), activation(), normalization(c1), _pool(config)),  # 27 x 27
+        *(nn.Conv2d(c1, c2, 5, padding=2, groups=groups), activation(), normalization(c2), _pool(config)),  # 13 x 13
+        *(nn.Conv2d(c2, c3, 3, padding=1), activation()),
+        *(nn.Conv2d(c3, c4, 3, padding=1, groups=groups), activation()),
+        *(nn.Conv2d(c4, c5, 3, padding=1, groups=groups), activation(), _pool(config)),  # 6 x 6
     ]
 
 
 def _one_column_features(config: NetworkConfig) -> list[nn.Module]:
-    """Krizhevsky 2014, arXiv:1404.5997, as torchvision lays it out: [N, 3, 224, 224] to [N, 256, 6, 6]."""
+    """Krizhevsky 2014, arXiv:1404.5997, as torchvision lays it out: [N, 3, 224, 224] to [N, 256, 6, 6].
+
+    It has neither response normalisation nor groups, whatever the config says.
+    """
+    c1, c2, c3, c4, c5 = map(config.units, (64, 192, 384, 256, 256))
     activation = ACTIVATIONS[config.activation]
     return [
-        *(nn.Conv2d(3, 64, 11, stride=4, padding=2), activation(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(64, 192, 5, padding=2), activation(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(192, 384, 3, padding=1), activation()),
-        *(nn.Conv2d(384, 256, 3, padding=1), activation()),
-        *(nn.Conv2d(256, 256, 3, padding=1), activation(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(3, c1, 11, stride=4, padding=2), activation(), _pool(config)),
+        *(nn.Conv2d(c1, c2, 5, padding=2), activation(), _pool(config)),
+        *(nn.Conv2d(c2, c3, 3, padding=1), activation()),
+        *(nn.Conv2d(c3, c4, 3, padding=1), activation()),
+        *(nn.Conv2d(c4, c5, 3, padding=1), activation(), _pool(config)),
     ]
+
+
+def _pool(config: NetworkConfig) -> nn.Module:
+    # Windows of 2 at a stride of 2 leave the same 27, 13 and 6 pixels as overlapping ones of 3.
+    return nn.MaxPool2d(3 if config.overlap else 2, stride=2)
 
 
 def _classifier(config: NetworkConfig) -> list[nn.Module]:
     activation = ACTIVATIONS[config.activation]
+    features, hidden = config.units(256) * 6 * 6, config.units(4096)
     return [
-        *(nn.Dropout(config.dropout), nn.Linear(256 * 6 * 6, 4096), activation()),
-        *(nn.Dropout(config.dropout), nn.Linear(4096, 4096), activation()),
-        nn.Linear(4096, config.classes),
+        *(nn.Dropout(config.dropout), nn.Linear(features, hidden), activation()),
+        *(nn.Dropout(config.dropout), nn.Linear(hidden, hidden), activation()),
+        nn.Linear(hidden, config.classes),
     ]
 
 
@@ -92,12 +103,13 @@ def initialize(network: AlexNet, scheme: str) -> None:
     """Set all weights, in place.
 
     `paper`: section 5, Gaussians of deviation 0.01; biases 1 in convolutions 2, 4, 5 and the hidden
-    fully-connected layers, 0 elsewhere. `he`: He et al. 2015, variance 2 / fan-in, biases 0.
+    fully-connected layers, 0 elsewhere. `he`: He et al. 2015, variance 2 / fan-in (25 / 9 of 1 / fan-in for tanh),
+    biases 0.
     """
     layers: list[Any] = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     for number, layer in enumerate(layers, start=1):
         if scheme == "he":
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.normal_(layer.weight, std=GAINS[network.config.activation] / math.sqrt(layer.weight[0].numel()))
             nn.init.zeros_(layer.bias)
         else:
             nn.init.normal_(layer.weight, std=0.01)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from training.data import SPLITS, Split, open_dataset
+from training.data import SPLITS, open_dataset
 from training.errors import DataError, TrainingError
+from training.splits import Split, skipped
 
 FORMATS: dict[str, dict[str, Any]] = {"jpeg": {"quality": 95}, "png": {}}
 
@@ -32,13 +33,16 @@ def write(split: Split, classes: tuple[str, ...], count: int, folder: Path, file
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             whole = Path(temporary, "whole")  # renamed at the end: half of it is never taken for all
             for index in indices:
+                image = split.image(int(index))
+                if image is None:
+                    continue
                 path = whole / classes[split.labels[index]] / f"{index:05}.{file_format}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                split.image(int(index)).save(path, **FORMATS[file_format])
+                image.save(path, **FORMATS[file_format])
             whole.rename(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}; give another with --to") from error
-    return len(indices)
+    return len(indices) - skipped(split)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

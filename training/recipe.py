@@ -1,24 +1,30 @@
 """Recipes: every figure of a training run, by name."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; lengths are parts of the whole run."""
+    """How a network is trained. `warm_up` is a part of the whole run, `holdout` of the training images."""
 
     name: str
-    batch: int
+    batch: int  # images a step, over all processes
     learning_rate: float
     optimizer: str = "sgd"  # or "adamw"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    schedule: str = "cosine"  # or "plateau": divided by 10 when the held-out error no longer falls
     warm_up: float = 0.05
+    patience: int = 3  # epochs without a lower held-out error, of the plateau
     label_smoothing: float = 0.0
     dropout: float = 0.5
     initialization: str = "he"  # or "paper"
     augment: bool = True  # random crops and reflections, else the central crop
+    lighting: float = 0.0  # deviation of the multiples of the colours' principal components
+    precision: str = "auto"  # or a key of device.PRECISIONS
+    holdout: float = 0.0  # kept out of training; its error is measured after each epoch
+    epochs: int = 10
     seed: int = 0
 
     def learning_rate_at(self, progress: float) -> float:
@@ -27,11 +33,45 @@ class Recipe:
             return self.learning_rate * max(progress, 1e-3) / self.warm_up
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up)))
 
+    def with_batch(self, batch: int) -> "Recipe":
+        """For steps of `batch` images, the learning rate scaled to them.
+
+        In proportion for SGD (Goyal et al. 2017, arXiv:1706.02677), by the square root for AdamW
+        (Malladi et al. 2022, arXiv:2205.10287).
+        """
+        factor = batch / self.batch
+        scale = factor if self.optimizer == "sgd" else math.sqrt(factor)
+        return replace(self, batch=batch, learning_rate=self.learning_rate * scale)
+
 
 RECIPES = {
     # The most accuracy that a few minutes on a CPU give: less than an epoch is seen, so there is nothing
     # to regularise against. The best of seven settings, compared on 2,000 of the test images.
     "demo": Recipe(
         "demo", batch=32, learning_rate=2e-4, optimizer="adamw", weight_decay=0.0, dropout=0.0, augment=False
+    ),
+    # Krizhevsky et al. 2012, sections 4 and 5.
+    "paper": Recipe(
+        "paper",
+        batch=128,
+        learning_rate=0.01,
+        schedule="plateau",
+        initialization="paper",
+        lighting=0.1,
+        precision="fp32",
+        holdout=0.02,
+        epochs=90,
+    ),
+    # A few epochs on a small machine.
+    "fast": Recipe(
+        "fast",
+        batch=128,
+        learning_rate=4e-4,
+        optimizer="adamw",
+        weight_decay=0.05,
+        label_smoothing=0.05,
+        dropout=0.1,
+        holdout=0.02,
+        epochs=5,
     ),
 }

@@ -1,25 +1,34 @@
-"""Folders of photographs, and batches of them."""
+"""Data sets by name and folder, and what is said of bad ones."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from training.augment import random_box, random_cut
-from training.data import ArraySplit, batches, center_cut, in_order, open_dataset, pixel_statistics, shuffled
+from training import train
+from training.data import open_dataset, pixel_statistics
 from training.errors import DataError
+from training.loading import batches, center_cut, in_order
+from training.splits import Subset, hold_out, skipped
+
+TINY = ["--epochs", "1", "--batch", "32", "--width", "0.05"]
+
+
+def write_photographs(folder: Path, train_images: int, test_images: int) -> Path:
+    for split, count in (("train", train_images), ("test", test_images)):
+        for name, colour in (("cat", "red"), ("dog", "blue")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (40, 30), colour).save(folder / split / name / f"{number}.png")
+    return folder
 
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    for split, count in (("train", 3), ("test", 2)):
-        for name, colour in (("cat", "red"), ("dog", "blue")):
-            folder = tmp_path / "pets" / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.new("RGB", (40, 30), colour).save(folder / f"{number}.png")
-    return tmp_path / "pets"
+    return write_photographs(tmp_path / "pets", 3, 2)
 
 
 def test_a_folder_of_photographs(photographs: Path) -> None:
@@ -27,61 +36,98 @@ def test_a_folder_of_photographs(photographs: Path) -> None:
     assert dataset.name == "pets"
     assert dataset.classes == ("cat", "dog")
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert dataset.test.image(3).getpixel((0, 0)) == (0, 0, 255)
-    assert pixel_statistics(dataset.train)[0] == (127.5, 0.0, 127.5)
+    image = dataset.test.image(3)
+    assert image is not None
+    assert image.getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_pixel_statistics(photographs: Path) -> None:
+    pixels = pixel_statistics(open_dataset(str(photographs)).train)
+    assert pixels.mean == (127.5, 0.0, 127.5)
+    assert pixels.std == (127.5, 1.0, 127.5)  # never 0: pixels are divided by it
+    half = 127.5**2
+    np.testing.assert_allclose(pixels.covariance, [[half, 0, -half], [0, 0, 0], [-half, 0, half]])
 
 
 @pytest.mark.parametrize(
     ("removed", "message"),
     [
-        ("train", "no folder train"),
-        ("test", "neither test/ nor val/"),
-        ("train/cat", "1 class folders"),
-        ("test/dog", "no images for class 'dog'"),
-        ("train/dog/*", "no images for class 'dog'"),
+        (["train"], "no folder train"),
+        (["test"], "neither test/ nor val/"),
+        (["train/cat"], "1 class folders"),
+        (["train/cat", "train/dog"], "0 class folders"),
+        (["test/dog"], r"pets/test: no folder for class 'dog' of .*pets/train"),
     ],
 )
-def test_what_is_missing_is_named(photographs: Path, removed: str, message: str) -> None:
-    for entry in sorted(photographs.glob(removed + "/**/*"), reverse=True) + list(photographs.glob(removed)):
-        entry.rmdir() if entry.is_dir() else entry.unlink()
+def test_what_is_missing_is_one_line(
+    photographs: Path, removed: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in removed:
+        shutil.rmtree(photographs / name)
     with pytest.raises(DataError, match=message):
+        open_dataset(str(photographs))
+    assert train.main(["--data", str(photographs)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_without_images_is_named(photographs: Path, split: str) -> None:
+    for image in (photographs / split / "dog").iterdir():
+        image.rename(image.with_suffix(".txt"))
+    with pytest.raises(DataError, match=f"pets/{split}/dog: no images for class 'dog'"):
         open_dataset(str(photographs))
 
 
-def test_a_damaged_photograph_is_named(photographs: Path) -> None:
-    (photographs / "train" / "cat" / "1.png").write_text("no picture")
-    dataset = open_dataset(str(photographs))
-    with pytest.raises(DataError, match=r"cat/1.png: not a JPEG"):
-        list(batches(dataset.train, in_order(6, 2), center_cut(227)))
+def test_a_class_that_is_only_tested_is_named(photographs: Path) -> None:
+    (photographs / "test" / "mouse").mkdir()
+    with pytest.raises(DataError, match=r"pets/train: no folder for class 'mouse'"):
+        open_dataset(str(photographs))
 
 
-def test_batches_keep_images_and_labels_together_and_in_order() -> None:
-    images = np.arange(50, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
-    split = ArraySplit(images, np.arange(50))
-    seen = list(batches(split, in_order(50, 8), center_cut(32)))
-    assert [len(labels) for _, labels in seen] == [8, 8, 8, 8, 8, 8, 2]
-    for pixels, labels in seen:
-        assert pixels.shape == (len(labels), 32, 32, 3)
-        assert np.array_equal(pixels[:, 0, 0, 0], labels)
+def test_a_damaged_photograph_among_good_ones_is_named_and_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_photographs(tmp_path / "pets", 60, 50)
+    for damaged in ("train/cat/1.png", "test/dog/7.png"):
+        (folder / damaged).write_text("no picture")
+    output = tmp_path / "pets.pt"
+    assert train.main(["--data", str(folder), "--output", str(output), *TINY]) == 0
+    error = capsys.readouterr().err
+    assert error.count("skipped") == 2
+    assert "train/cat/1.png: not a JPEG, PNG, WebP, GIF or BMP image; skipped (1 of 120 images)" in error
+    metrics = json.loads(output.with_suffix(".json").read_text())["metrics"]
+    assert (metrics["skipped_images"], metrics["images"]) == (2, 99)
 
 
-def test_each_epoch_sees_every_image_once_in_another_order() -> None:
-    chunks = shuffled(20, 5, seed=1)
-    epochs = [np.concatenate([next(chunks) for _ in range(4)]) for _ in range(2)]
-    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
-    assert not np.array_equal(*epochs)
+def test_too_many_damaged_photographs_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_photographs(tmp_path / "pets", 60, 1)
+    for number in (1, 2):
+        (folder / "train" / "cat" / f"{number}.png").write_text("no picture")
+    assert train.main(["--data", str(folder), "--output", str(tmp_path / "pets.pt"), *TINY]) == 1
+    named, stopped = capsys.readouterr().err.splitlines()
+    assert "skipped (1 of 120 images)" in named
+    assert "2 of 120 images are damaged, more than 1%: remove or replace them" in stopped
+    assert not (tmp_path / "pets.pt").exists()
 
 
-def test_random_views_stay_inside_and_repeat_with_their_seed() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        left, upper, right, lower = random_box(500, 375, 227, rng)
-        assert left >= 0
-        assert upper >= 0
-        assert right <= 500
-        assert lower <= 375
-        assert right - left == pytest.approx(375 * 227 / 256)
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    first, again, other = random_cut(32, 7)(image, 3), random_cut(32, 7)(image, 3), random_cut(32, 7)(image, 4)
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+def test_damaged_photographs_take_their_labels_with_them(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "pets", 100, 1)
+    (folder / "train" / "cat" / "5.png").write_text("no picture")
+    split = open_dataset(str(folder)).train
+    seen = list(batches(split, in_order(200, 64), center_cut(8)))
+    assert [len(labels) for _, labels in seen] == [63, 64, 64, 8]
+    for images, labels in seen:
+        assert np.array_equal(images[:, 0, 0, 2] == 255, labels == 1)
+    assert skipped(split) == 1
+
+
+def test_held_out_images_are_the_same_part_of_each_class_every_time(photographs: Path) -> None:
+    split = open_dataset(str(photographs)).train
+    rest, held = hold_out(split, 0.3)
+    assert isinstance(held, Subset)
+    assert held.labels.tolist() == [0, 1]
+    assert rest.labels.tolist() == [0, 0, 1, 1]
+    again = hold_out(split, 0.3)[1]
+    assert isinstance(again, Subset)
+    assert np.array_equal(again.indices, held.indices)
+    assert hold_out(split, 0.0) == (split, None)

@@ -1,0 +1,178 @@
+"""The training loop: steps, epochs, and the state that a run is taken up from."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.clock import Clock
+from training.device import mixed_precision, pick_device, pick_precision, place
+from training.distributed import Group
+from training.errors import DataError
+from training.loading import Cut, batches, share, shuffled, steps_per_epoch
+from training.model import Normalize
+from training.optimizers import Schedule, make_optimizer
+from training.recipe import Recipe
+from training.splits import Split
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is: whole epochs, or seconds of training."""
+
+    epochs: int | None = None
+    budget_s: float | None = None
+
+
+@dataclass
+class Position:
+    """Where a run stands: `step` of `epoch` is the next one."""
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0  # made in all
+    images: int = 0  # trained on in all, over all processes
+
+
+@dataclass
+class Sums:
+    """Over the steps of one process."""
+
+    images: int = 0
+    loss: float = 0.0  # sum over images
+    hits: int = 0
+    waited_s: float = 0.0
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / max(self.images, 1)
+
+    def merge(self, other: "Sums") -> None:
+        self.images += other.images
+        self.loss += other.loss
+        self.hits += other.hits
+        self.waited_s += other.waited_s
+
+    def over(self, group: Group) -> "Sums":
+        """The sums of all processes, in all of them."""
+        images, loss, hits, waited_s = group.sum([self.images, self.loss, self.hits, self.waited_s])
+        return Sums(int(images), loss, int(hits), waited_s)
+
+
+@dataclass
+class Trainer:
+    """A network in training. Iterate over `epoch()`; each step yields its Sums."""
+
+    network: nn.Module
+    normalize: Normalize
+    split: Split
+    cut: Cut
+    recipe: Recipe
+    length: Length
+    group: Group = field(default_factory=Group)
+
+    def __post_init__(self) -> None:
+        self.device = pick_device()
+        place(self.network, self.device)
+        self.normalize.to(self.device)
+        self.wrapped = self.group.wrap(self.network)
+        self.optimizer = make_optimizer(self.network, self.recipe)
+        self.schedule = Schedule(self.optimizer, self.recipe)
+        self.precision = pick_precision(self.recipe.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.clock, self.position, self.progress = Clock(), Position(), 0.0
+        self.batch = min(self.recipe.batch, len(self.split.labels))
+        self.steps_per_epoch = steps_per_epoch(len(self.split.labels), self.batch)
+
+    @property
+    def finished(self) -> bool:
+        return self.progress >= 1.0
+
+    def epoch(self) -> Iterator[Sums]:
+        """The steps left of this epoch, or of the run where that ends first."""
+        self.network.train()
+        self.clock.start()
+        for images, labels, waited_s in self._batches():
+            self.schedule.before_step(self.progress)
+            loss, hits = self._step(images, labels)
+            self._advance()
+            yield Sums(len(labels), loss * len(labels), hits, waited_s)
+            if self.finished:
+                return
+        self.position.epoch, self.position.step = self.position.epoch + 1, 0
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """This process's part of the batches, with the seconds that each was waited for."""
+        count = len(self.split.labels)
+        chunks = shuffled(count, self.batch, self.recipe.seed, self.position.epoch)
+        left = (chunk for number, chunk in enumerate(chunks) if number >= self.position.step)
+        mine = share(left, self.group.rank, self.group.world)
+        loader = batches(self.split, mine, self.cut, pin=self.device.type == "cuda")
+        start = perf_counter()
+        for images, labels in loader:
+            if not len(labels):
+                raise DataError("every image of a step is damaged; remove or replace the images named above")
+            yield images, labels, perf_counter() - start
+            start = perf_counter()
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
+        """Train on uint8 [B, S, S, 3] and int64 [B]; says the mean loss and the hits."""
+        targets = labels.to(self.device, non_blocking=True)
+        with mixed_precision(self.device, self.precision):
+            logits = self.wrapped(self.normalize(images.to(self.device, non_blocking=True)))
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.item(), int((logits.argmax(dim=1) == targets).sum())
+
+    def _advance(self) -> None:
+        self.position.step += 1
+        self.position.steps += 1
+        self.position.images += self.batch
+        self.clock.lap()
+        done = self.position.epoch * self.steps_per_epoch + self.position.step
+        if self.length.budget_s is not None:
+            # Processes have clocks of their own, but must take the same steps.
+            self.progress = min(self.group.of_first([self.clock.seconds])[0] / self.length.budget_s, 1.0)
+        else:
+            self.progress = min(done / ((self.length.epochs or self.recipe.epochs) * self.steps_per_epoch), 1.0)
+
+    def state(self) -> dict[str, Any]:
+        """All that decides what the next step does; to be asked for in every process."""
+        return {
+            "weights": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.schedule.plateau.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "position": asdict(self.position),
+            "progress": self.progress,
+            "seconds": self.clock.seconds,
+            "random": self.group.gather(_random_state()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` of the same network and recipe."""
+        self.network.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.plateau.load_state_dict(state["plateau"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.position = Position(**state["position"])
+        self.progress, self.clock.seconds = state["progress"], state["seconds"]
+        _restore_random_state(state["random"][self.group.rank])
+
+
+def _random_state() -> dict[str, Tensor]:
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
+
+
+def _restore_random_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
