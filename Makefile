@@ -41,7 +41,7 @@ gateway: .venv/.gateway $(ARTIFACTS)/gateway/certificate.pem ## nginx before `ma
 status: .venv/.run ## what runs, and whether it is well
 	@$(BIN)/python -m serving status
 
-test: .venv/.dev ## the tests, and all that they need
+test: .venv/.dev .venv/.tools ## the tests, and all that they need
 	@$(BIN)/python -m pytest
 
 check: .venv/.dev ## formatting, lint and types
@@ -73,6 +73,10 @@ $(BIN)/pip:
 $(ARTIFACTS)/gateway/certificate.pem: export GATEWAY_SECRETS = $(ARTIFACTS)/gateway
 $(ARTIFACTS)/gateway/certificate.pem:
 	@docker/prepare.sh
+
+.venv/.tools: tests/tools.py | .venv/.dev
+	@$(BIN)/python tests/tools.py
+	@touch $@
 
 $(ARTIFACTS)/checkpoint.pt: | .venv/.run
 	@$(BIN)/python -m training.train --budget $(BUDGET) $(if $(DATA),--data-dir $(DATA)) --output $@

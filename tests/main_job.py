@@ -28,4 +28,4 @@ def make(*arguments: str, artifacts: Path) -> subprocess.CompletedProcess[str]:
     """Run make as a user does, apart from the make that runs the tests."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "--no-print-directory", *arguments, f"ARTIFACTS={artifacts}"]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)

@@ -1,0 +1,67 @@
+"""Programs that the tests need and that no Python wheel brings: found, else fetched.
+
+`make test` runs this file before the tests. Prometheus comes out of Debian's package, unpacked and not
+installed, so that no service starts; the headless Chromium from the system's packages where that may be
+installed, else from Playwright.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+FOLDER = Path(sys.prefix) / "tools"  # .venv/tools
+CHROMIUM = "chromium-headless-shell"
+TIMEOUT_S = 300
+
+
+def find(program: str) -> str | None:
+    """The path of `promtool` or `prometheus`, or None."""
+    return shutil.which(program) or shutil.which(program, path=str(FOLDER / "prometheus" / "usr" / "bin"))
+
+
+def chromium() -> str | None:
+    """The system's headless Chromium; None lets Playwright take its own."""
+    return shutil.which(CHROMIUM)
+
+
+def main() -> None:
+    try:
+        if not find("promtool"):
+            unpack("prometheus")
+        if not chromium():
+            install_chromium()
+    except (subprocess.SubprocessError, OSError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        sys.exit(
+            f"make test: {reason.strip().splitlines()[-1]}; install them: sudo apt-get install prometheus {CHROMIUM}"
+        )
+
+
+def unpack(package: str) -> None:
+    """Debian's package without its dependencies, under FOLDER; needs no rights."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as temporary:
+        run("apt-get", "download", "-qq", package, folder=temporary)
+        (archive,) = Path(temporary).glob("*.deb")
+        run("dpkg-deb", "--extract", archive.name, "files", folder=temporary)
+        Path(temporary, "files").replace(FOLDER / package)
+
+
+def install_chromium() -> None:
+    rights = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+    try:
+        run(*rights, "apt-get", "install", "-qq", "--yes", "--no-install-recommends", CHROMIUM)
+    except (subprocess.SubprocessError, OSError):
+        run(sys.executable, "-m", "playwright", "install", "--only-shell", "chromium")
+
+
+def run(*command: str, folder: str | None = None) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+if __name__ == "__main__":
+    main()
