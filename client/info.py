@@ -4,10 +4,9 @@ import json
 from typing import Any
 
 from client.config import Config
-from client.images import blank
+from client.labels import server_labels
 from client.model import wait_until_ready
 from client.names import printable
-from client.results import Classification
 from client.retry import Deadline
 from client.session import Session
 from client.wire import Transport
@@ -45,7 +44,7 @@ async def _facts(session: Session, config: Config) -> dict[str, Any]:
             "gives": f"{signature.output} FP32 [{signature.classes}]",
             "max_batch": signature.max_batch,
             "batching": _batching(described),
-            "labels": await _labels(session),
+            "labels": await server_labels(await session.inference()),
         },
     }
 
@@ -53,14 +52,6 @@ async def _facts(session: Session, config: Config) -> dict[str, Any]:
 async def _versions(transport: Transport, config: Config) -> list[str]:
     metadata = await transport.model_metadata(config.model_name, config.version, config.timeout_s)
     return list(metadata.get("versions", ()))
-
-
-async def _labels(session: Session) -> list[str]:
-    """By index: Triton gives labels with answers alone, so a blank picture is classified."""
-    inference = await session.inference()
-    (outcome,) = await inference.run([blank(inference.signature)], top=inference.signature.classes)
-    assert isinstance(outcome, Classification)
-    return [label.label for label in sorted(outcome.top, key=lambda label: label.index)]
 
 
 def _batching(described: Any) -> str:

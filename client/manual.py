@@ -32,6 +32,8 @@ results
   With --output each result is in FILE when the next is asked for. A run that was cut
   off is continued by the same command with --resume: every image is in FILE once.
   Failed images in FILE count as done; remove their lines to try them again.
+  FILE.settings remembers --model, --model-version, --top, --threshold and --labels:
+  going on with others is refused, as the results would not be alike.
 
 when things go wrong
   A request that met a broken connection, a busy or a restarting server is sent again

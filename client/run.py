@@ -15,8 +15,9 @@ from client.formats import formatter, header
 from client.images import path_of
 from client.names import printable
 from client.progress import Progress
-from client.results import Classification, Failure
+from client.results import Failure
 from client.session import Result
+from client.settings import Settings, keep
 from client.sink import Sink, open_sink
 from client.sources import Image, Sources
 from client.timings import Timings
@@ -33,7 +34,7 @@ class Job:
     output: str | None
     resume: bool
     threshold: float
-    labels: tuple[str, ...]
+    labels: str | None
     wait_s: float
     progress: bool
     verbose: bool
@@ -43,7 +44,7 @@ class Job:
         """From the command line.
 
         Raises:
-            UsageError: options that do not go together, a file of labels that cannot be read.
+            UsageError: options that do not go together.
         """
         url_timeout_s = arguments.timeout if arguments.allow_urls else None
         suffix = Path(arguments.output or "").suffix.lower()
@@ -53,7 +54,7 @@ class Job:
             output=arguments.output,
             resume=arguments.resume,
             threshold=arguments.threshold,
-            labels=_read_labels(arguments.labels),
+            labels=arguments.labels,
             wait_s=arguments.wait,
             progress=not arguments.no_progress,
             verbose=arguments.verbose,
@@ -70,34 +71,47 @@ async def run(job: Job, config: Config) -> int:
 
     Raises:
         ServerError: no server answered.
-        UsageError: the results cannot be written.
+        UsageError: a file of labels cannot be used, the results cannot be written, or go on otherwise than they began.
     """
-    with open_sink(job.output, job.form, job.resume) as sink:
-        write = formatter(job.form, config.top, job.output is None and _is_terminal(sys.stdout))
-        if not sink.held.has_header:
-            sink.write(header(job.form, config.top))
-        async with AsyncClassifier.from_config(config) as classifier:
-            if job.wait_s:
-                await classifier.wait(job.wait_s)
-            with Progress(_total(job, sink), _shows_progress(job)) as progress:
-                return sink.held.failed + await _classify(job, classifier, sink, write, progress)
+    async with AsyncClassifier.from_config(config) as classifier:
+        if job.wait_s:
+            await classifier.wait(job.wait_s)
+        await classifier.session.inference()  # a server that is not there leaves the output as it was
+        labels = await _labels(job, classifier)
+        with open_sink(job.output, job.form, job.resume) as sink:
+            if job.output and job.form != "text":
+                settings = Settings(config.model_name, config.version, config.top, job.threshold, labels)
+                keep(job.output, settings, begun=bool(sink.held.end))
+            return sink.held.failed + await _classify(job, classifier, sink, labels)
 
 
-async def _classify(job: Job, classifier: AsyncClassifier, sink: Sink, write: object, progress: Progress) -> int:
-    assert callable(write)
+async def _labels(job: Job, classifier: AsyncClassifier) -> tuple[str, ...]:
+    if job.labels is None:
+        return ()
+    from client.labels import read_labels
+
+    return await read_labels(job.labels, classifier.session)
+
+
+async def _classify(job: Job, classifier: AsyncClassifier, sink: Sink, labels: tuple[str, ...]) -> int:
+    top = classifier.config.top
+    write = formatter(job.form, top, job.output is None and _is_terminal(sys.stdout))
+    if not sink.held.has_header:
+        sink.write(header(job.form, top))
     timings = Timings(job.verbose, classifier.session)
     await timings.start()
-    try:
-        async for result in classifier.classify_many(_left(job.sources, sink)):
-            sink.write(write(_adapted(result, job)))
-            progress.add(result)
-            timings.add(result)
-            if isinstance(result, Failure):
-                complain(f"{result.path or ''}: {result.error}")
-    except ServerError as error:
-        if progress.done and job.output:
-            error.args = (f"{error}; {progress.done:,} results are in {job.output}, --resume goes on",)
-        raise
+    with Progress(_total(job, sink), _shows_progress(job)) as progress:
+        try:
+            async for result in classifier.classify_many(_left(job.sources, sink)):
+                sink.write(write(_adapted(result, labels, job.threshold)))
+                progress.add(result)
+                timings.add(result)
+                if isinstance(result, Failure):
+                    complain(f"{result.path or ''}: {result.error}")
+        except ServerError as error:
+            if progress.done and job.output:
+                error.args = (f"{error}; {progress.done:,} results are in {job.output}, --resume goes on",)
+            raise
     await timings.finish()
     return progress.failed
 
@@ -123,32 +137,14 @@ def _shows_progress(job: Job) -> bool:
     return job.progress and sys.stderr.isatty() and (job.output is not None or not sys.stdout.isatty())
 
 
-def _adapted(result: Result, job: Job) -> Result:
+def _adapted(result: Result, labels: tuple[str, ...], threshold: float) -> Result:
     """With the caller's labels, without the improbable classes."""
-    if isinstance(result, Failure) or not (job.labels or job.threshold):
+    if isinstance(result, Failure) or not (labels or threshold):
         return result
-    return _relabelled(result, job.labels, job.threshold)
-
-
-def _relabelled(result: Classification, labels: tuple[str, ...], threshold: float) -> Classification:
     top = [label for label in result.top if label.probability >= threshold]
     if labels:
-        if any(label.index >= len(labels) for label in top):
-            raise UsageError(f"--labels has {len(labels)} names; the model {result.model!r} has more classes")
         top = [replace(label, label=labels[label.index]) for label in top]
     return replace(result, top=tuple(top))
-
-
-def _read_labels(file: str | None) -> tuple[str, ...]:
-    if file is None:
-        return ()
-    try:
-        return tuple(Path(file).read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (getattr(error, "strerror", None) or "not UTF-8 text").lower()
-        raise UsageError(
-            f"--labels {file}: {reason}; leave it out for the server's own, which `{PROGRAM} info` lists"
-        ) from None
 
 
 def _is_terminal(stream: object) -> bool:

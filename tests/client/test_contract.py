@@ -72,9 +72,12 @@ def test_text_goes_to_standard_output_and_errors_do_not(url: str, pictures: list
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_nobody_listening_is_exit_3_and_one_line(scheme: str, pictures: list[Path]) -> None:
+def test_nobody_listening_is_exit_3_and_one_line(scheme: str, pictures: list[Path], tmp_path: Path) -> None:
+    earlier = tmp_path / "results.jsonl"
+    earlier.write_text("kept")
     with dead_port() as port:
-        done = classify(pictures[0], "--url", f"{scheme}://127.0.0.1:{port}")
+        done = classify(pictures[0], "--url", f"{scheme}://127.0.0.1:{port}", "--output", earlier)
+    assert earlier.read_text() == "kept"
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 1
     assert f"127.0.0.1:{port}: cannot connect: connection refused; " in done.stderr

@@ -182,6 +182,34 @@ def test_a_file_of_something_else_is_left_alone(url: str, tmp_path: Path, conten
     assert file.read_text() == content
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--top", 3], "begun with --top 2; give the same, or another --output"),
+        (["--threshold", 0.1], "begun with --threshold 0.2; "),
+        (["--model", "alexnet"], "begun with --model classify; "),
+        (["--model-version", 1], "begun with no --model-version; "),
+        (["--labels", "names.txt"], "begun with other --labels; "),
+    ],
+)
+def test_a_run_goes_on_as_it_began(
+    triton: Triton, pictures: list[Path], tmp_path: Path, suffix: str, changed: list[object], said: str
+) -> None:
+    file = f"results.{suffix}"
+    (tmp_path / "names.txt").write_text("".join(f"class {number}\n" for number in range(10)))
+    words = ["--url", triton.urls["grpc"], "-o", file, "--top", 2, "--threshold", 0.2]
+    assert classify(*pictures[:2], *words, cwd=tmp_path).returncode == 0
+    before = (tmp_path / file).read_bytes()
+    refused = classify(*pictures[:4], *words, "--resume", *changed, cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count(b"\n")) == (2, 1)
+    assert said in refused.stderr.decode()
+    assert (tmp_path / file).read_bytes() == before
+    assert classify(*pictures[:4], *words, "--resume", cwd=tmp_path).returncode == 0
+    assert paths_in(tmp_path / file) == list(map(str, pictures[:4]))
+    assert classify(pictures[0], *words, *changed, cwd=tmp_path).returncode == 0  # a new run, with its own settings
+
+
 def test_the_reader_of_the_results_goes_away(url: str, many: Path) -> None:
     process = subprocess.Popen(
         command("-r", many, "--url", url, "--format", "json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE

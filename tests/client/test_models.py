@@ -1,9 +1,12 @@
 """Models that are not there or are no classifiers, what `info` says, and gateways that refuse."""
 
 import json
+import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from answers import by_torch
 from client import Classifier
+from client.cli import main
 from client.errors import AccessDenied, ModelNotFound, Overloaded, TlsError
 from commands import classify
 from embedded_triton import REPOSITORY, Triton
@@ -23,12 +27,17 @@ max_batch_size: 8
 input [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 16 ] }, { name: "INPUT1" data_type: TYPE_FP32 dims: [ 16 ] } ]
 output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 16 ] } ]
 """
+SLOW = (
+    ("max_batch_size: 64", "max_batch_size: 1"),
+    ("dynamic_batching { }", "dynamic_batching { priority_levels: 2 default_priority_level: 2 }"),
+)
+LOW = 16  # requests of low priority
 RESTRICTED = ("--grpc-restricted-protocol=shared-memory:admin-key=secret", "--http-restricted-api=shared-memory:k=v")
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    """A server with a model of another kind too, and with shared memory closed."""
+    """A server with a model of another kind and a slow one with priorities too, and with shared memory closed."""
     folder = tmp_path_factory.mktemp("zoo")
     repository = shutil.copytree(REPOSITORY, folder / "repository")
     for file in repository.glob("*/1/model.py"):
@@ -36,6 +45,11 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     (repository / "adder/1").mkdir(parents=True)
     (repository / "adder/config.pbtxt").write_text(ADDER)
     shutil.copy(repository / "alexnet/1/model.py", repository / "adder/1/model.py")
+    shutil.copytree(repository / "classify", repository / "slow")
+    edit(repository / "slow/config.pbtxt", *SLOW)
+    edit(
+        repository / "slow/1/model.py", ("        return [", "        __import__('time').sleep(0.05)\n        return [")
+    )
     with Triton(folder, repository, RESTRICTED) as server:
         server.start()
         yield server
@@ -74,15 +88,61 @@ def test_sending_what_the_model_does_not_take(url: str, pictures: list[Path]) ->
 
 
 def test_labels_of_the_caller(url: str, pictures: list[Path], tmp_path: Path) -> None:
-    names, few = tmp_path / "names.txt", tmp_path / "few.txt"
+    names = tmp_path / "names.txt"
     names.write_text("".join(f"class {number}\n" for number in range(10)))
-    few.write_text("only\n")
     done = classify(pictures[0], "--url", url, "--labels", names, "--top", 1)
     assert f"class {by_torch(pictures[0].read_bytes()).argmax()}".encode() in done.stdout
-    assert classify(pictures[0], "--url", url, "--labels", few).returncode == 2
-    missing = classify(pictures[0], "--url", url, "--labels", tmp_path / "none.txt")
-    assert missing.returncode == 2
-    assert b"no such file or directory; leave it out for the server's own" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file or directory"),
+        (b"only\n", "1 names for the 10 classes of 'classify'"),
+        (b"one\n" * 11, "11 names for the 10 classes of 'classify'"),
+        (b"\xff\xfe", "not UTF-8 text"),
+    ],
+)
+def test_labels_that_do_not_fit_are_answered_with_the_servers_own(
+    triton: Triton, pictures: list[Path], tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    names, output = tmp_path / "names.txt", tmp_path / "results.jsonl"
+    output.write_text("kept")
+    if content is not None:
+        names.write_bytes(content)
+    done = classify(pictures[0], "--url", triton.urls["grpc"], "--labels", names, "--output", output)
+    listed = ", ".join((REPOSITORY / "classify/labels.txt").read_text().split("\n")[:10])
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == f"alexnet-classify: --labels {names}: {said}; without it they are {listed}\n"
+    assert output.read_text() == "kept"
+
+
+def edit(file: Path, *changes: tuple[str, str]) -> None:
+    text = file.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_request_of_high_priority_overtakes(zoo: Triton, scheme: str, pictures: list[Path]) -> None:
+    """Requests that wait for a slow model are answered after one that came last."""
+    order: list[str] = []
+    low = ThreadPoolExecutor(LOW)
+    with Classifier(zoo.urls[scheme], model="slow", concurrency=LOW) as classifier:
+        classifier.classify(pictures[0])
+        waiting = [low.submit(lambda: order.append(str(classifier.classify(pictures[1]).path))) for _ in range(LOW)]
+        while len(order) < 2:
+            time.sleep(0.005)
+        asked = ["--url", zoo.urls[scheme], "--model", "slow", "--priority", "1", "--output", os.devnull]
+        assert main([str(pictures[2]), *asked]) == 0
+        order.append("high")
+        for each in waiting:
+            each.result()
+    low.shutdown()
+    assert len(order) == LOW + 1
+    assert order.index("high") < LOW - 5
 
 
 def test_improbable_classes_are_left_out(url: str, pictures: list[Path]) -> None:
