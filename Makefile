@@ -13,7 +13,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --no-warn-script-location 
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo train export serve gateway status test check clean
+.PHONY: help setup demo train export serve gateway status bench test check clean
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -40,6 +40,9 @@ gateway: .venv/.gateway $(ARTIFACTS)/gateway/certificate.pem ## nginx before `ma
 
 status: .venv/.run ## what runs, and whether it is well
 	@$(BIN)/python -m serving status
+
+bench: .venv/.dev .venv-bench/.done $(ARTIFACTS)/model_repository/classify/config.pbtxt ## the server measured beside others and the machine's bound: STAGES, IMAGES
+	@$(BIN)/python -m bench $(STAGES) --repository $(ARTIFACTS)/model_repository --folder $(ARTIFACTS)/bench --json $(ARTIFACTS)/bench/bench.json $(if $(IMAGES),--images $(IMAGES),--pictures $(ARTIFACTS)/pictures)
 
 test: .venv/.dev .venv/.tools ## the tests, and all that they need
 	@$(BIN)/python -m pytest
@@ -76,6 +79,12 @@ $(ARTIFACTS)/gateway/certificate.pem:
 
 .venv/.tools: tests/tools.py | .venv/.dev
 	@$(BIN)/python tests/tools.py
+
+# Servers to compare with, in an environment of their own.
+.venv-bench/.done: bench/requirements.lock
+	$(info Installing the servers to compare with into .venv-bench, about a minute)
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/pip install --disable-pip-version-check -qq -r $<
 	@touch $@
 
 $(ARTIFACTS)/checkpoint.pt: | .venv/.run

@@ -79,6 +79,15 @@ class Control:
         """
         self._ask("POST", f"/v2/repository/models/{model}/unload", b"{}", timeout_s=timeout_s)
 
+    def loaded(self, timeout_s: float = 5.0) -> list[str]:
+        """Models that are loaded, or still answer what they have while they are being unloaded.
+
+        Raises:
+            ControlError: no answer, or a refusal.
+        """
+        index = json.loads(self._ask("POST", "/v2/repository/index", b"{}", timeout_s=timeout_s))
+        return sorted({model["name"] for model in index if model.get("state", "UNAVAILABLE") != "UNAVAILABLE"})
+
     def _ask(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = 5.0
     ) -> bytes:

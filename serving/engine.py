@@ -99,6 +99,11 @@ class Engine:
         self._batch = np.zeros((config.max_batch_size, *(shape[axis].get_length() for axis in (1, 2, 3))), np.uint8)
         self.description = f"{path.name} in {precision}, threads {threads}, {cores} for up to {SMALL_BATCH} images"
 
+    @property
+    def input_size(self) -> int:
+        """Height and width of an image, in pixels."""
+        return self._batch.shape[1]
+
     def warm_up(self) -> None:
         """Infer the smallest and the largest batch, so that the first caller does not wait for kernels."""
         for size in {1, len(self._batch)}:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 GRACE_S = 8.0  # from SIGTERM to SIGKILL
+DRAINED_GRACE_S = 1.0  # the same after a drain
 _SWEEP_S = 10.0  # the keeper's own work after that
 
 
@@ -65,6 +66,13 @@ class KeptProcess:
         """End it at once: requests in flight are lost."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+    def end_soon(self) -> None:
+        """End it after a drain: connections that callers keep open, with nothing in flight, are not waited for."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        if not self.ended(DRAINED_GRACE_S):
+            self.kill()
 
     def stop(self) -> int:
         """End it, within the grace; returns tritonserver's exit status."""

@@ -10,6 +10,7 @@ from types import TracebackType
 from serving import log as triton_log
 from serving.command import ServerConfig, build_command, build_environment
 from serving.control import Control
+from serving.drain import drain
 from serving.errors import ControlError, PortTakenError, ServingError, StartError
 from serving.installation import find_installation
 from serving.kept import KeptProcess
@@ -18,6 +19,7 @@ from serving.repository import Repository, instance_count
 from serving.rundir import RunDir, clear_dead_runs, create_run
 
 _POLL_S = 0.05
+DRAIN_S = 6.0  # at most, for requests in flight
 
 
 class Server:
@@ -58,6 +60,7 @@ class Server:
         self.watched = False  # whether this process starts it again: then stopping it means stopping this process
         self._process: KeptProcess | None = None
         self._run: RunDir | None = None
+        self._well = False  # it has answered rightly once
 
     def start(self) -> None:
         """Start, and return when the known image gets its known answer.
@@ -77,6 +80,7 @@ class Server:
         Raises:
             as `start`.
         """
+        self._well = False
         if self._process:
             self._process.kill()
         self.stop()
@@ -109,6 +113,7 @@ class Server:
                 self._process = KeptProcess(command, environment, log, self._run.shm_prefix, lock)
             self._write_state()
             self._wait_until_well()
+            self._well = True
         except BaseException:
             self.stop()
             raise
@@ -116,11 +121,15 @@ class Server:
             os.close(lock)
 
     def stop(self) -> None:
-        """End the server: requests in flight are answered, within bounds; then nothing of it is left."""
+        """End the server: requests in flight are answered, new ones refused, and then nothing of it is left."""
         process, self._process = self._process, None
         run, self._run = self._run, None
         if process:
+            if self._well:
+                drain(self.control, self.repository, DRAIN_S)
+                process.end_soon()
             process.stop()
+        self._well = False
         if run:
             run.remove()
 

@@ -1,5 +1,6 @@
 """The real tritonserver on a tiny network: answers, batches, refuses, and goes without a trace."""
 
+import http.client
 import json
 import os
 import shutil
@@ -96,6 +97,30 @@ def test_closed_apis_want_the_key_over_grpc(tiny_server: Server) -> None:
             with pytest.raises(InferenceServerException) as refusal:
                 call()
             assert refusal.value.status() == "StatusCode.UNAVAILABLE"
+
+
+def test_stopped_under_load_it_answers_what_it_has_taken(tiny_repository: Path) -> None:
+    with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0) as server, ThreadPoolExecutor(8) as pool:
+        callers = [pool.submit(_ask_until_refused, server.http_address) for _ in range(8)]
+        time.sleep(0.5)
+        server.stop()
+        ends = [caller.result() for caller in callers]
+    assert {status for _, status in ends} == {404}  # a refusal, and never a cut connection
+    assert all(answered > 0 for answered, _ in ends)
+
+
+def _ask_until_refused(address: str) -> tuple[int, int]:
+    """Requests one after another on one connection: how many were answered, and the status that ended it."""
+    body, answered = jpeg(seed=4), 0
+    connection = http.client.HTTPConnection(address, timeout=20)
+    while True:
+        connection.request("POST", "/v2/models/classify/infer", body, {"Inference-Header-Content-Length": "0"})
+        response = connection.getresponse()
+        response.read()
+        if response.status != 200:
+            connection.close()
+            return answered, response.status
+        answered += 1
 
 
 def test_leaves_no_process_and_no_shared_memory(tiny_repository: Path) -> None:
