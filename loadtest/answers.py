@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from loadtest.cases import Case
 from loadtest.workload import Request
 
 
@@ -19,13 +20,13 @@ TIMEOUT = "timeout"
 WRONG = "wrong answer"
 
 
-def find_fault(request: Request, answer: Answer) -> Fault | None:
+def find_fault(cases: Sequence[Case], answer: Answer) -> Fault | None:
     """What is wrong with an answer: nothing, when each image has the class that it should have."""
     if isinstance(answer, Fault):
         return answer
-    if len(answer) != len(request.cases):
-        return Fault("unreadable answer", f"{len(answer)} classes for {len(request.cases)} images")
-    for case, text in zip(request.cases, answer, strict=True):
+    if len(answer) != len(cases):
+        return Fault("unreadable answer", f"{len(answer)} classes for {len(cases)} images")
+    for case, text in zip(cases, answer, strict=True):
         try:
             index = int(text.split(":", 2)[1])
         except (IndexError, ValueError):

@@ -121,7 +121,7 @@ def setup_of(arguments: argparse.Namespace, load: Plan | Users) -> Setup:
     """
     if arguments.limit < 1 or arguments.connections < 1:
         raise SettingError("--limit and --connections are 1 or more")
-    workload = Workload(arguments.batch, _priorities(arguments.priorities), arguments.seed)
+    workload = Workload(arguments.batch, parse_priorities(arguments.priorities), arguments.seed)
     return Setup(load, workload, arguments.connections, arguments.give_up, getattr(arguments, "metrics", None))
 
 
@@ -173,7 +173,12 @@ def percent(text: str) -> float:
     return value
 
 
-def _priorities(text: str) -> dict[int, float]:
+def parse_priorities(text: str) -> dict[int, float]:
+    """Levels and weights.
+
+    Raises:
+        SettingError: text that holds none.
+    """
     try:
         pairs = [part.partition(":") for part in text.split(",")]
         levels = {int(level): float(weight or 1.0) for level, _, weight in pairs}

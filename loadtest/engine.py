@@ -100,7 +100,7 @@ class Engine:
 
     def _answered(self, request: Request, answer: Answer) -> None:
         if not request.finished:
-            self._conclude(request, find_fault(request, answer))
+            self._conclude(request, find_fault(request.cases, answer))
 
     def _conclude(self, request: Request, fault: Fault | None) -> None:
         request.finished = True

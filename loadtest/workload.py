@@ -50,7 +50,7 @@ class Deck:
             raise SettingError(
                 f"--batch {workload.batch}: model {target.model!r} takes 1 to {largest} images a request"
             )
-        self._target, self._cases, self._workload = target, list(cases), workload
+        self.target, self._cases, self._workload = target, list(cases), workload
         self._random = random.Random(workload.seed)
         self._rest: list[Case] = []
         self._levels = list(workload.priorities)
@@ -59,9 +59,14 @@ class Deck:
 
     def deal(self) -> Request:
         """The next request."""
+        cases, priority = self.draw()
+        return Request(self._encode(infer_request(self.target, cases, priority)), cases, priority)
+
+    def draw(self) -> tuple[list[Case], int]:
+        """The images of the next request, and its priority."""
         cases = [self._next() for _ in range(self._workload.batch)]
         priority = self._levels[0] if len(self._levels) == 1 else self._random.choices(self._levels, self._weights)[0]
-        return Request(self._encode(infer_request(self._target, cases, priority)), cases, priority)
+        return cases, priority
 
     def _next(self) -> Case:
         if not self._rest:

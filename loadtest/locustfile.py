@@ -1,0 +1,223 @@
+"""Users for Locust: gRPC and HTTP, files and pixels, one image a request and several, with Triton's priorities.
+
+    locust -f loadtest/locustfile.py                                             # and open its page
+    locust -f loadtest/locustfile.py --headless -u 16 -r 16 -t 30s               # without it
+    locust -f loadtest/locustfile.py GrpcFiles HttpFiles --headless -u 16 -t 30s # these users alone
+    locust -f loadtest/locustfile.py --processes 2                               # one a core
+    locust -f loadtest/locustfile.py --master; locust -f loadtest/locustfile.py --worker --master-host HOST
+
+Each answer is checked. Users are a closed loop: figures to be quoted come from `python -m loadtest run --rate`.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.experimental.gevent as grpc_gevent
+from locust import FastHttpUser, User, events, task
+from locust.env import Environment
+from locust.runners import MasterRunner
+from tritonclient.grpc import service_pb2_grpc
+
+from client.address import parse_address
+from client.config import Send
+from client.errors import ClassifierError
+from client.grpc_transport import CHANNEL_OPTIONS
+from client.grpc_transport import build_request as build_message
+from client.grpc_transport import read_reply as read_message
+from client.http_transport import HEADER_LENGTH, build_request
+from loadtest.answers import Answer, Fault, find_fault
+from loadtest.arguments import parse_priorities
+from loadtest.errors import LoadTestError
+from loadtest.http_sender import read_answer
+from loadtest.locust_cases import Settings, load_cases
+from loadtest.locust_report import Report
+from loadtest.workload import Deck, Workload, infer_request
+
+TIMEOUT_S = 10.0
+SINGLE, BATCHED = "single", "batched"
+NO_SERVER = 3
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the users, which Locust also shows on its page."""
+    group = parser.add_argument_group("alexnet-triton")
+    group.add_argument("--grpc", default=f"127.0.0.1:{os.environ.get('GRPC_PORT', '8001')}", help="address for gRPC")
+    group.add_argument("--images", default="artifacts/pictures", help="folder of images, held in memory")
+    group.add_argument("--limit", type=int, default=200, help="of images")
+    group.add_argument("--answers", default="", help="right answers, of alexnet-classify --format json (default: ask)")
+    group.add_argument("--batch-size", type=int, default=8, help="images of a batched request")
+    group.add_argument("--priorities", default="1:0.2,2:0.8", help="Triton's, with their weights")
+    group.add_argument("--hdr-json", default="", help="file for the unrounded figures")
+
+
+@events.init.add_listener
+def on_init(environment: Environment, **_: Any) -> None:
+    """Load images and answers in every process that has users, after --processes has forked."""
+    grpc_gevent.init_gevent()  # before any channel, else the first call blocks every user
+    options: Any = environment.parsed_options
+    environment.host = environment.host or options.host or f"http://127.0.0.1:{os.environ.get('HTTP_PORT', '8000')}"
+    Report(environment, Path(options.hdr_json) if options.hdr_json else None)
+    if not isinstance(environment.runner, MasterRunner):
+        try:
+            _deal_decks(environment, options)
+        except (ClassifierError, LoadTestError) as error:
+            print(f"loadtest: {error}", file=sys.stderr)
+            sys.exit(getattr(error, "exit_code", NO_SERVER))
+
+
+def _deal_decks(environment: Environment, options: Any) -> None:
+    """A deck for each form that the users take, and each size of request."""
+    settings = Settings(
+        parse_address(str(environment.host)),
+        Path(options.images),
+        options.limit,
+        Path(options.answers) if options.answers else None,
+        seed=os.getpid(),
+    )
+    priorities = parse_priorities(options.priorities)
+    chosen: set[Send] = {each.send for each in environment.user_classes if issubclass(each, (HttpUser, GrpcUser))}
+    for send in chosen:
+        target, cases = load_cases(settings, send)
+        for size, batch in ((SINGLE, 1), (BATCHED, options.batch_size)):
+            DECKS[send, size] = Deck(target, cases, Workload(batch, priorities, seed=os.getpid()))
+
+
+DECKS: dict[tuple[Send, str], Deck] = {}
+
+
+class HttpUser(FastHttpUser):
+    """Over HTTP, one connection a user."""
+
+    abstract = True
+    send: Send = "encoded"
+    network_timeout = connection_timeout = TIMEOUT_S
+    insecure = False
+
+    @task(4)
+    def single(self) -> None:
+        """One image a request."""
+        self._ask(SINGLE)
+
+    @task(1)
+    def batched(self) -> None:
+        """Several images a request."""
+        self._ask(BATCHED)
+
+    def _ask(self, size: str) -> None:
+        deck = DECKS[self.send, size]
+        cases, priority = deck.draw()
+        request = infer_request(deck.target, cases, priority)
+        header, data = build_request(request)
+        headers = {HEADER_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
+        body: Any = header + data  # bytes, which Locust sends and does not mention
+        path, name = f"/v2/models/{request.model}/infer", _name(self.send, size)
+        with self.client.post(path, body, name=name, headers=headers, catch_response=True) as response:
+            if response.status_code:
+                answer = read_answer(response.status_code, response.content or b"", request.output)
+            else:
+                answer = Fault("no answer", str(response.error))
+            fault = find_fault(cases, answer)
+            if fault:
+                response.failure(_words(fault))
+            else:
+                response.success()
+
+
+class GrpcUser(User):
+    """Over gRPC, one channel a user."""
+
+    abstract = True
+    send: Send = "encoded"
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        options: Any = environment.parsed_options
+        self._channel = grpc.insecure_channel(options.grpc, options=CHANNEL_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def on_stop(self) -> None:
+        """Drop the connection."""
+        self._channel.close()
+
+    @task(4)
+    def single(self) -> None:
+        """One image a request."""
+        self._ask(SINGLE)
+
+    @task(1)
+    def batched(self) -> None:
+        """Several images a request."""
+        self._ask(BATCHED)
+
+    def _ask(self, size: str) -> None:
+        deck = DECKS[self.send, size]
+        cases, priority = deck.draw()
+        request = infer_request(deck.target, cases, priority)
+        message = build_message(request)
+        start_s, start_time = time.perf_counter(), time.time()
+        answer, length = self._call(message, request.output)
+        elapsed_ms = (time.perf_counter() - start_s) * 1e3
+        fault = find_fault(cases, answer)
+        self.environment.events.request.fire(
+            request_type="gRPC",
+            name=_name(self.send, size),
+            response_time=elapsed_ms,
+            response_length=length,
+            exception=_FailedError(_words(fault)) if fault else None,
+            context=self.context(),
+            start_time=start_time,
+            url=request.model,
+        )
+
+    def _call(self, message: Any, output: str) -> tuple[Answer, int]:
+        try:
+            reply = self._stub.ModelInfer(message, timeout=TIMEOUT_S)
+            return read_message(reply, output).classes, reply.ByteSize()
+        except grpc.RpcError as error:
+            return Fault(f"gRPC {error.code().name}", error.details() or ""), 0
+        except ValueError as error:
+            return Fault("unreadable answer", str(error)), 0
+
+
+class HttpFiles(HttpUser):
+    """Sends files, which the server decodes."""
+
+    weight = 4
+
+
+class HttpPixels(HttpUser):
+    """Sends pixels."""
+
+    weight = 1
+    send = "pixels"
+
+
+class GrpcFiles(GrpcUser):
+    """Sends files, which the server decodes."""
+
+    weight = 4
+
+
+class GrpcPixels(GrpcUser):
+    """Sends pixels."""
+
+    weight = 1
+    send = "pixels"
+
+
+class _FailedError(Exception):
+    pass
+
+
+def _name(send: Send, size: str) -> str:
+    return f"{send} {size}"
+
+
+def _words(fault: Fault) -> str:
+    return f"{fault.name}: {fault.detail}" if fault.detail else fault.name
