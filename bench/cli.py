@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench import alone, images, report, served
+from bench import alone, faults, images, overload, report, served, soak
 from bench.config import BenchConfig
 from bench.errors import BenchError
 
@@ -19,8 +19,11 @@ STAGES: dict[str, Stage] = {
     "tensors": alone.measure_tensors,
     "batching": alone.measure_batching,
     "single": alone.measure_single,
+    "overload": overload.measure,
+    "faults": faults.measure,
+    "soak": soak.measure,
 }
-BY_DEFAULT = ("served", "tensors", "batching", "single")
+BY_DEFAULT = ("served", "tensors", "batching", "single", "overload", "faults")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -46,11 +46,17 @@ def show(stage: str, result: dict[str, Any]) -> None:
         for row in rows:
             table.add_row(*(_text(row.get(name, "")) for name in names))
         console.print(table)
+    for name in [name for name in result if name not in ("rows", "summary", "ratios")]:
+        console.print(f"{stage}: {name.replace('_', ' ')} {_text(result[name])}")
     for name, value in result.get("ratios", {}).items():
         console.print(f"{stage}: {_text(value)} {name}")
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     return (
         f"{value:,.2f}"
         if isinstance(value, float) and abs(value) < 10

@@ -18,6 +18,9 @@ EXIT_TIMEOUT_S = 7  # for requests in flight; below the keeper's grace
 # An image's pixels are just above the size for which glibc asks the kernel for fresh pages, and gives them back
 # after use: 76 page faults an image. Kept in the heap instead, there are none, and 6 % more images a second.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+# More than half the cores for reading requests would, when there are too many, refuse them faster than the models
+# answer the others: refusing costs a twentieth of answering, and callers ask again at once.
+HTTP_THREADS = max(1, (os.cpu_count() or 1) // 2)
 SHM_BYTES = 16 * 2**20  # a Python backend instance: a batch of images in, its answers out
 
 
@@ -54,6 +57,7 @@ def build_command(
         "http-address": host,
         "grpc-address": host,
         "metrics-address": host,
+        "http-thread-count": HTTP_THREADS,
         **{f"{name}-port": port for name, port in ports.items()},
         "http-restricted-api": f"{CLOSED_APIS}:{KEY_HEADER}={key}",
         "grpc-restricted-protocol": f"{CLOSED_APIS}:{KEY_HEADER}={key}",

@@ -1,6 +1,7 @@
 """`preprocess` in Triton's Python backend: image files to pixels, with `imaging`."""
 
 import json
+import os
 
 import triton_python_backend_utils as pb_utils
 
@@ -9,8 +10,9 @@ from serving.pixels import decode_requests
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        output = json.loads(args["model_config"])["output"][0]
-        self._size = int(output["dims"][0])
+        config = json.loads(args["model_config"])
+        self._size = int(config["output"][0]["dims"][0])
+        os.nice(int(config["parameters"]["nice"]["string_value"]))
 
     def execute(self, requests: list) -> list:
         files = [pb_utils.get_input_tensor_by_name(request, "encoded").as_numpy() for request in requests]

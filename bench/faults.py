@@ -1,0 +1,95 @@
+"""Stage `faults`: stubs and servers killed under load, ten times in a row, then SIGTERM under load."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from bench.callers import Callers
+from bench.config import BenchConfig
+from bench.errors import BenchError
+from bench.images import load as load_images
+from bench.servers import Triton, triton
+from serving.control import Control
+from serving.rundir import SHARED_MEMORY, alive_runs
+from serving.runs import find_runs
+
+VICTIMS = ("alexnet", "tritonserver", "preprocess")
+RECOVERY_TIMEOUT_S = 60.0
+SETTLE_S = 2.0
+IN_FLIGHT_S = 1.5  # before SIGTERM, and after the last recovery
+Advance = Callable[[str], None]
+
+
+def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
+    """Seconds from each kill until every caller has a right answer again; what SIGTERM cuts, and what is left.
+
+    Raises:
+        BenchError: the server does not come back.
+    """
+    left_before, started = set(_left_behind()), time.perf_counter()
+    with triton(config.repository, config.folder) as server:
+        start_s = time.perf_counter() - started
+        host, _, port = server.addresses.http.rpartition(":")
+        with Callers(Control(host, int(port)), load_images(config.bodies)) as callers:
+            time.sleep(SETTLE_S)
+            kills = [_kill(server, callers, number, config.kills, advance) for number in range(config.kills)]
+            pids, told = _pids(server), time.perf_counter()
+            advance("SIGTERM")
+            exit_s = _terminate(server)
+    return {
+        "start_to_first_right_answer_s": start_s,
+        "recovery_s": [f"{victim} {seconds:.2f}" for victim, seconds in kills],
+        "worst_recovery_s": max((seconds for _, seconds in kills), default=0.0),
+        "answered": callers.answered,
+        "wrong": callers.wrong,
+        "sigterm_exit_s": exit_s,
+        "in_flight_at_sigterm_and_not_answered": dict(callers.problems(since=told - IN_FLIGHT_S, until=told)),
+        "asked_after_sigterm": dict(callers.problems(since=told)),
+        "left_in_shared_memory": sorted(set(_left_behind()) - left_before),
+        "left_processes": sum(psutil.pid_exists(pid) for pid in pids),
+    }
+
+
+def _kill(server: Triton, callers: Callers, number: int, count: int, advance: Advance) -> tuple[str, float]:
+    name = VICTIMS[number % len(VICTIMS)]
+    advance(f"kill {number + 1} of {count}: {name}")
+    os.kill(_find(server, name), signal.SIGKILL)
+    moment = time.perf_counter()
+    while not callers.all_answered_since(moment):
+        if time.perf_counter() - moment > RECOVERY_TIMEOUT_S:
+            raise BenchError(f"no right answer {RECOVERY_TIMEOUT_S:g} s after {name} was killed")
+        time.sleep(0.01)
+    seconds = time.perf_counter() - moment
+    time.sleep(SETTLE_S)
+    return name, seconds
+
+
+def _find(server: Triton, name: str) -> int:
+    """The process id of tritonserver, or of one stub of a model."""
+    pid = next(run.state["tritonserver"] for run in find_runs() if run.state["owner"] == server.process.pid)
+    if name == "tritonserver":
+        return pid
+    stubs = [child for child in psutil.Process(pid).children() if f"/{name}/" in " ".join(child.cmdline())]
+    return stubs[0].pid
+
+
+def _pids(server: Triton) -> list[int]:
+    return [child.pid for child in psutil.Process(server.process.pid).children(recursive=True)]
+
+
+def _terminate(server: Triton) -> float:
+    started = time.perf_counter()
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait()
+    return time.perf_counter() - started
+
+
+def _left_behind() -> list[str]:
+    """Shared memory of runs that are no longer alive."""
+    alive = tuple(run.shm_prefix for run in alive_runs())
+    names = (path.name for path in SHARED_MEMORY.glob("alexnet_triton_*"))
+    return sorted(name for name in names if not name.startswith(alive))
