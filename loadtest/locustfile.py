@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import grpc.experimental.gevent as grpc_gevent
+from gevent.event import Event
 from locust import FastHttpUser, User, events, task
 from locust.env import Environment
 from locust.runners import MasterRunner
@@ -66,6 +67,7 @@ def on_init(environment: Environment, **_: Any) -> None:
     if not isinstance(environment.runner, MasterRunner):
         try:
             _deal_decks(environment, options)
+            DEALT.set()
         except (ClassifierError, LoadTestError) as error:
             print(f"loadtest: {error}", file=sys.stderr)
             sys.exit(getattr(error, "exit_code", NO_SERVER))
@@ -81,7 +83,7 @@ def _deal_decks(environment: Environment, options: Any) -> None:
         seed=os.getpid(),
     )
     priorities = parse_priorities(options.priorities)
-    chosen: set[Send] = {each.send for each in environment.user_classes if issubclass(each, (HttpUser, GrpcUser))}
+    chosen: set[Send] = {each.send for each in environment.user_classes if issubclass(each, Checked)}
     for send in chosen:
         target, cases = load_cases(settings, send)
         for size, batch in ((SINGLE, 1), (BATCHED, options.batch_size)):
@@ -89,27 +91,43 @@ def _deal_decks(environment: Environment, options: Any) -> None:
 
 
 DECKS: dict[tuple[Send, str], Deck] = {}
+DEALT = Event()  # a worker is told to start its users while it still loads
 
 
-class HttpUser(FastHttpUser):
-    """Over HTTP, one connection a user."""
+class Checked(User):
+    """Sends one image a request, or several, and looks at every answer."""
 
     abstract = True
     send: Send = "encoded"
-    network_timeout = connection_timeout = TIMEOUT_S
-    insecure = False
+
+    def on_start(self) -> None:
+        """Wait for the images."""
+        DEALT.wait()
 
     @task(4)
     def single(self) -> None:
         """One image a request."""
-        self._ask(SINGLE)
+        self.ask(SINGLE)
 
     @task(1)
     def batched(self) -> None:
         """Several images a request."""
-        self._ask(BATCHED)
+        self.ask(BATCHED)
 
-    def _ask(self, size: str) -> None:
+    def ask(self, size: str) -> None:
+        """Send one request, and tell Locust what came."""
+        raise NotImplementedError
+
+
+class HttpUser(Checked, FastHttpUser):
+    """Over HTTP, one connection a user."""
+
+    abstract = True
+    network_timeout = connection_timeout = TIMEOUT_S
+    insecure = False
+
+    def ask(self, size: str) -> None:
+        """As `Checked.ask`."""
         deck = DECKS[self.send, size]
         cases, priority = deck.draw()
         request = infer_request(deck.target, cases, priority)
@@ -129,11 +147,10 @@ class HttpUser(FastHttpUser):
                 response.success()
 
 
-class GrpcUser(User):
+class GrpcUser(Checked):
     """Over gRPC, one channel a user."""
 
     abstract = True
-    send: Send = "encoded"
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -145,17 +162,8 @@ class GrpcUser(User):
         """Drop the connection."""
         self._channel.close()
 
-    @task(4)
-    def single(self) -> None:
-        """One image a request."""
-        self._ask(SINGLE)
-
-    @task(1)
-    def batched(self) -> None:
-        """Several images a request."""
-        self._ask(BATCHED)
-
-    def _ask(self, size: str) -> None:
+    def ask(self, size: str) -> None:
+        """As `Checked.ask`."""
         deck = DECKS[self.send, size]
         cases, priority = deck.draw()
         request = infer_request(deck.target, cases, priority)
