@@ -16,12 +16,12 @@ from training.data import Dataset, pixel_statistics
 from training.device import keep_freed_memory
 from training.distributed import Group
 from training.errors import InterruptedRunError
-from training.evaluate import accuracy, cross_entropy, predict
 from training.history import EpochRow, History, Scalars, StepRow, write_csv
 from training.interrupts import Wish, interrupts
 from training.loading import center_cut
 from training.model import AlexNet, NetworkConfig, Normalize, initialize
 from training.recipe import Recipe
+from training.scores import accuracy, cross_entropy, predict
 from training.splits import Split, hold_out, skipped
 from training.trainer import Length, Sums, Trainer
 

@@ -1,15 +1,21 @@
 """Training learns, and its commands fail in one line."""
 
+import os
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from main_job import MainJob
 from training import pictures, train
 from training.checkpoint import Checkpoint
-from training.evaluate import accuracy
+from training.clock import Clock
+from training.optimizers import Schedule, make_optimizer
 from training.recipe import RECIPES
+from training.trainer import Length
 
 
 def test_a_short_training_learns(trained: Checkpoint) -> None:
@@ -31,10 +37,58 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
-def test_accuracy_counts_the_first_and_the_first_five() -> None:
-    scores = np.tile(np.arange(10.0), (3, 1))  # the best is 9, the fifth 5
-    measured = accuracy(scores, np.array([9, 5, 4]))
-    assert (measured.top1, measured.top5, measured.images) == (1 / 3, 2 / 3, 3)
+def test_learning_rate_follows_the_batch() -> None:
+    paper, fast = RECIPES["paper"].with_batch(256), RECIPES["fast"].with_batch(512)
+    assert (paper.batch, paper.learning_rate) == (256, pytest.approx(0.02))
+    assert fast.learning_rate == pytest.approx(2 * RECIPES["fast"].learning_rate)
+
+
+def test_the_plateau_divides_the_papers_learning_rate_by_ten() -> None:
+    recipe = RECIPES["paper"]
+    optimizer = make_optimizer(nn.Linear(2, 2), recipe)
+    schedule = Schedule(optimizer, recipe)
+    rates = []
+    for top1 in (0.1, 0.2, *[0.2] * (recipe.patience + 1), 0.3):
+        schedule.before_step(0.5)
+        rates.append(schedule.learning_rate)
+        schedule.after_epoch(top1)
+    assert rates[0] == rates[-2] == pytest.approx(0.01)
+    assert rates[-1] == pytest.approx(0.001)
+
+
+def test_options_replace_figures_of_the_recipe() -> None:
+    options = train.parse(
+        ["--recipe", "paper", "--dropout", "0", "--batch", "64", "--activation", "tanh", "--no-overlap"]
+    )
+    config = train.make_config(options, classes=5, processes=2)
+    assert (config.recipe.batch, config.recipe.learning_rate) == (64, pytest.approx(0.005))
+    network = config.network
+    assert (network.activation, network.dropout, network.overlap, network.normalization) == ("tanh", 0.0, False, True)
+    assert config.length == Length(epochs=90)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--epochs", "0"], ["--budget", "-1"], ["--epochs", "1", "--budget", "1"], ["--dropout", "1"], ["--groups", "3"]],
+)
+def test_a_wrong_command_line_is_refused(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        train.parse(wrong)
+    assert refusal.value.code == 2
+
+
+def test_the_time_a_process_stood_still_is_not_trained() -> None:
+    clock = Clock()
+    clock.start()
+    time.sleep(0.01)
+    before = clock.lap()
+    stopper = f"sleep 0.05; kill -STOP {os.getpid()}; sleep 1; kill -CONT {os.getpid()}"
+    process = subprocess.Popen(["sh", "-c", stopper])
+    start = time.perf_counter()
+    while time.perf_counter() - start < 0.9:
+        time.sleep(0.001)
+    assert clock.lap() < before + 0.5
+    assert process.wait(timeout=10) == 0
 
 
 def test_bad_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,121 @@
+"""Accuracy, crops and confusion against direct computations."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from training import checkpoint, evaluate
+from training.checkpoint import Checkpoint
+from training.crops import ten_crops
+from training.loading import center_cut
+from training.model import AlexNet, NetworkConfig, Normalize
+from training.scores import accuracy, confusion, cross_entropy, predict
+from training.splits import ArraySplit
+
+
+def test_accuracy_counts_the_first_and_the_first_five() -> None:
+    scores = np.tile(np.arange(10.0), (3, 1))  # the best is 9, the fifth 5
+    measured = accuracy(scores, np.array([9, 5, 4]))
+    assert (measured.top1, measured.top5, measured.images) == (1 / 3, 2 / 3, 3)
+
+
+def test_cross_entropy_and_confusion() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]])
+    labels = np.array([0, 1, 1])
+    assert cross_entropy(probabilities, labels) == pytest.approx(-np.log([0.5, 0.75, 0.1]).mean())
+    assert confusion(probabilities, labels).tolist() == [[1, 0], [1, 1]]
+
+
+@pytest.fixture
+def known() -> np.ndarray:
+    """256 x 256 pixels, so that crops of 224 are slices: uint8 [256, 256, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+
+
+def test_one_crop_is_the_centre(known: np.ndarray) -> None:
+    assert np.array_equal(center_cut(224)(Image.fromarray(known), 0), known[16:240, 16:240])
+
+
+def test_ten_crops_are_corners_centre_and_their_reflections(known: np.ndarray) -> None:
+    views = ten_crops(224)(Image.fromarray(known), 0)
+    expected = [known[:224, :224], known[:224, 32:], known[32:, :224], known[32:, 32:], known[16:240, 16:240]]
+    assert np.array_equal(views, np.stack([*expected, *(view[:, ::-1] for view in expected)]))
+
+
+def test_ten_crops_of_a_wide_image_are_of_its_central_square(known: np.ndarray) -> None:
+    wide = np.concatenate([np.zeros((256, 100, 3), np.uint8), known, np.zeros((256, 100, 3), np.uint8)], axis=1)
+    assert np.array_equal(ten_crops(224)(Image.fromarray(wide), 0), ten_crops(224)(Image.fromarray(known), 0))
+
+
+class ColourNet(nn.Module):
+    """Mean colours as logits: float [N, 3, S, S] to [N, 3]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def test_probabilities_of_ten_crops_are_averaged(known: np.ndarray) -> None:
+    images = np.stack([known, known[::-1], known.transpose(1, 0, 2)])
+    split = ArraySplit(images, np.array([0, 1, 2]))
+    normalize = Normalize((127.0, 127.0, 127.0), (0.5, 0.5, 0.5))
+    answers, labels = predict(ColourNet(), normalize, split, ten_crops(224), precision="fp32")
+    assert labels.tolist() == [0, 1, 2]
+    for image, answer in zip(images, answers, strict=True):
+        views = torch.from_numpy(ten_crops(224)(Image.fromarray(image), 0)).double()
+        expected = ((views - 127) / 0.5).mean(dim=(1, 2)).softmax(dim=1).mean(dim=0)
+        np.testing.assert_allclose(answer, expected.numpy(), rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow network of random weights, and 12 images of two classes to ask it about."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / "pets" / split / name).mkdir(parents=True)
+            for number in range(6):
+                pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / "pets" / split / name / f"{number}.png")
+    torch.manual_seed(0)
+    network = AlexNet(NetworkConfig("alexnet", classes=2, width=0.05))
+    mean, std = (127.0, 127.0, 127.0), (60.0, 60.0, 60.0)
+    checkpoint.save(
+        Checkpoint(network.config, network.state_dict(), ("cat", "dog"), mean, std, "pets"), folder / "pets.pt"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("crops", [1, 10])
+def test_the_command_prints_and_writes_the_same_figures(
+    trained: Path, tmp_path: Path, crops: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, figures = tmp_path / "confusion.png", tmp_path / "figures.json"
+    files = ["--confusion", str(picture), "--json", str(figures)]
+    data = str(trained / "pets")
+    assert evaluate.main([str(trained / "pets.pt"), "--data", data, "--crops", str(crops), *files]) == 0
+    written = json.loads(figures.read_text())
+    counts = np.array(written["confusion"])
+    assert counts.sum() == written["images"] == 12
+    assert counts.sum(axis=1).tolist() == [6, 6]
+    assert written["top1"] == np.trace(counts) / 12
+    assert (written["top1_error"], written["top5"], written["crops"]) == (1 - written["top1"], 1.0, crops)
+    assert f"{written['top1']:.4f}   {written['top1_error']:.4f}" in capsys.readouterr().out
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+
+
+def test_other_classes_are_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained / "pets", tmp_path / "pets")
+    for split in ("train", "test"):
+        (tmp_path / "pets" / split / "dog").rename(tmp_path / "pets" / split / "wolf")
+    assert evaluate.main([str(trained / "pets.pt"), "--data", str(tmp_path / "pets")]) == 1
+    error = capsys.readouterr().err
+    assert "its 2 classes are not the 2 of" in error
+    assert error.count("\n") == 1
