@@ -154,6 +154,7 @@ def fit_config(config: ModelConfig, network: Network, version: int | None = None
             tensor.dims[:] = [network.classes]
             tensor.label_filename = "labels.txt" if version is None else labels_file(version)
     config.max_batch_size = min(config.max_batch_size, network.max_batch_size)
+    _fit_graphs(config, [network.size, network.size, 3])
     if config.max_batch_size == 1:
         config.ClearField("dynamic_batching")
     if version is not None:
@@ -163,6 +164,23 @@ def fit_config(config: ModelConfig, network: Network, version: int | None = None
             step.model_name = network.preprocess
         else:
             step.model_name, step.model_version = network.name, version
+
+
+def _fit_graphs(config: ModelConfig, dims: list[int]) -> None:
+    """CUDA graphs and warm-up samples: the network's sizes, and no larger batch than it takes."""
+    if not config.optimization.cuda.graphs:
+        return
+    specs, samples = config.optimization.cuda.graph_spec, config.model_warmup
+    for larger in [spec for spec in specs if spec.batch_size > config.max_batch_size]:
+        specs.remove(larger)
+    for large in [sample for sample in samples if sample.batch_size > config.max_batch_size]:
+        samples.remove(large)
+    for spec in specs:
+        spec.input["images"].dim[:] = dims
+        if spec.HasField("graph_lower_bound"):
+            spec.graph_lower_bound.input["images"].dim[:] = dims
+    for sample in samples:
+        sample.inputs["images"].dims[:] = dims
 
 
 def labels_file(version: int) -> str:

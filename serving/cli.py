@@ -15,6 +15,7 @@ from serving.metrics import MetricsServer
 from serving.repository import VARIANTS
 from serving.runs import Run, find_runs
 from serving.server import Server
+from serving.tls import Tls
 from serving.watch import Watcher
 
 
@@ -44,6 +45,7 @@ def _run(arguments: argparse.Namespace) -> int:
         metrics_port=0,  # what is told to people is the watcher's, which adds Triton's
         log=arguments.log,
         tritonserver=arguments.tritonserver,
+        tls=_tls(arguments),
     )
     server.watched = True
     watcher = Watcher(server, _reporter(arguments.log))
@@ -51,8 +53,9 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"Starting Triton on {arguments.repository} ({arguments.variant}), log in {arguments.log}", flush=True)
     try:
         with server:
+            scheme = "grpcs" if server.config.tls else "grpc"
             print(
-                f"Ready: http://{server.http_address}  grpc://{server.grpc_address}  "
+                f"Ready: http://{server.http_address}  {scheme}://{server.grpc_address}  "
                 f"metrics http://{metrics.address}/metrics  (Ctrl-C stops it)",
                 flush=True,
             )
@@ -60,6 +63,14 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         metrics.close()
     return 0
+
+
+def _tls(arguments: argparse.Namespace) -> Tls | None:
+    if arguments.tls_cert and arguments.tls_key:
+        return Tls(arguments.tls_cert, arguments.tls_key, arguments.tls_ca)
+    if arguments.tls_cert or arguments.tls_key or arguments.tls_ca:
+        raise ServingError("TLS needs both --tls-cert and --tls-key")
+    return None
 
 
 def _reporter(log: Path) -> Callable[..., None]:
@@ -124,6 +135,10 @@ def _parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--tritonserver", metavar="FILE", help="the program (default: TRITONSERVER, the wheel, PATH)")
     run.add_argument("--log", type=Path, default=Path("artifacts/logs/tritonserver.log"), metavar="FILE")
+    tls = run.add_argument_group("TLS for gRPC, PEM files; HTTP stays plain")
+    tls.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate")
+    tls.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    tls.add_argument("--tls-ca", type=Path, metavar="PEM", help="refuse callers without a certificate that this signed")
     commands.add_parser("status", help="the servers that run, and whether they are well")
     stop = commands.add_parser("stop", help="end a server")
     stop.add_argument("run", nargs="?", help="its name, as `status` gives it; not needed where only one runs")

@@ -10,6 +10,7 @@ from serving.control import KEY_HEADER
 from serving.installation import PROJECT_ROOT, Installation
 from serving.ports import Ports
 from serving.repository import Repository
+from serving.tls import Tls
 
 # Open to whoever reaches the port, these let a caller map the server's memory (CVE-2025-23319, 23320, 23334), change
 # what is served, or name the file that logs and traces are written to.
@@ -37,6 +38,7 @@ class ServerConfig:
     tritonserver: str | None = None
     log: Path | None = None
     start_timeout_s: float = 60.0
+    tls: Tls | None = None
 
     @property
     def ports(self) -> Ports:
@@ -44,10 +46,17 @@ class ServerConfig:
 
 
 def build_command(
-    binary: Path, repository: Repository, host: str, ports: Ports, key: str, shm_prefix: str, backends: Path | None
+    binary: Path,
+    repository: Repository,
+    host: str,
+    ports: Ports,
+    key: str,
+    shm_prefix: str,
+    backends: Path | None,
+    tls: Tls | None = None,
 ) -> list[str]:
     """The command line: explicit models, one address, the control interfaces closed to all without `key`."""
-    flags = {
+    flags: dict[str, object] = {
         "model-repository": repository.path,
         "model-control-mode": "explicit",  # loading and unloading, to publish and to heal
         "exit-on-error": "true",
@@ -68,6 +77,8 @@ def build_command(
     }
     if repository.variant != "gpu":
         flags |= {"model-config-name": repository.variant, "allow-gpu-metrics": "false"}
+    if tls:
+        flags |= tls.flags()
     if backends:
         flags["backend-directory"] = backends
     return [

@@ -1,14 +1,16 @@
 """Runs tritonserver as its one child, and lets nothing of it outlive the program that asked for it.
 
-    python -m serving.keeper GRACE_S SHM_PREFIX COMMAND...
+    python -m serving.keeper GRACE_S SHM_PREFIX
 
-Standard input is a pipe that the asking program holds. When it closes, because that program wants the end or because
+Standard input is a pipe that the asking program holds. Its first line is the command, as JSON: there are secrets in
+it, and any user can read a command line. When it closes, because that program wants the end or because
 it was killed, tritonserver gets SIGTERM, `GRACE_S` seconds, then SIGKILL. When tritonserver ends, for whatever reason,
 the stubs it left are killed and its shared memory is cleared. When the keeper itself is killed, the kernel kills
 tritonserver, and the stubs end on their own.
 """
 
 import ctypes
+import json
 import os
 import select
 import signal
@@ -22,7 +24,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 def main(argv: list[str]) -> int:
     """Keep the command until it ends or standard input closes; returns its exit status, negative for a signal."""
-    grace_s, shm_prefix, command = float(argv[0]), argv[1], argv[2:]
+    grace_s, shm_prefix, command = float(argv[0]), argv[1], json.loads(sys.stdin.readline())
     _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # stubs of a dead server become children of this process
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda *_: None)

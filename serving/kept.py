@@ -1,5 +1,6 @@
 """The asking program's side of the keeper: start a kept tritonserver, watch it, end it."""
 
+import json
 import os
 import select
 import signal
@@ -21,7 +22,7 @@ class KeptProcess:
         """Start it. Its output goes to `log`; `lock` is a descriptor that lives as long as it does."""
         keeper = [sys.executable, "-m", "serving.keeper", str(GRACE_S), shm_prefix]
         self._keeper = subprocess.Popen(
-            keeper + command,
+            keeper,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -32,6 +33,8 @@ class KeptProcess:
         assert self._keeper.stdin
         assert self._keeper.stdout
         self._stdin, stdout = self._keeper.stdin, self._keeper.stdout
+        self._stdin.write(json.dumps(command).encode() + b"\n")
+        self._stdin.flush()
         with stdout:
             self.pid = int(stdout.readline() or 0)
         self._pidfd = os.pidfd_open(self._keeper.pid)

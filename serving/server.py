@@ -17,6 +17,8 @@ from serving.kept import KeptProcess
 from serving.ports import VARIABLES, Ports, settle_ports
 from serving.repository import Repository, instance_count
 from serving.rundir import RunDir, clear_dead_runs, create_run
+from serving.secrecy import hide_argument
+from serving.tls import Tls
 
 _POLL_S = 0.05
 DRAIN_S = 6.0  # at most, for requests in flight
@@ -42,8 +44,10 @@ class Server:
         log: str | Path | None = None,
         tritonserver: str | None = None,
         start_timeout_s: float = 60.0,
+        tls: Tls | None = None,
     ) -> None:
-        """Nothing is started yet. A port of 0 means any that is free; `log` None keeps the log only while it runs."""
+        """Nothing is started yet. A port of 0 means any that is free; `log` None keeps the log only while it runs;
+        `tls` is for gRPC."""
         self.config = ServerConfig(
             Path(repository),
             variant,
@@ -54,6 +58,7 @@ class Server:
             tritonserver,
             Path(log) if log else None,
             start_timeout_s,
+            tls,
         )
         self.ports: Ports = {}
         self.key = secrets.token_hex(16)
@@ -71,6 +76,8 @@ class Server:
         """
         if self._process:
             raise ServingError("this server runs already: stop it first")
+        if self.config.tls:
+            self.config.tls.check()
         self.ports = settle_ports(self.config.host, self.config.ports)
         self._start()
 
@@ -106,6 +113,7 @@ class Server:
                 self.key,
                 self._run.shm_prefix,
                 backends,
+                self.config.tls,
             )
             self._log_start = self.log_path.stat().st_size
             with self.log_path.open("ab") as log:
@@ -234,6 +242,7 @@ class Server:
         deadline = time.monotonic() + self.config.start_timeout_s
         while not self._process.ended(_POLL_S):
             if self.control.ready():
+                hide_argument(self._process.pid, self.key)
                 return self._check_first_answer()
             if time.monotonic() > deadline:
                 raise StartError(f"not ready after {self.config.start_timeout_s:g} s: see {self._kept_log()}")

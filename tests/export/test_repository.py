@@ -98,6 +98,13 @@ def test_networks_of_several_sizes_stand_side_by_side(tmp_path: Path) -> None:
     assert [(step.model_name, step.model_version) for step in steps] == [("preprocess_224", -1), ("other", 2)]
 
 
+def test_graphs_and_warm_up_have_the_published_sizes(tmp_path: Path) -> None:
+    publish(tmp_path / "built", publication(tmp_path, seed=0, size=224))
+    config = Repository.open(tmp_path / "built", "gpu").configs["alexnet"]
+    assert {tuple(graph.input["images"].dim) for graph in config.optimization.cuda.graph_spec} == {(224, 224, 3)}
+    assert {tuple(sample.inputs["images"].dims) for sample in config.model_warmup} == {(224, 224, 3)}
+
+
 def test_other_sizes_under_the_same_name_are_refused(tmp_path: Path) -> None:
     repository = tmp_path / "built"
     publish(repository, publication(tmp_path, 0))

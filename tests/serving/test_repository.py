@@ -7,7 +7,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, TYPE_UINT8, ModelConfig
 
 from serving import RepositoryError
-from serving.repository import Repository
+from serving.repository import VARIANTS, Repository
 from tests.serving.tiny import SOURCE, build_repository
 
 CONFIGS = sorted(SOURCE.glob("**/*.pbtxt"))
@@ -28,9 +28,21 @@ def test_every_config_is_triton_s_and_keeps_the_contract(path: Path) -> None:
     assert given == TENSORS[config.name]
 
 
-def test_each_model_has_both_variants() -> None:
+def test_each_model_has_every_variant() -> None:
     found = {str(path.relative_to(SOURCE)) for path in CONFIGS}
-    assert {f"{model}/{file}" for model in TENSORS for file in ("config.pbtxt", "configs/cpu.pbtxt")} <= found
+    assert {f"{model}/{file}" for model in TENSORS for file in VARIANTS.values()} <= found
+
+
+def test_on_a_gpu_every_size_that_the_queue_can_form_has_a_graph_and_is_warmed_up() -> None:
+    config = text_format.Parse((SOURCE / "alexnet" / "config.pbtxt").read_text(), ModelConfig())
+    assert config.optimization.cuda.graphs
+    covered: list[int] = []
+    for graph in config.optimization.cuda.graph_spec:
+        covered += range(graph.graph_lower_bound.batch_size or graph.batch_size, graph.batch_size + 1)
+        assert list(graph.input["images"].dim) == list(config.input[0].dims)
+    assert covered == list(range(1, config.max_batch_size + 1))
+    graphs = [graph.batch_size for graph in config.optimization.cuda.graph_spec]
+    assert [sample.batch_size for sample in config.model_warmup] == graphs
 
 
 def test_missing(tmp_path: Path) -> None:

@@ -85,6 +85,15 @@ def test_closed_apis_want_the_key(tiny_server: Server) -> None:
     tiny_server.control.load("alexnet")
 
 
+def test_no_process_shows_the_key(tiny_server: Server) -> None:
+    assert tiny_server._process
+    shown = {
+        pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in (tiny_server.pid, tiny_server._process.keeper_pid)
+    }
+    assert "alexnet-triton-key=***" in shown[tiny_server.pid]
+    assert not any(tiny_server.key in arguments for arguments in shown.values())
+
+
 def test_closed_apis_want_the_key_over_grpc(tiny_server: Server) -> None:
     with grpcclient.InferenceServerClient(tiny_server.grpc_address) as client:
         calls: list[Callable[[], object]] = [
