@@ -4,12 +4,9 @@ The binary version is fetched; the Python version is read as well where it is gi
 """
 
 import codecs
-import hashlib
 import io
 import pickle
 import tarfile
-import tempfile
-import urllib.request
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,19 +14,26 @@ from typing import Any
 import numpy as np
 
 from training.errors import DataError
+from training.fetch import Published, check, fetch
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-ADDRESS = "https://www.cs.toronto.edu/~kriz"
+PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 BINARY, PYTHON = "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"
-SHA256 = {
-    BINARY: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    PYTHON: "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+ARCHIVES = {
+    BINARY: Published(
+        f"https://www.cs.toronto.edu/~kriz/{BINARY}",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        170_052_171,
+    ),
+    PYTHON: Published(
+        f"https://www.cs.toronto.edu/~kriz/{PYTHON}",
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        170_498_071,
+    ),
 }
 PARTS = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
-IMAGES_A_PART, PIXELS = 10_000, 3 * 32 * 32
+PIXELS = 3 * 32 * 32
 MEMBER_BYTES = 32 * 2**20  # a part is 31 MB in either version
-ARCHIVE_BYTES = 192 * 2**20
-TIMEOUT_S = 120
 
 
 def locate(folder: Path | None, fetched: Path) -> Path:
@@ -38,38 +42,13 @@ def locate(folder: Path | None, fetched: Path) -> Path:
     Raises:
         DataError: it cannot be had, or is not CIFAR-10's.
     """
-    found = next((path for name in SHA256 if (path := (folder or fetched) / name).is_file()), None)
+    found = next((path for name in ARCHIVES if (path := (folder or fetched) / name).is_file()), None)
     if found:
-        _check(found)
+        check(found, ARCHIVES[found.name].sha256)
         return found
     if folder is not None:
-        raise DataError(f"{folder}: neither {BINARY} nor {PYTHON} in it; put one there, from {ADDRESS}/cifar.html")
-    return _fetch(fetched)
-
-
-def _check(path: Path) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    if digest.hexdigest() != SHA256[path.name]:
-        raise DataError(f"{path}: not CIFAR-10's file (its SHA-256 differs); replace it")
-
-
-def _fetch(fetched: Path) -> Path:
-    fetched.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=fetched) as temporary:
-        arriving = Path(temporary, BINARY)
-        try:
-            with urllib.request.urlopen(f"{ADDRESS}/{BINARY}", timeout=TIMEOUT_S) as response:
-                arriving.write_bytes(response.read(ARCHIVE_BYTES))
-        except OSError as error:
-            raise DataError(
-                f"CIFAR-10 not found in {fetched}, and {ADDRESS} cannot be reached ({error}); put {BINARY} or {PYTHON} "
-                "into a folder and give it with --data-dir"
-            ) from error
-        _check(arriving)
-        return arriving.replace(fetched / BINARY)
+        raise DataError(f"{folder}: neither {BINARY} nor {PYTHON} in it; put one there, from {PAGE}")
+    return fetch(ARCHIVES[BINARY], fetched)
 
 
 def load(archive: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
-"""Published ImageNet weights to a checkpoint: python -m training.torchvision_weights alexnet.pth --labels labels.txt.
+"""Published ImageNet weights to a checkpoint: python -m training.torchvision_weights --weights imagenet.
 
 torchvision's AlexNet is the one-column network of Krizhevsky 2014 (arXiv:1404.5997), here `alexnet_owt`;
-its state_dict has the same names.
+its state_dict has the same names. `imagenet` fetches it from its own address, with the 1,000 labels, and checks
+both; a file of your own needs a file of labels: alexnet.pth --labels labels.txt.
 """
 
 import argparse
@@ -13,11 +14,24 @@ import torch
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.errors import CheckpointError, TrainingError
+from training.fetch import Published, fetch
 from training.model import NetworkConfig
 
 # What torchvision normalises with, in pixel values 0 to 255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
+IMAGENET = "imagenet"
+WEIGHTS = Published(
+    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    244_408_911,
+)
+LABELS = Published(
+    "https://raw.githubusercontent.com/pytorch/hub/a6fc887fbbbda0dd37c440bf8a145f1da6707d6b/imagenet_classes.txt",
+    "1f386e0d1cb6e28b9c2dac651c3dea6801e98ad1b41a14ce6bb1a093d72069f5",
+    10_472,
+)
+FETCHED = Path("artifacts/weights")
 
 
 def convert(weights: Path, labels: Path) -> Checkpoint:
@@ -51,8 +65,10 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
+    """One a line; where two are alike (ImageNet has two cranes), each gets its number."""
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        names = path.read_text(encoding="utf-8").splitlines()
+        return tuple(f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names))
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: no readable list of labels ({error}); give one class a line") from error
 
@@ -63,16 +79,33 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("weights", type=Path, help="state_dict of torchvision's alexnet")
-    parser.add_argument("--labels", type=Path, required=True, help="class names, one a line")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("weights", type=Path, nargs="?", help="state_dict of torchvision's alexnet")
+    source.add_argument("--weights", dest="published", choices=(IMAGENET,), help="fetch the published ones")
+    parser.add_argument("--labels", type=Path, help="class names, one a line; published weights bring theirs")
+    parser.add_argument("--fetched", type=Path, default=FETCHED, help=f"folder for what is fetched (default {FETCHED})")
     parser.add_argument("--output", type=Path, default=Path("artifacts/alexnet_owt.pt"))
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.weights and not options.labels:
+        parser.error("a state_dict of your own needs --labels")
+    return options
+
+
+def locate(options: argparse.Namespace) -> tuple[Path, Path]:
+    """The files of weights and labels, fetched where the published ones are asked for.
+
+    Raises:
+        DataError: they cannot be had.
+    """
+    if not options.published:
+        return options.weights, options.labels
+    return fetch(WEIGHTS, options.fetched), options.labels or fetch(LABELS, options.fetched)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        converted = convert(options.weights, options.labels)
+        converted = convert(*locate(options))
         checkpoint.save(converted, options.output)
     except (TrainingError, OSError) as error:
         print(f"weights: {error}", file=sys.stderr)

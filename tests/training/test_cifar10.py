@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     name = request.param
     write, suffix = (binary, ".bin") if name == cifar10.BINARY else (python, "")
     path = write_archive(tmp_path / name, {part + suffix: write(*values) for part, values in parts().items()})
-    monkeypatch.setitem(cifar10.SHA256, name, hashlib.sha256(path.read_bytes()).hexdigest())
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(cifar10.ARCHIVES, name, replace(cifar10.ARCHIVES[name], sha256=sha256))
     return path
 
 
@@ -63,7 +65,7 @@ def test_both_versions_give_the_same_images(archive: Path) -> None:
 
 def test_a_changed_archive_is_refused(archive: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:-1])
-    with pytest.raises(DataError, match=f"{archive.name}: not CIFAR-10's file"):
+    with pytest.raises(DataError, match=f"{archive.name}: not the published file"):
         cifar10.locate(archive.parent, archive.parent)
 
 
@@ -89,9 +91,10 @@ def test_a_pickle_with_anything_but_arrays_is_refused(tmp_path: Path, monkeypatc
 
 
 def test_without_an_archive_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar10, "ADDRESS", "http://127.0.0.1:9")  # the discard port: nobody listens
+    nobody_listens = replace(cifar10.ARCHIVES[cifar10.BINARY], address=f"http://127.0.0.1:9/{cifar10.BINARY}")
+    monkeypatch.setitem(cifar10.ARCHIVES, cifar10.BINARY, nobody_listens)  # on the discard port
     with pytest.raises(DataError, match=r"neither cifar-10-binary\.tar\.gz nor .* put one there"):
         cifar10.locate(tmp_path, tmp_path / "fetched")
-    with pytest.raises(DataError, match=r"cannot be reached .* give it with --data-dir"):
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:9.* cannot be fetched .* put the file into"):
         cifar10.locate(None, tmp_path / "fetched")
     assert list((tmp_path / "fetched").iterdir()) == []

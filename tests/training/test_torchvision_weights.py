@@ -1,0 +1,91 @@
+"""Published weights: fetched from an address that answers, checked, and made a checkpoint of."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import checkpoint, torchvision_weights
+from training.fetch import Published
+from training.model import AlexNet, NetworkConfig
+
+CLASSES = 12
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder with a state_dict and labels, served over HTTP."""
+    folder = tmp_path_factory.mktemp("site")
+    torch.manual_seed(0)
+    torch.save(AlexNet(NetworkConfig("alexnet_owt", classes=CLASSES)).state_dict(), folder / "weights.pth")
+    names = ["crane", *(f"class {number}" for number in range(1, CLASSES - 1)), "crane"]
+    (folder / "labels.txt").write_text("\n".join(names))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def published(site: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, address = site
+    for constant, name in (("WEIGHTS", "weights.pth"), ("LABELS", "labels.txt")):
+        content = (folder / name).read_bytes()
+        known = Published(f"{address}/{name}", hashlib.sha256(content).hexdigest(), len(content))
+        monkeypatch.setattr(torchvision_weights, constant, known)
+
+
+@pytest.mark.usefixtures("published")
+def test_imagenet_weights_are_fetched_once_and_become_a_checkpoint(site: tuple[Path, str], tmp_path: Path) -> None:
+    command = ["--weights", "imagenet", "--output", str(tmp_path / "out.pt"), "--fetched", str(tmp_path / "fetched")]
+    assert torchvision_weights.main(command) == 0
+    loaded = checkpoint.load(tmp_path / "out.pt")
+    assert loaded.network.name == "alexnet_owt"
+    assert (loaded.classes[0], loaded.classes[-1]) == ("crane (0)", f"crane ({CLASSES - 1})")
+    source = torch.load(site[0] / "weights.pth")
+    assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in source.items())
+    arrived = (tmp_path / "fetched" / "weights.pth").stat().st_mtime_ns
+    assert torchvision_weights.main(command) == 0
+    assert (tmp_path / "fetched" / "weights.pth").stat().st_mtime_ns == arrived
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("fault", ["other content", "cut short", "absent"])
+def test_anything_else_is_refused_in_one_line(
+    site: tuple[Path, str],
+    tmp_path: Path,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    known, reason = torchvision_weights.WEIGHTS, "not the published file"
+    if fault == "other content":
+        known = replace(known, sha256="0" * 64)
+    elif fault == "cut short":
+        known = replace(known, length=known.length - 1)
+    else:
+        known, reason = replace(known, address=f"{site[1]}/absent.pth"), "cannot be fetched (HTTP Error 404"
+    monkeypatch.setattr(torchvision_weights, "WEIGHTS", known)
+    command = ["--weights", "imagenet", "--output", str(tmp_path / "out.pt"), "--fetched", str(tmp_path / "fetched")]
+    assert torchvision_weights.main(command) == 1
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert list((tmp_path / "fetched").iterdir()) == []
+
+
+def test_a_file_of_weights_needs_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        torchvision_weights.parse(["alexnet.pth"])
+    assert "needs --labels" in capsys.readouterr().err
