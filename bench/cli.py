@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench import alone, faults, images, overload, report, served, soak
+from bench import alone, chart, faults, images, overload, report, served, soak
 from bench.config import BenchConfig
 from bench.errors import BenchError
 
@@ -55,8 +55,11 @@ def _run(stages: Sequence[str], config: BenchConfig, json_file: Path, command: l
                 bar.update(task, description=f"{name}: {what}")
 
             result = STAGES[name](config, advance)
-        report.add(json_file, name, {"command": " ".join(command), "images": bodies, **result})
+        result = {"command": " ".join(command), "images": bodies, **result}
+        report.add(json_file, name, result)
         report.show(name, result)
+        if name == "served":
+            chart.draw(json_file.with_name("served.png"), result)
 
 
 def _config(options: argparse.Namespace) -> BenchConfig:
@@ -80,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--target", dest="targets", action="append", choices=served.TARGETS, help="only this (repeatable)"
     )
     parser.add_argument("--connections", type=int, nargs="+", metavar="N", help="default: 1 16 64 256")
+    parser.add_argument("--warm-up-s", type=float, help="before the first of each server (default 2)")
     parser.add_argument("--seconds", type=float, help="of each measurement (default 6)")
     parser.add_argument("--repeats", type=int, help="rounds (default 3)")
     parser.add_argument("--peers-python", type=Path, help="default: .venv-bench/bin/python")

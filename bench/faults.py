@@ -14,8 +14,8 @@ from bench.errors import BenchError
 from bench.images import load as load_images
 from bench.servers import Triton, triton
 from serving.control import Control
-from serving.rundir import SHARED_MEMORY, alive_runs
-from serving.runs import find_runs
+from serving.rundir import SHARED_MEMORY
+from serving.runs import Run, find_runs
 
 VICTIMS = ("alexnet", "tritonserver", "preprocess")
 RECOVERY_TIMEOUT_S = 60.0
@@ -30,13 +30,16 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     Raises:
         BenchError: the server does not come back.
     """
-    left_before, started = set(_left_behind()), time.perf_counter()
+    started = time.perf_counter()
     with triton(config.repository, config.folder) as server:
         start_s = time.perf_counter() - started
         host, _, port = server.addresses.http.rpartition(":")
         with Callers(Control(host, int(port)), load_images(config.bodies)) as callers:
             time.sleep(SETTLE_S)
-            kills = [_kill(server, callers, number, config.kills, advance) for number in range(config.kills)]
+            prefixes, kills = {_run(server).directory.shm_prefix}, []
+            for number in range(config.kills):
+                kills.append(_kill(server, callers, number, config.kills, advance))
+                prefixes.add(_run(server).directory.shm_prefix)
             pids, told = _pids(server), time.perf_counter()
             advance("SIGTERM")
             exit_s = _terminate(server)
@@ -49,7 +52,7 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
         "sigterm_exit_s": exit_s,
         "in_flight_at_sigterm_and_not_answered": dict(callers.problems(since=told - IN_FLIGHT_S, until=told)),
         "asked_after_sigterm": dict(callers.problems(since=told)),
-        "left_in_shared_memory": sorted(set(_left_behind()) - left_before),
+        "left_in_shared_memory": _left_behind(prefixes),
         "left_processes": sum(psutil.pid_exists(pid) for pid in pids),
     }
 
@@ -70,11 +73,15 @@ def _kill(server: Triton, callers: Callers, number: int, count: int, advance: Ad
 
 def _find(server: Triton, name: str) -> int:
     """The process id of tritonserver, or of one stub of a model."""
-    pid = next(run.state["tritonserver"] for run in find_runs() if run.state["owner"] == server.process.pid)
+    pid = _run(server).state["tritonserver"]
     if name == "tritonserver":
         return pid
     stubs = [child for child in psutil.Process(pid).children() if f"/{name}/" in " ".join(child.cmdline())]
     return stubs[0].pid
+
+
+def _run(server: Triton) -> Run:
+    return next(run for run in find_runs() if run.state["owner"] == server.process.pid)
 
 
 def _pids(server: Triton) -> list[int]:
@@ -88,8 +95,6 @@ def _terminate(server: Triton) -> float:
     return time.perf_counter() - started
 
 
-def _left_behind() -> list[str]:
-    """Shared memory of runs that are no longer alive."""
-    alive = tuple(run.shm_prefix for run in alive_runs())
-    names = (path.name for path in SHARED_MEMORY.glob("alexnet_triton_*"))
-    return sorted(name for name in names if not name.startswith(alive))
+def _left_behind(prefixes: set[str]) -> list[str]:
+    """Shared memory of this server's runs: a server that is started again is another run."""
+    return sorted(path.name for path in SHARED_MEMORY.iterdir() if path.name.startswith(tuple(prefixes)))

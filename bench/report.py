@@ -46,7 +46,7 @@ def show(stage: str, result: dict[str, Any]) -> None:
         for row in rows:
             table.add_row(*(_text(row.get(name, "")) for name in names))
         console.print(table)
-    for name in [name for name in result if name not in ("rows", "summary", "ratios")]:
+    for name in [name for name in result if name not in ("rows", "summary", "ratios", "command", "images")]:
         console.print(f"{stage}: {name.replace('_', ' ')} {_text(result[name])}")
     for name, value in result.get("ratios", {}).items():
         console.print(f"{stage}: {_text(value)} {name}")
