@@ -14,6 +14,7 @@ from pathlib import Path
 
 FOLDER = Path(sys.prefix) / "tools"  # .venv/tools
 CHROMIUM = "chromium-headless-shell"
+LOAD_GENERATORS = {"wrk": "wrk", "h2load": "nghttp2-client"}  # program: package
 TIMEOUT_S = 300
 
 
@@ -33,11 +34,13 @@ def main() -> None:
             unpack("prometheus")
         if not chromium():
             install_chromium()
+        missing = [package for program, package in LOAD_GENERATORS.items() if not shutil.which(program)]
+        if missing:
+            install(*missing)
     except (subprocess.SubprocessError, OSError) as error:
         reason = getattr(error, "stderr", None) or str(error)
-        sys.exit(
-            f"make test: {reason.strip().splitlines()[-1]}; install them: sudo apt-get install prometheus {CHROMIUM}"
-        )
+        packages = " ".join(("prometheus", CHROMIUM, *LOAD_GENERATORS.values()))
+        sys.exit(f"make test: {reason.strip().splitlines()[-1]}; install them: sudo apt-get install {packages}")
 
 
 def unpack(package: str) -> None:
@@ -51,11 +54,15 @@ def unpack(package: str) -> None:
 
 
 def install_chromium() -> None:
-    rights = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
     try:
-        run(*rights, "apt-get", "install", "-qq", "--yes", "--no-install-recommends", CHROMIUM)
+        install(CHROMIUM)
     except (subprocess.SubprocessError, OSError):
         run(sys.executable, "-m", "playwright", "install", "--only-shell", "chromium")
+
+
+def install(*packages: str) -> None:
+    rights = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+    run(*rights, "apt-get", "install", "-qq", "--yes", "--no-install-recommends", *packages)
 
 
 def run(*command: str, folder: str | None = None) -> None:
