@@ -100,24 +100,35 @@ async def prepare(
         ServerError: the server cannot be asked, or the model is none for images.
     """
     paths = find_images(folder, limit, seed)
+    target, images = await reach(config, paths)
+    if answers:
+        right = read_answers(answers, paths)
+    else:
+        async with AsyncClassifier.from_config(config) as classifier:
+            inference = await classifier.session.inference()
+            numbers = progress(range(len(paths)), len(paths), "answers")
+            right = [await _ask(inference, paths[i], images[i]) for i in numbers]
+    encoded = target.signature.kind == "encoded"
+    tensors = [serialize_bytes([image]) if encoded else image for image in images]
+    names = [str(path.relative_to(folder)) for path in paths]
+    return target, list(map(Case, names, tensors, right))
+
+
+async def reach(config: Config, paths: Sequence[Path]) -> tuple[Target, list[bytes]]:
+    """The model, which has classified the first image, and all images as it takes them.
+
+    Raises:
+        SettingError: the images.
+        ServerError: the server cannot be asked, or the model is none for images.
+    """
     async with AsyncClassifier.from_config(config) as classifier:
         inference = await classifier.session.inference()
         images = load_images(paths, inference.signature)
         (first,) = await inference.run(images[:1], top=1)
         if not isinstance(first, Classification):
             raise TargetError(f"{paths[0]} is refused: {first}")
-        if answers:
-            right = read_answers(answers, paths)
-        else:
-            right = [
-                await _ask(inference, paths[i], images[i]) for i in progress(range(len(paths)), len(paths), "answers")
-            ]
         steps = await _steps(classifier, config)
-    target = Target(config, inference.signature, config.model_name, first.version, steps)
-    encoded = inference.signature.kind == "encoded"
-    tensors = [serialize_bytes([image]) if encoded else image for image in images]
-    names = [str(path.relative_to(folder)) for path in paths]
-    return target, list(map(Case, names, tensors, right))
+    return Target(config, inference.signature, config.model_name, first.version, steps), images
 
 
 async def _steps(classifier: AsyncClassifier, config: Config) -> tuple[str, ...]:

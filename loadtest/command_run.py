@@ -5,17 +5,15 @@ import asyncio
 from dataclasses import asdict
 from typing import Any, get_args
 
-from rich.console import Console
-
 from loadtest.arguments import add_output, add_target, add_times, client_config, load_of, output_folder, setup_of
 from loadtest.cases import Target, prepare
 from loadtest.machine import describe_command
 from loadtest.measure import Measured, Setup, measure
 from loadtest.objectives import judge, parse_objectives
-from loadtest.progress import tracked, waiting
 from loadtest.results import NAME, Json, prepare_folder, wrap, write_json
 from loadtest.schedule import Arrivals, Shape
 from loadtest.summary import load_words, show_run
+from loadtest.terminal import error_console, out_console, tracked, waiting
 
 OK, MISSED, UNDECIDED, INTERRUPTED = 0, 1, 4, 130
 
@@ -65,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         verdict=[asdict(each) for each in judged],
     )
     save(result, folder, arguments)
-    show_run(result, Console())
-    Console(stderr=True).print(f"{folder}", highlight=False)
+    show_run(result, out_console())
+    error_console().print(f"{folder}")
     if measured.interrupted:
         return INTERRUPTED
     missed = {each.name for each in judged if not each.met}

@@ -15,13 +15,13 @@ LATENCIES = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("p99.9", 
 def show_run(result: Json, console: Console) -> None:
     """One run: what was asked, what came, where the time went, the verdict."""
     figures = result["measured"]
-    console.print(f"[bold]{escape(result['title'])}[/]  {escape(load_words(result['load']))}", highlight=False)
-    console.print(_rates(figures), highlight=False)
+    console.print(f"[bold]{escape(result['title'])}[/]  {escape(load_words(result['load']))}")
+    console.print(_rates(figures))
     console.print(_latency_table(figures, open_loop=result["load"]["loop"] == "open"))
     for failure in figures["failures"]:
-        console.print(f"[red]{failure['count']:,} x {escape(failure['name'])}[/]", highlight=False)
+        console.print(f"[red]{failure['count']:,} x {escape(failure['name'])}[/]")
         for example in failure["examples"][:3]:
-            console.print(f"    {escape(example)}", highlight=False)
+            console.print(f"    {escape(example)}")
     _show_server(figures["server"], console)
     _show_generator(figures["generator"], console)
     show_verdict(result, console)
@@ -81,7 +81,7 @@ def _show_server(server: Mapping[str, Any], console: Console) -> None:
             highlight=False,
         )
     if server["note"]:
-        console.print(f"[yellow]{escape(server['note'])}[/]", highlight=False)
+        console.print(f"[yellow]{escape(server['note'])}[/]")
 
 
 def _show_generator(generator: Mapping[str, Any], console: Console) -> None:
@@ -92,14 +92,14 @@ def _show_generator(generator: Mapping[str, Any], console: Console) -> None:
         highlight=False,
     )
     for limit in generator["limits"]:
-        console.print(f"[bold red]the generator was the bottleneck: {escape(limit)}[/]", highlight=False)
+        console.print(f"[bold red]the generator was the bottleneck: {escape(limit)}[/]")
 
 
 def show_verdict(result: Json, console: Console) -> None:
     """Each objective and whether it was met."""
     for each in result.get("verdict", ()):
         word = "[green]met[/]   " if each["met"] else "[red]missed[/]"
-        console.print(f"{word} {each['name']} {each['limit']}: {each['measured']}", highlight=False)
+        console.print(f"{word} {each['name']} {each['limit']}: {each['measured']}")
 
 
 def show_points(points: Sequence[Mapping[str, Any]], console: Console) -> None:

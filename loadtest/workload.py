@@ -59,7 +59,10 @@ class Deck:
 
     def deal(self) -> Request:
         """The next request."""
-        cases, priority = self.draw()
+        return self.encode(*self.draw())
+
+    def encode(self, cases: Sequence[Case], priority: int = 0) -> Request:
+        """A request for these images."""
         return Request(self._encode(infer_request(self.target, cases, priority)), cases, priority)
 
     def draw(self) -> tuple[list[Case], int]:

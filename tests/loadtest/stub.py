@@ -33,6 +33,8 @@ class Stub:
 
     def answer(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, object, float]:
         """Status, JSON, and after how many seconds."""
+        if path.endswith("/infer") and 0 < self.options.refuse_after <= self.requests:
+            return 503, {"error": "Exceeds maximum queue size"}, 0.0
         if path.endswith("/infer"):
             return 200, *self._infer(int(headers["inference-header-content-length"]), body)
         if path.endswith("/models/classify/config"):
@@ -121,6 +123,7 @@ def main() -> None:
     parser.add_argument("--stall-at", type=int, default=0, metavar="REQUEST")
     parser.add_argument("--stall-s", type=float, default=2.0)
     parser.add_argument("--wrong-every", type=int, default=0, metavar="REQUESTS")
+    parser.add_argument("--refuse-after", type=int, default=0, metavar="REQUESTS")
     parser.add_argument("--seed", type=int, default=0)
     asyncio.run(serve(parser.parse_args()))
 

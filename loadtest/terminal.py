@@ -1,4 +1,4 @@
-"""Bars for what takes more than a moment, on terminals alone."""
+"""What people see: results on standard output, bars on standard error where that is a terminal."""
 
 import threading
 import time
@@ -11,16 +11,26 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, 
 TICK_S = 0.25
 
 
+def out_console() -> Console:
+    """For results; lines are never broken, so that they can be searched."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def error_console() -> Console:
+    """For what is not part of the result."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
 def tracked(items: Iterable[int], total: int, what: str) -> Iterable[int]:
     """The items, with a bar."""
-    console = Console(stderr=True)
+    console = error_console()
     return track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager
 def waiting(what: str, seconds: float) -> Iterator[None]:
     """A bar that fills while something of a known length goes on. It is drawn four times a second, from a thread."""
-    console = Console(stderr=True)
+    console = error_console()
     if not console.is_terminal:
         yield
         return

@@ -1,0 +1,159 @@
+"""python -m loadtest sweep: the most load that keeps the objectives, on one server or over a server's settings."""
+
+import argparse
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from loadtest.arguments import (
+    Parser,
+    add_output,
+    add_target,
+    add_times,
+    client_config,
+    output_folder,
+    percent,
+    setup_of,
+    users_of,
+)
+from loadtest.cases import Target, prepare
+from loadtest.command_run import MISSED, OK, describe_target, save
+from loadtest.engine import Users
+from loadtest.errors import SettingError
+from loadtest.machine import describe_command
+from loadtest.measure import Measured, measure
+from loadtest.objectives import Objective, parse_objectives
+from loadtest.results import Json, prepare_folder, wrap
+from loadtest.schedule import MOST_PER_S, Plan
+from loadtest.search import Point, Range, find_knee
+from loadtest.terminal import error_console, out_console, tracked
+from loadtest.variants import Setting, describe, parse_settings, variant_of
+from serving import Server
+
+PAUSE_S = 1.0  # after a load that was too much, for what is left of it in the server
+
+
+def add_parser(commands: Any) -> None:
+    """The command's options."""
+    parser: Parser = commands.add_parser("sweep", help="the most load that keeps the objectives")
+    group = parser.add_argument_group("sweep")
+    group.add_argument("--over", choices=("rate", "users"), default="rate", help="what is raised (default: rate)")
+    group.add_argument("--from", dest="low", type=float, metavar="LOAD", help="first (default: 25 a second, 1 user)")
+    group.add_argument(
+        "--to", dest="high", type=float, metavar="LOAD", help="at most (default: 10000 a second, 256 users)"
+    )
+    group.add_argument(
+        "--precision", type=percent, default=0.05, metavar="5%%", help="of the knee's rate (default: 5%%)"
+    )
+    group.add_argument("--slo", default="p99=100ms,errors=0.1%", metavar="p99=100ms,...", help="as of run")
+    group.add_argument("--repository", type=Path, metavar="FOLDER", help="start a fresh server on it for every setting")
+    group.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="with --repository: batching=off,on delay=0,5000 instances=1,2 decoders=1,2 threads=1,2 precision=int8",
+    )
+    add_times(parser, "6s", "1s")
+    add_target(parser)
+    add_output(parser)
+    parser.set_defaults(call=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Sweep, save, show. 0: every setting met the objectives somewhere."""
+    objectives = parse_objectives(arguments.slo)
+    settings = parse_settings(arguments.vary)
+    where = _range(arguments)
+    if not objectives or (arguments.vary and not arguments.repository):
+        raise SettingError("--slo names an objective or more; --vary wants the --repository to start servers on")
+    folder = prepare_folder(output_folder(arguments))
+    console = out_console()
+    series = [_sweep(arguments, setting, objectives, where, console) for setting in settings]
+    title = arguments.title or f"most {arguments.over} with {arguments.slo}"
+    command = describe_command(arguments.words)
+    result = wrap("sweep", command, title, over=arguments.over, objectives=arguments.slo, series=series)
+    save(result, folder, arguments)
+    for each in series:
+        knee = "none" if each["knee"] is None else f"{each['knee']:,.5g}"
+        console.print(f"[bold]{each['name']}[/]: most {arguments.over} with {arguments.slo}: {knee}")
+    error_console().print(f"{folder}")
+    return OK if all(each["knee"] is not None for each in series) else MISSED
+
+
+def _range(arguments: argparse.Namespace) -> Range:
+    users = arguments.over == "users"
+    low, high = arguments.low or (1 if users else 25.0), arguments.high or (256 if users else 10_000.0)
+    if not (0 < low <= high <= MOST_PER_S) or arguments.precision <= 0:
+        raise SettingError(f"--from {low:g} --to {high:g}: give two loads, the lower first, and a --precision above 0")
+    return Range(round(low), round(high), whole=True) if users else Range(low, high, arguments.precision)
+
+
+def _sweep(
+    arguments: argparse.Namespace, setting: Setting, objectives: tuple[Objective, ...], where: Range, console: Console
+) -> Json:
+    """One setting's points."""
+    name = describe(setting)
+    console.print(f"[bold]{name}[/]")
+
+    def seen(point: Point) -> None:
+        times = point.measured.latency
+        word = "[green]met[/]" if point.met else "[red]missed[/]"
+        limits = "".join(f", generator: {each}" for each in point.measured.generator.limits)
+        console.print(
+            f"  {point.load:9,.5g}  {point.measured.answered_per_s:9,.1f} answered/s  p50 {times.p50_ms:8,.2f} ms  "
+            f"p99 {times.p99_ms:8,.2f} ms  {point.measured.error_share:.2%} failed  {word}{limits}",
+            highlight=False,
+        )
+
+    with _server(arguments, setting) as url:
+        target, points, knee = asyncio.run(_search(arguments, url, objectives, where, seen))
+    return {
+        "name": name,
+        "setting": dict(setting),
+        "target": describe_target(target, arguments),
+        "knee": knee,
+        "points": [asdict(each) for each in points],
+    }
+
+
+@contextmanager
+def _server(arguments: argparse.Namespace, setting: Setting) -> Iterator[str | None]:
+    """The address of a fresh server, or nothing where one runs."""
+    if arguments.repository is None:
+        yield None
+        return
+    with variant_of(arguments.repository, setting) as repository:
+        server = Server(repository, http_port=0, grpc_port=0, metrics_port=0)
+        with server:
+            grpc = arguments.url and arguments.url[0].startswith("grpc")
+            yield f"grpc://{server.grpc_address}" if grpc else f"http://{server.http_address}"
+
+
+async def _search(
+    arguments: argparse.Namespace, url: str | None, objectives: tuple[Objective, ...], where: Range, seen: Any
+) -> tuple[Target, list[Point], float | None]:
+    config = client_config(arguments, url)
+    target, cases = await prepare(config, arguments.images, arguments.limit, arguments.seed, arguments.answers, tracked)
+
+    async def measure_at(load: float) -> Measured:
+        measured = await measure(target, cases, setup_of(arguments, _load(arguments, load)), arguments.seed)
+        if measured.failed:
+            await asyncio.sleep(PAUSE_S)
+        if measured.interrupted:
+            raise KeyboardInterrupt
+        return measured
+
+    points, knee = await find_knee(measure_at, objectives, where, seen)
+    return target, points, knee
+
+
+def _load(arguments: argparse.Namespace, load: float) -> Plan | Users:
+    if arguments.over == "users":
+        return users_of(arguments, int(load))
+    return Plan(load, arguments.duration, arguments.warmup, "poisson")

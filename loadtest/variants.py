@@ -1,0 +1,118 @@
+"""A built repository with other settings: a copy of links to the same files, with configurations of its own."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from loadtest.errors import SettingError
+from serving.repository import VARIANTS, Repository
+
+Setting = Mapping[str, str]
+NETWORK, DECODER = "alexnet", "preprocess"
+
+
+def parse_settings(texts: Sequence[str]) -> list[dict[str, str]]:
+    """Every combination of `NAME=VALUE,VALUE...`; one empty setting where there is none.
+
+    Raises:
+        SettingError: an unknown name or value.
+    """
+    axes = []
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or name not in EDITS or not all(values.split(",")):
+            raise SettingError(f"--vary {text!r}: give NAME=VALUE,VALUE of {', '.join(EDITS)}, as in batching=off,on")
+        axes.append([(name, value) for value in values.split(",")])
+    return [dict(each) for each in itertools.product(*axes)]
+
+
+@contextmanager
+def variant_of(repository: Path, setting: Setting, variant: str = "cpu") -> Iterator[Path]:
+    """A repository with the setting, gone afterwards.
+
+    Raises:
+        SettingError: a value that cannot be.
+        RepositoryError: the repository cannot be read.
+    """
+    configs = Repository.open(repository, variant).configs
+    for name, value in setting.items():
+        EDITS[name](configs, value)
+    with tempfile.TemporaryDirectory(prefix=".sweep-", dir=repository.absolute().parent) as folder:
+        copy = Path(folder) / "model_repository"
+        shutil.copytree(repository, copy, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
+        for name, config in configs.items():
+            _replace(copy / name / VARIANTS[variant], text_format.MessageToString(config))
+        yield copy
+
+
+def describe(setting: Setting) -> str:
+    """In words, as it was given."""
+    return " ".join(f"{name}={value}" for name, value in setting.items()) or "as published"
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+def _replace(path: Path, text: str) -> None:
+    path.unlink()  # a link to the original, which stays as it is
+    path.write_text(text)
+
+
+def _batching(configs: Mapping[str, ModelConfig], value: str) -> None:
+    if value not in ("on", "off"):
+        raise SettingError(f"batching={value}: on or off")
+    for name in (NETWORK, DECODER):
+        if value == "off":
+            configs[name].ClearField("dynamic_batching")
+        else:
+            configs[name].dynamic_batching.SetInParent()
+
+
+def _delay(configs: Mapping[str, ModelConfig], value: str) -> None:
+    for name in (NETWORK, DECODER):
+        if configs[name].HasField("dynamic_batching"):
+            configs[name].dynamic_batching.max_queue_delay_microseconds = _whole("delay", value.removesuffix("us"))
+
+
+def _instances(name: str) -> Callable[[Mapping[str, ModelConfig], str], None]:
+    def edit(configs: Mapping[str, ModelConfig], value: str) -> None:
+        configs[name].instance_group[0].count = _whole("instances", value)
+
+    return edit
+
+
+def _precision(configs: Mapping[str, ModelConfig], value: str) -> None:
+    configs[NETWORK].parameters["precision"].string_value = value
+
+
+def _threads(configs: Mapping[str, ModelConfig], value: str) -> None:
+    configs[NETWORK].parameters["threads"].string_value = str(_whole("threads", value))
+
+
+def _whole(name: str, value: str) -> int:
+    if not value.isdecimal() or int(value) > 10**7:
+        raise SettingError(f"--vary {name}={value}: give a whole number (delays in microseconds)")
+    return int(value)
+
+
+# `instances` and `threads` are the network's, `decoders` are instances of preprocess, `delay` is in microseconds.
+EDITS: dict[str, Callable[[Mapping[str, ModelConfig], str], None]] = {
+    "batching": _batching,
+    "delay": _delay,
+    "instances": _instances(NETWORK),
+    "decoders": _instances(DECODER),
+    "precision": _precision,
+    "threads": _threads,
+}

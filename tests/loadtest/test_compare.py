@@ -1,0 +1,53 @@
+"""python -m loadtest compare."""
+
+from pathlib import Path
+
+import pytest
+
+from loadtest.cli import main
+from tests.loadtest.stubs import Running, loadtest, stub
+
+SHORT = ("--duration", "200ms", "--warmup", "0s", "--pairs", 8, "--no-report", "--limit", 5)
+
+
+def test_a_slower_version_fails(pictures: Path, tmp_path: Path) -> None:
+    with stub("--service-ms", 10) as old, stub("--service-ms", 20) as new:
+        options = ("--images", pictures, "--fail-if-slower", "5%", *SHORT)
+        done = loadtest("compare", old.url, new.url, *options, output=tmp_path)
+    assert done.code == 1, done.out
+    assert done.result["decision"] == "slower"
+    assert "slower by more than 5.0%" in done.out
+    assert len(done.result["values"]) == 8
+
+
+def test_a_faster_version_passes(pictures: Path, tmp_path: Path) -> None:
+    with stub("--service-ms", 20) as old, stub("--service-ms", 10) as new:
+        options = ("--images", pictures, "--fail-if-slower", "5%", "--metric", "rate", *SHORT)
+        done = loadtest("compare", old.url, new.url, *options, output=tmp_path)
+    assert done.code == 0, done.out
+    assert done.result["estimate"]["ratio"] < 0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("/nowhere", "URL"), 2, "/nowhere is neither a server's address nor"),
+        (("URL", "URL", "--pairs", "3"), 2, "--pairs 3 --confidence 0.99: a confidence of 0.99 takes 8 or more"),
+        (("URL", "URL", "--confidence", "1"), 2, "--confidence 1: give 0.5"),
+        (("URL", "http://127.0.0.1:9"), 3, "cannot connect"),
+    ],
+)
+def test_bad_input_is_one_line(
+    options: tuple[str, ...],
+    code: int,
+    message: str,
+    quick_stub: Running,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [quick_stub.url if each == "URL" else each for each in options]
+    assert main(["compare", *words, "--images", str(pictures), "--output", str(tmp_path)]) == code
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.splitlines()) == 1

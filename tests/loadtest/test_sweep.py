@@ -1,0 +1,119 @@
+"""The search for the knee, settings, and python -m loadtest sweep."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.cli import main
+from loadtest.errors import SettingError
+from loadtest.histogram import Times
+from loadtest.measure import Generator, Measured, ServerView
+from loadtest.objectives import parse_objectives
+from loadtest.search import Point, Range, find_knee
+from loadtest.variants import parse_settings, variant_of
+from serving.repository import Repository
+from tests.loadtest.stubs import Running, loadtest
+
+NOTHING = Times(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+FIGURES = Measured(
+    1.0,
+    1,
+    1,
+    0,
+    1.0,
+    1.0,
+    NOTHING,
+    NOTHING,
+    {},
+    [],
+    [],
+    Generator(0.0, 1.0, NOTHING, 0, []),
+    ServerView([], [], 0.0, ""),
+    False,
+)
+
+
+def _search(capacity: float, where: Range) -> tuple[list[Point], float | None]:
+    """On a server that answers in 10 ms up to its capacity, and in 10 s above."""
+
+    async def measure(load: float) -> Measured:
+        return replace(FIGURES, latency=replace(NOTHING, p99_ms=10.0 if load <= capacity else 10_000.0))
+
+    return asyncio.run(find_knee(measure, parse_objectives("p99=100ms"), where, lambda point: None))
+
+
+@pytest.mark.parametrize("capacity", [25.0, 30.0, 99.0, 317.0])
+def test_the_knee_is_found_to_its_precision(capacity: float) -> None:
+    points, knee = _search(capacity, Range(25, 1000, precision=0.05))
+    assert knee is not None
+    assert capacity / 1.05 <= knee <= capacity
+    assert [point.load for point in points] == sorted(point.load for point in points)
+    assert [point.met for point in points] == [point.load <= capacity for point in points]
+
+
+def test_the_knee_in_users_is_exact() -> None:
+    assert _search(13, Range(1, 256, whole=True))[1] == 13
+
+
+def test_no_knee_below_and_none_above() -> None:
+    assert _search(10, Range(25, 1000))[1] is None
+    assert _search(5000, Range(25, 1000))[1] == 1000
+
+
+def test_settings_are_combined() -> None:
+    assert parse_settings([]) == [{}]
+    assert len(parse_settings(["batching=off,on", "delay=0,500,1000"])) == 6
+    with pytest.raises(SettingError, match="give NAME=VALUE"):
+        parse_settings(["colour=red"])
+
+
+def test_a_variant_leaves_the_original_alone(tiny_repository: Path) -> None:
+    before = (tiny_repository / "alexnet/configs/cpu.pbtxt").read_bytes()
+    setting = {"delay": "500", "instances": "3", "decoders": "1", "precision": "fp32", "threads": "2"}
+    with variant_of(tiny_repository, setting) as copy:
+        configs = Repository.open(copy, "cpu").configs
+        assert (copy / "alexnet/1/model.onnx").samefile(tiny_repository / "alexnet/1/model.onnx")
+    assert configs["alexnet"].dynamic_batching.max_queue_delay_microseconds == 500
+    assert [configs[name].instance_group[0].count for name in ("alexnet", "preprocess")] == [3, 1]
+    assert configs["alexnet"].parameters["precision"].string_value == "fp32"
+    assert not copy.exists()
+    assert (tiny_repository / "alexnet/configs/cpu.pbtxt").read_bytes() == before
+
+
+def test_batching_off_is_measured_on_a_server_of_its_own(tiny_repository: Path, pictures: Path, tmp_path: Path) -> None:
+    how = ("--over", "users", "--from", 8, "--to", 8, "--slo", "errors=0%", "--limit", 3, "--no-report")
+    times = ("--duration", "700ms", "--warmup", "0s", "--images", pictures)
+    vary = ("--repository", tiny_repository, "--vary", "batching=off,on")
+    done = loadtest("sweep", *vary, *how, *times, output=tmp_path)
+    assert done.code == 0, done.err
+    off, on = done.result["series"]
+    assert (off["name"], on["name"]) == ("batching=off", "batching=on")
+    assert (off["knee"], on["knee"]) == (8, 8)
+    assert set(_batches(off)) == {"1"}
+    assert set(_batches(on)) > {"1"}
+
+
+def _batches(series: dict[str, Any]) -> dict[str, int]:
+    models = series["points"][0]["measured"]["server"]["models"]
+    return next(each["batches"] for each in models if each["name"] == "alexnet")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--slo", ""), "--slo names an objective"),
+        (("--vary", "batching=off"), "--vary wants the --repository"),
+        (("--repository", "/nowhere", "--vary", "batching=maybe"), "no /nowhere"),
+        (("--from", "100", "--to", "10"), "give two loads, the lower first"),
+    ],
+)
+def test_bad_input_is_one_line(
+    options: tuple[str, ...], message: str, quick_stub: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "--url", quick_stub.url, *options, "--output", str(tmp_path)]) in (2, 3)
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.splitlines()) == 1
