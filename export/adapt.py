@@ -6,6 +6,11 @@
 Mean and scale are of pixel values 0 to 255: the network sees (x - mean) / scale.
 """
 
+if __name__ == "__main__":
+    from export.command import stay_quiet_while_loading
+
+    stay_quiet_while_loading()
+
 import argparse
 import json
 import sys
@@ -18,7 +23,8 @@ import onnx
 from onnx import TensorProto
 
 from export import graph_edit, onnx_file, probe
-from export.errors import ExportError, ModelError
+from export.command import finish
+from export.errors import ModelError
 from export.graph_edit import ImageInput
 from export.onnx_file import INPUT, OUTPUT, first_line
 
@@ -200,21 +206,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    try:
-        labels = read_labels(options.labels)
-        model = onnx_file.read(options.onnx)
-        adapted = adapt(
-            model, labels, options.mean, options.scale, name=options.onnx, scores=options.scores, size=options.size
-        )
-        onnx_file.write_together({options.output: adapted.model.SerializeToString(deterministic=True)})
-    except ExportError as error:
-        print(f"adapt: {error}", file=sys.stderr)
-        return 1
+    return finish("adapt", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    labels = read_labels(options.labels)
+    model = onnx_file.read(options.onnx)
+    adapted = adapt(
+        model, labels, options.mean, options.scale, name=options.onnx, scores=options.scores, size=options.size
+    )
+    onnx_file.write_together({options.output: adapted.model.SerializeToString(deterministic=True)})
     size, batch = adapted.size, "N" if adapted.max_batch_size > 1 else "1"
     print(f"{options.output}: images UINT8 [{batch}, {size}, {size}, 3] -> probabilities FP32 [{batch}, {len(labels)}]")
     if adapted.note:
         print(adapted.note)
-    return 0
 
 
 if __name__ == "__main__":

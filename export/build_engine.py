@@ -9,6 +9,11 @@ TensorRT version that built it, unless it is built --version-compatible: build i
 tensorrt:TAG-py3 image that belongs to the server's tritonserver:TAG-py3.
 """
 
+if __name__ == "__main__":
+    from export.command import stay_quiet_while_loading
+
+    stay_quiet_while_loading()
+
 import argparse
 import hashlib
 import json
@@ -22,6 +27,7 @@ import numpy as np
 import onnx
 
 from export import onnx_file, tensorrt_api
+from export.command import finish
 from export.cuda import Device, Gpu, find_gpu
 from export.errors import AccuracyError, ExportError
 from export.files import sha256
@@ -169,21 +175,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    try:
-        config = EngineConfig(
-            options.opt if options.opt is not None else options.max,
-            options.max,
-            options.builder_level,
-            options.workspace,
-            options.version_compatible,
-            options.hardware_compatible,
-        )
-        sidecar = build_engine(options.onnx, options.plan, config, check=options.check, images=options.images)
-    except ExportError as error:
-        print(f"build_engine: {error}", file=sys.stderr)
-        return 1
+    return finish("build_engine", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    config = EngineConfig(
+        options.opt if options.opt is not None else options.max,
+        options.max,
+        options.builder_level,
+        options.workspace,
+        options.version_compatible,
+        options.hardware_compatible,
+    )
+    sidecar = build_engine(options.onnx, options.plan, config, check=options.check, images=options.images)
     print(summary(options.plan, sidecar))
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import onnx
 from export.errors import ExportError, ModelError
 
 INPUT, OUTPUT = "images", "probabilities"
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -44,6 +45,15 @@ def dims(value: onnx.ValueInfoProto) -> list[int | None]:
     """Dimensions of a tensor, None where one is not fixed; empty where the shape is not given."""
     shape = value.type.tensor_type.shape.dim
     return [dim.dim_value if dim.dim_value > 0 else None for dim in shape]  # some exporters write -1 for a free one
+
+
+def precision(model: onnx.ModelProto) -> str:
+    """What the graph computes its convolutions and products in: fp32, fp16 or int8."""
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return "int8"
+    halves = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    weighted = [node for node in model.graph.node if node.op_type in WEIGHTED]
+    return "fp16" if any(halves.intersection(node.input) for node in weighted) else "fp32"
 
 
 def check_signature(model: onnx.ModelProto, name: object) -> None:

@@ -9,13 +9,19 @@ With a server running on the repository, the new version is loaded, asked a know
 --onnx takes any image classifier; the model named without it is one that this project exported.
 """
 
+if __name__ == "__main__":
+    from export.command import stay_quiet_while_loading
+
+    stay_quiet_while_loading()
+
 import argparse
 import sys
 import tempfile
 from pathlib import Path
 
 from export import adapt, live, onnx_file
-from export.errors import ExportError, PublishError
+from export.command import finish
+from export.errors import PublishError
 from export.prepare import prepare
 from export.repository import read_network, served_version, switch, versions, withdraw, write_version
 from imaging import decode
@@ -39,7 +45,7 @@ def publish(
     version = write_version(repository, prepare(path, images, name, force))
     try:
         rehearse(repository, version)
-    except ExportError:
+    except BaseException:  # Ctrl-C too
         withdraw(repository, version)
         raise
     serve_version(repository, version, new=True)
@@ -87,7 +93,7 @@ def _serve_live(server: live.Control, repository: Path, version: int, before: in
         live.load_beside(server, repository, read_network(repository, version), version)
         switch(repository, version)
         live.answer_with(server, repository, version)
-    except ExportError:
+    except BaseException:  # Ctrl-C too
         _go_back(server, repository, before, version if new else None)
         raise
 
@@ -157,19 +163,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    return finish("publish", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     note = ""
-    try:
-        if options.rollback:
-            version = rollback(options.repository)
-        elif options.any_onnx:
-            version, note = publish_any(options)
-        else:
-            version = publish(options.model, options.images, options.repository, name=options.name, force=options.force)
-    except ExportError as error:
-        print(f"publish: {error}", file=sys.stderr)
-        return 1
+    if options.rollback:
+        version = rollback(options.repository)
+    elif options.any_onnx:
+        version, note = publish_any(options)
+    else:
+        version = publish(options.model, options.images, options.repository, name=options.name, force=options.force)
     print(f"version {version} in {options.repository}" + (f"; {note}" if note else ""))
-    return 0
 
 
 if __name__ == "__main__":

@@ -67,8 +67,10 @@ def quantize(
     with tempfile.TemporaryDirectory() as folder:
         quantized = Path(folder, "int8.onnx")
         try:
+            # From memory: beside a file it would write another, and not notice that the disk there is full.
+            source, images = onnx.load(fp32), _Reader(pixels, advance)
             with redirect_stdout(io.StringIO()):  # its remarks on histograms
-                quantize_static(fp32, quantized, _Reader(pixels, advance), calibrate_method=METHODS[method], **OPTIONS)
+                quantize_static(source, quantized, images, calibrate_method=METHODS[method], **OPTIONS)
         except Exception as error:  # ONNX Runtime raises bare exceptions of many kinds
             raise ExportError(f"{fp32}: cannot be quantized: {str(error).splitlines()[0]}") from error
         model = onnx.load(quantized)

@@ -17,7 +17,6 @@ from export.repository import write_text
 from export.verify import Comparison, Rates, median_and_spread
 
 TOOLS = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
-NO_GPU = "not run: no GPU"
 HEADINGS = ("precision", "runtime", "top-1", "top-5", "same top-1", "difference", "MB", "img/s, 1", "img/s, 32")
 
 
@@ -41,7 +40,6 @@ def build(rows: list[Comparison], arguments: list[str], **details: Any) -> dict[
         "hardware": hardware(),
         "versions": tool_versions(),
         "rows": [asdict(row) for row in rows],
-        "tensorrt": NO_GPU,
         **details,
     }
 
@@ -62,20 +60,10 @@ def write(report: dict[str, Any], path: Path) -> None:
     write_text(path, json.dumps(report, indent=2) + "\n")
 
 
-def show(report: dict[str, Any], file: Any = sys.stdout) -> None:
+def show(report: dict[str, Any], file: Any = None) -> None:
     """Print the rows as a table."""
     table = Table(title=f"{report['rows'][0]['images']:,} test images, {report['hardware']}")
-    for heading in (
-        "precision",
-        "runtime",
-        "top-1",
-        "top-5",
-        "same top-1",
-        "difference",
-        "MB",
-        "img/s, 1",
-        "img/s, 32",
-    ):
+    for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading in ("precision", "runtime") else "right", no_wrap=True)
     for row in report["rows"]:
         rates = {int(batch): rate for batch, rate in row["images_per_second"].items()}
@@ -84,5 +72,21 @@ def show(report: dict[str, Any], file: Any = sys.stdout) -> None:
             *(f"{row['largest_difference']:.1e}", f"{row['megabytes']:.1f}"),
             *(f"{rates[batch]:.0f}" if batch in rates else "" for batch in (1, 32)),
         )
-    table.add_row("fp16", "TensorRT plan", report["tensorrt"])
-    Console(file=file, width=120 if not file.isatty() else None).print(table)
+    stream = file or sys.stdout
+    console = Console(file=stream, width=120 if not stream.isatty() else None)
+    console.print(table)
+    for name, reason in report.get("not_run", {}).items():
+        console.print(f"{name}: {reason}", markup=False, soft_wrap=True)
+    if "tensorrt" in report:
+        console.print(_describe_plan(report["tensorrt"]), markup=False, soft_wrap=True)
+
+
+def _describe_plan(plan: dict[str, Any] | str) -> str:
+    """A plan is compared when it is built, with ONNX Runtime on the same graph; its sidecar tells of that."""
+    if isinstance(plan, str):
+        return f"TensorRT plan: {plan}"
+    builder, verified = f"{plan['builder']['name']} {plan['builder']['version']}", plan["verified"]
+    if not isinstance(verified, str):
+        worst = max(verified["largest_difference"].values())
+        verified = f"within {worst:.1e} of {verified['reference']} on {verified['images']} images"
+    return f"{plan['file']}, {builder}, {plan['purpose']}: {verified}"

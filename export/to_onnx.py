@@ -4,6 +4,11 @@ The graph takes uint8 images [N, S, S, 3] and gives float32 probabilities [N, cl
 subtraction and softmax are inside, and every response normalisation is one LRN node.
 """
 
+if __name__ == "__main__":
+    from export.command import stay_quiet_while_loading
+
+    stay_quiet_while_loading()
+
 import argparse
 import json
 import logging
@@ -17,6 +22,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from export.command import finish
 from export.errors import ExportError
 from export.files import sha256
 from export.images import find_images
@@ -186,18 +192,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Exit codes of every export command: 0 done; 1 one line says why not; 2 wrong command line; 130 interrupted."""
     options = parse(arguments)
-    try:
-        source, source_sha256 = open_checkpoint(options.checkpoint)
-        model = export(source, source_sha256)
-        save(model, options.onnx)
-        differences = check(options.onnx, source, options.images)
-    except ExportError as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 1
+    return finish("export", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    source, source_sha256 = open_checkpoint(options.checkpoint)
+    model = export(source, source_sha256)
+    save(model, options.onnx)
+    differences = check(options.onnx, source, options.images)
     table = ", ".join(f"batch {batch}: {difference:.1e}" for batch, difference in differences.items())
     print(f"{options.onnx}: largest probability difference from PyTorch, {CHECK_IMAGES} images: {table}")
-    return 0
 
 
 if __name__ == "__main__":

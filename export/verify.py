@@ -1,6 +1,13 @@
 """Candidates against a reference on real images: answers, accuracy, and speed."""
 
+if __name__ == "__main__":
+    from export.command import stay_quiet_while_loading
+
+    stay_quiet_while_loading()
+
+import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +156,26 @@ def _rate(run: Runner, images: np.ndarray) -> float:
     return calls * len(images) / elapsed
 
 
+def half_precision_tolerance(probabilities: np.ndarray, layers: int) -> float:
+    """What rounding to half precision may change of probabilities, float [N, classes].
+
+    A product in half precision is off by 2^-12 of itself on average (half of the unit roundoff 2^-11, Higham,
+    Accuracy and Stability of Numerical Algorithms, 2.1); those of `layers` layers one after another add up as
+    independent errors do, by the square root. Of logits that lie `spread` apart this is a probability's error
+    times at most 1/4, the largest slope of softmax.
+    """
+    smallest = np.maximum(probabilities.min(axis=1), np.finfo(np.float32).tiny)
+    spread = float(np.log(probabilities.max(axis=1) / smallest).max())
+    return 0.25 * math.sqrt(layers) * 2.0**-12 * max(spread, 1.0)
+
+
 def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """The median, and the distance of the extremes as a part of it."""
     median = statistics.median(values)
     return median, (max(values) - min(values)) / median
+
+
+if __name__ == "__main__":
+    from export.verify_command import main
+
+    sys.exit(main())

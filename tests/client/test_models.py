@@ -28,6 +28,7 @@ input [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 16 ] }, { name: "INPUT1" d
 output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 16 ] } ]
 """
 SLOW = (
+    ("count: 1", "count: 2"),  # with one, a bounded queue or one of priorities waits half a second now and then
     ("max_batch_size: 64", "max_batch_size: 1"),
     ("dynamic_batching { }", "dynamic_batching { priority_levels: 2 default_priority_level: 2 }"),
 )

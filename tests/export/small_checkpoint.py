@@ -1,0 +1,33 @@
+"""A narrow network with random weights, and pictures: all stages of an export in seconds."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.model import AlexNet, NetworkConfig
+
+CLASSES = ("bird", "cat", "dog", "fox", "owl", "pig")
+
+
+def write_checkpoint(path: Path) -> Path:
+    torch.manual_seed(0)
+    network = AlexNet(NetworkConfig("alexnet", classes=len(CLASSES), width=1 / 16))
+    source = Checkpoint(
+        network.config, network.state_dict(), CLASSES, (120.0, 115.0, 100.0), (60.0, 60.0, 60.0), "random"
+    )
+    checkpoint.save(source, path)
+    return path
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    """JPEG files in <class>/ folders."""
+    random = np.random.default_rng(count)
+    for number in range(count):
+        target = folder / CLASSES[number % len(CLASSES)]
+        target.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (60, 80, 3), np.uint8)).save(target / f"{number}.jpg")
+    return folder

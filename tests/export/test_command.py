@@ -1,0 +1,151 @@
+"""`python -m export` as a command: what it lacks, a disk that is full, Ctrl-C."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from main_job import ROOT
+from serving.repository import Repository
+from tests.export.small_checkpoint import write_checkpoint, write_pictures
+
+IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, and pictures to test and to calibrate on."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_checkpoint(folder / "checkpoint.pt")
+    write_pictures(folder / "test", 36)
+    write_pictures(folder / "calibration", 168)
+    return folder
+
+
+def command(inputs: Path, output: Path, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "export", "all", str(inputs / "checkpoint.pt"), "--rounds", "1", *more]
+    for name in ("test", "calibration"):
+        words += [f"--{name}", str(inputs / name)]
+    return [*words, "--onnx", str(output / "onnx"), "--repository", str(output / "model_repository")]
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an export leaves that has room."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(command(inputs, folder, "--force"), cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "version 1 in" in done.stdout
+    return folder
+
+
+def test_a_disk_that_fills_up_at_any_stage(inputs: Path, whole: Path, tmp_path: Path) -> None:
+    """A file system that holds two or four fifths of it all: one line, and whole files or none."""
+    if subprocess.run([*IN_A_NAMESPACE, "true"], capture_output=True).returncode:
+        pytest.skip("not run: this machine allows no mounts to its users")
+    everything = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file())
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for fifth in (2, 4):
+        size = everything * fifth // 5
+        script = f'mount -t tmpfs -o size={size} tmpfs "{disk}" && "$@"; code=$?; find "{disk}" -type f; exit $code'
+        words = [*IN_A_NAMESPACE, "sh", "-c", script, "sh", *command(inputs, disk, "--force")]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        said = [line for line in done.stderr.splitlines() if line.startswith("export: ")]
+        left = {str(Path(line).relative_to(disk)) for line in done.stdout.splitlines() if line.startswith(str(disk))}
+        assert (done.returncode, len(said)) == (1, 1), done.stderr
+        assert "no space left on device" in said[0].lower()
+        assert "Traceback" not in done.stderr
+        assert left <= files(whole)
+        assert not any(name.startswith("model_repository/classify/config") for name in left)
+
+
+def test_files_that_may_not_grow(inputs: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(inputs, tmp_path / "output"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr.splitlines()[-1] == f"export: {tmp_path}/output/onnx/model.onnx: cannot be written: File too large"
+    )
+    assert files(tmp_path / "output") == set()
+
+
+@pytest.mark.parametrize("stage", ["started", "model.onnx"])
+def test_interrupted_by_the_keyboard(inputs: Path, tmp_path: Path, stage: str) -> None:
+    output = tmp_path / "output"
+    process = subprocess.Popen(
+        command(inputs, output), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(0.5)
+    while stage != "started" and not (output / "onnx" / stage).exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    printed, said = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (130, "")
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == "export: interrupted; nothing is left half written"
+    assert not any(name.rpartition("/")[2].startswith(".") for name in files(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("export.publish", ["{onnx}", "--images", "{test}", "--repository", "{here}/built"]),
+        ("export.verify", ["{onnx}", "--against", "{onnx}", "--images", "{test}"]),
+        ("export.to_onnx", ["{checkpoint}", "{here}/model.onnx", "--images", "{test}"]),
+    ],
+)
+def test_other_commands_are_interrupted_alike(
+    inputs: Path, whole: Path, tmp_path: Path, module: str, words: list[str]
+) -> None:
+    """Wherever the signal meets them."""
+    names = {"onnx": whole / "onnx/model.onnx", "test": inputs / "test", "here": tmp_path}
+    filled = [word.format(checkpoint=inputs / "checkpoint.pt", **names) for word in words]
+    for delay_s in (0.3, 1.5, 3.0):
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *filled], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        # 0: it was done before; the signal itself: it met Python before any line of this project. A shell says 130.
+        assert process.returncode in (0, 130) or (process.returncode, said) == (-signal.SIGINT, ""), said
+        assert "Traceback" not in said
+        assert not any(name.rpartition("/")[2].startswith(".") for name in files(tmp_path))
+    if (tmp_path / "built/classify/config.pbtxt").exists():
+        Repository.open(tmp_path / "built", "cpu")
+
+
+def test_folders_that_are_not_there(tmp_path: Path, inputs: Path) -> None:
+    words = [sys.executable, "-m", "export", "all", str(inputs / "checkpoint.pt")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "export: artifacts/test: no such folder; `make export` makes it, or give --test\n"
+
+
+@pytest.mark.parametrize(("name", "count", "needed"), [("test", 20, 32), ("calibration", 100, 160)])
+def test_too_few_images(inputs: Path, tmp_path: Path, name: str, count: int, needed: int) -> None:
+    few = write_pictures(tmp_path / "few", count)
+    words = command(inputs, tmp_path / "output", f"--{name}", str(few))
+    position = len(words) - 1 - words[::-1].index(f"--{name}")  # the last one counts
+    words[position + 1] = str(few)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"export: {few}: {count} images where {needed} are needed; add some"
