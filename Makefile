@@ -13,7 +13,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --no-warn-script-location 
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo train export serve gateway status bench test check clean
+.PHONY: help setup demo train export serve gateway status bench tune test check clean
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -43,6 +43,9 @@ status: .venv/.run ## what runs, and whether it is well
 
 bench: .venv/.dev .venv-bench/.done $(ARTIFACTS)/model_repository/classify/config.pbtxt ## the server measured beside others and the machine's bound: STAGES, IMAGES
 	@$(BIN)/python -m bench $(STAGES) --repository $(ARTIFACTS)/model_repository --folder $(ARTIFACTS)/bench --json $(ARTIFACTS)/bench/bench.json $(if $(IMAGES),--images $(IMAGES),--pictures $(ARTIFACTS)/pictures)
+
+tune: .venv/.dev $(ARTIFACTS)/model_repository/classify/config.pbtxt ## the settings that are fastest here, written to the built repository: IMAGES
+	@$(BIN)/python -m bench tune --repository $(ARTIFACTS)/model_repository --folder $(ARTIFACTS)/bench --json $(ARTIFACTS)/bench/bench.json $(if $(IMAGES),--images $(IMAGES),--pictures $(ARTIFACTS)/pictures)
 
 test: .venv/.dev .venv/.tools ## the tests, and all that they need
 	@$(BIN)/python -m pytest

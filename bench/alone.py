@@ -1,15 +1,11 @@
 """Stages `tensors`, `batching` and `single`: this server beside what it is made of."""
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from bench import bound, load
@@ -18,6 +14,7 @@ from bench.grpc_load import grpc, pixels_request
 from bench.images import load as load_images
 from bench.servers import TRITON_HEADERS, triton
 from bench.summary import Rows, summarise
+from bench.variants import variant
 from imaging import decode
 from serving.repository import Repository
 
@@ -57,7 +54,7 @@ def _pixel_requests(config: BenchConfig) -> list[bytes]:
 def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """The same configuration with dynamic batching and without, in turn."""
     rows: Rows = []
-    with without_batching(config.repository, config.folder / "unbatched") as unbatched:
+    with variant(config.repository, config.folder / "unbatched", _without_batching) as unbatched:
         for number in range(config.repeats):
             for target, repository in (("batching", config.repository), ("no batching", unbatched)):
                 advance(f"{target}, round {number + 1} of {config.repeats}")
@@ -78,20 +75,8 @@ def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def without_batching(repository: Path, target: Path) -> Iterator[Path]:
-    """A repository of links to the other's files, whose configurations have no `dynamic_batching`."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(repository, target, copy_function=lambda source, link: Path(link).hardlink_to(source))
-    for path in target.glob("*/configs/cpu.pbtxt"):
-        config = text_format.Parse(path.read_text(), ModelConfig())
-        config.ClearField("dynamic_batching")
-        path.unlink()
-        path.write_text(text_format.MessageToString(config))
-    try:
-        yield target
-    finally:
-        shutil.rmtree(target)
+def _without_batching(config: ModelConfig) -> None:
+    config.ClearField("dynamic_batching")
 
 
 def measure_single(config: BenchConfig, advance: Advance) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The stage `served` as a picture: images a second over connections, a line a server, the bound above them."""
+"""Stages as pictures, in PNG."""
 
 import os
 from pathlib import Path
@@ -12,11 +12,12 @@ from matplotlib import pyplot as plt
 from bench.served import BOUND, OURS, OURS_GRPC
 
 OWN = {OURS: "#0b6e4f", OURS_GRPC: "#2fa37c"}
+RATES = ("images_per_s", "lowest", "highest", "p99_ms")
 OTHERS = ("#d1495b", "#edae49", "#66629b", "#8d99ae")
 
 
-def draw(path: Path, result: dict[str, Any]) -> None:
-    """Write a PNG in one step; the bars span the lowest and the highest round."""
+def draw_served(path: Path, result: dict[str, Any]) -> None:
+    """Images a second over connections, a line a server; the bars span the lowest and the highest round."""
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in result["summary"]:
         lines.setdefault(row["target"], []).append(row)
@@ -44,8 +45,31 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     plt.close(figure)
 
 
+def draw_tune(path: Path, result: dict[str, Any]) -> None:
+    """Every setting that was tried, in order, and the one that was written."""
+    rows = result["summary"]
+    names = [", ".join(f"{key} {row[key]}" for key in row if key not in RATES) for row in rows]
+    colours = [OWN[OURS] if name == result["written"] else OTHERS[-1] for name in names]
+    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.34 * len(rows)), layout="constrained")
+    spread = [
+        [row["images_per_s"] - row["lowest"] for row in rows],
+        [row["highest"] - row["images_per_s"] for row in rows],
+    ]
+    rates = [row["images_per_s"] for row in rows]
+    axes.barh([str(number) for number in range(len(rows))], rates, xerr=spread, color=colours, capsize=3)
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="images a second, 64 connections", title="Settings tried, and the one written")
+    axes.spines[["top", "right"]].set_visible(False)
+    _write(figure, path)
+    plt.close(figure)
+
+
 def _write(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
     figure.savefig(new, format="png", dpi=120)
     new.replace(path)
+
+
+PICTURES = {"served": draw_served, "tune": draw_tune}

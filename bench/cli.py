@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench import alone, chart, faults, images, overload, report, served, soak
+from bench import alone, chart, faults, images, overload, report, served, soak, tune
 from bench.config import BenchConfig
 from bench.errors import BenchError
 
@@ -22,6 +22,7 @@ STAGES: dict[str, Stage] = {
     "overload": overload.measure,
     "faults": faults.measure,
     "soak": soak.measure,
+    "tune": tune.measure,
 }
 BY_DEFAULT = ("served", "tensors", "batching", "single", "overload", "faults")
 
@@ -58,8 +59,8 @@ def _run(stages: Sequence[str], config: BenchConfig, json_file: Path, command: l
         result = {"command": " ".join(command), "images": bodies, **result}
         report.add(json_file, name, result)
         report.show(name, result)
-        if name == "served":
-            chart.draw(json_file.with_name("served.png"), result)
+        if name in chart.PICTURES:
+            chart.PICTURES[name](json_file.with_name(f"{name}.png"), result)
 
 
 def _config(options: argparse.Namespace) -> BenchConfig:
