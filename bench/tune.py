@@ -60,17 +60,17 @@ class Setting:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
 
-def alternatives(setting: Setting) -> Iterator[Callable[[Setting], Setting]]:
+def alternatives(setting: Setting) -> Iterator[dict[str, int]]:
     """Changes to try, one after another."""
     for decoders in sorted({2, max(2, CORES), CORES + 1, 2 * CORES} - {setting.decoders}):
-        yield lambda now, decoders=decoders: replace(now, decoders=decoders)
+        yield {"decoders": decoders}
     layouts = {(max(2, CORES), 1), (CORES + 1, 1), (2, max(1, CORES // 2)), (2, CORES)}
     for networks, threads in sorted(layouts - {(setting.networks, setting.threads)}):
-        yield lambda now, networks=networks, threads=threads: replace(now, networks=networks, threads=threads)
+        yield {"networks": networks, "threads": threads}
     for batch in sorted({8, 16, 32} - {setting.batch}):
-        yield lambda now, batch=batch: replace(now, batch=batch)
+        yield {"batch": batch}
     for delay_us in sorted({0, 1_000, 5_000} - {setting.delay_us}):
-        yield lambda now, delay_us=delay_us: replace(now, delay_us=delay_us)
+        yield {"delay_us": delay_us}
 
 
 def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
@@ -83,9 +83,9 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     rows = [_try(config, best, advance)]
     best_rate = rows[0]["images_per_s"]
     for change in alternatives(best):
-        rows.append(_try(config, change(best), advance))
+        rows.append(_try(config, replace(best, **change), advance))
         if rows[-1]["images_per_s"] > CLEARLY * best_rate:
-            best, best_rate = change(best), rows[-1]["images_per_s"]
+            best, best_rate = replace(best, **change), rows[-1]["images_per_s"]
     rewrite(config.repository, best.put)
     return {
         "summary": rows,
