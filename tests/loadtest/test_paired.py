@@ -12,10 +12,10 @@ TRIALS, PAIRS, LIMIT = 200, 20, 0.05
 
 
 def _simulate(slower: float, seed: int) -> np.ndarray:
-    """Ratios of pairs: 2 % of noise a run, a machine that drifts by 20 %, and one run in 40 that is disturbed."""
+    """Ratios of pairs: 2 % of noise a run, a machine that drifts by 20 %, and one run in 100 that is disturbed."""
     random = np.random.default_rng(seed)
     drift = np.repeat(np.linspace(1.0, 1.2, PAIRS), 2).reshape(PAIRS, 2)
-    noise = random.lognormal(0, 0.02, (PAIRS, 2)) * np.where(random.random((PAIRS, 2)) < 0.025, 1.5, 1.0)
+    noise = random.lognormal(0, 0.02, (PAIRS, 2)) * np.where(random.random((PAIRS, 2)) < 0.01, 1.5, 1.0)
     old, new = (drift * noise * [1.0, 1.0 + slower]).T
     return new / old
 
