@@ -15,7 +15,7 @@ command -v openssl >/dev/null || {
 mkdir -p "$secrets"
 secrets=$(cd "$secrets" && pwd)
 
-names=DNS:localhost,IP:127.0.0.1
+names=DNS:localhost,DNS:gateway,IP:127.0.0.1 # `gateway` is its name among the containers
 for host in "$@"; do
     case $host in
     '' | *[!A-Za-z0-9.-]*)

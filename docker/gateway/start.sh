@@ -50,8 +50,8 @@ number GATEWAY_BODY_MIB "$body_mib"
 number GATEWAY_TIMEOUT_S "$timeout_s"
 
 case ${GATEWAY_RETRIES:-on} in
-on) retry_on="error timeout invalid_header http_502 http_504 non_idempotent" ;;
-off) retry_on=off ;;
+on) retry_on="error timeout invalid_header http_502 http_504 non_idempotent" grpc_failed=@grpc_again ;;
+off) retry_on=off grpc_failed=@grpc_unavailable ;;
 *) refuse "GATEWAY_RETRIES is '$GATEWAY_RETRIES': give on or off" ;;
 esac
 
@@ -104,7 +104,11 @@ grpc_servers=$(servers $grpc)
 [ -n "$http_servers" ] && [ -n "$grpc_servers" ] || refuse "TRITON_HTTP or TRITON_GRPC names no Triton"
 resolver=
 case $http_servers$grpc_servers in
-*resolve*) resolver="resolver $(awk '$1 == "nameserver" { print $2; exit }' /etc/resolv.conf) valid=5s ipv6=off;" ;;
+*resolve*)
+    nameserver=$(awk '$1 == "nameserver" { print $2 ~ /:/ ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)
+    [ -n "$nameserver" ] || refuse "no nameserver in /etc/resolv.conf: name the Tritons by their addresses"
+    resolver="resolver $nameserver valid=5s ipv6=off;"
+    ;;
 esac
 
 # ---- a folder of its own, which nginx's workers can enter even where they are another user than the master
@@ -122,15 +126,15 @@ mkdir -p "$(dirname "$access_log")"
 sed -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * connections))|" -e "s|@CONNECTIONS@|$connections|" \
     -e "s|@RESOLVER@|$resolver|" -e "s|@KEYS@|$(absolute "$keys")|" -e "s|@BODY_MIB@|$body_mib|g" \
     -e "s|@RATE@|$rate|" -e "s|@BURST@|$burst|" -e "s|@REQUESTS@|$requests|" -e "s|@TIMEOUT_S@|$timeout_s|" \
-    -e "s|@HTTP_SERVERS@|$http_servers|" -e "s|@GRPC_SERVERS@|$grpc_servers|" -e "s|@RETRY_ON@|$retry_on|" \
+    -e "s|@HTTP_SERVERS@|$http_servers|" -e "s|@GRPC_SERVERS@|$grpc_servers|" -e "s|@RETRY_ON@|$retry_on|" -e "s|@GRPC_FAILED@|$grpc_failed|" \
     -e "s|@ACCESS_LOG@|$access_log|" -e "s|@LISTEN@|$listen|" -e "s|@PAGE@|$run/page|" \
     -e "s|@CERTIFICATE@|$(absolute "$certificate")|" -e "s|@CERTIFICATE_KEY@|$(absolute "$certificate_key")|" \
     "$here/nginx.conf.in" >"$run/nginx.conf"
 
-"$nginx" -p "$run" -c "$run/nginx.conf" -t -q || refuse "nginx refuses its configuration, see above"
+"$nginx" -e stderr -p "$run" -c "$run/nginx.conf" -t -q || refuse "nginx refuses its configuration, see above"
 [ "${1:-}" = check ] && exit
 
-"$nginx" -p "$run" -c "$run/nginx.conf" &
+"$nginx" -e stderr -p "$run" -c "$run/nginx.conf" &
 pid=$!
 trap 'kill -QUIT "$pid" 2>/dev/null' TERM INT QUIT
 trap 'kill -HUP "$pid"' HUP

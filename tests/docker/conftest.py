@@ -1,5 +1,6 @@
 """Two real Tritons with the tests' small network, and the gateway before them."""
 
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +13,20 @@ from tests.serving.tiny import build_repository
 
 
 @pytest.fixture(scope="session")
-def tritons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where these Tritons' runs are, apart from all others of this machine."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def tritons(tmp_path_factory: pytest.TempPathFactory, runs_folder: Path) -> Iterator[list[Server]]:
     repository = build_repository(tmp_path_factory.mktemp("behind") / "model_repository")
     servers = [Server(repository, http_port=0, grpc_port=0, metrics_port=0) for _ in range(2)]
     try:
-        for server in servers:
-            server.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(runs_folder))
+            for server in servers:
+                server.start()
         yield servers
     finally:
         with ThreadPoolExecutor() as pool:
