@@ -26,7 +26,7 @@ def prepare(target: Path, photographs: Path | None, pictures: Path) -> str:
         body = source.read_bytes() if photographs else _enlarge(source)
         (target / f"{number:03}.jpg").write_bytes(body)
     sizes = [path.stat().st_size for path in target.iterdir()]
-    kind = f"photographs of {photographs}" if photographs else f"pictures of the demo, enlarged to {MADE_SIZE}"
+    kind = f"photographs of {photographs.name}" if photographs else f"pictures of the demo, enlarged to {MADE_SIZE}"
     return f"{COUNT} {kind}, {sum(sizes) / len(sizes) / 1e3:.0f} kB on average"
 
 
