@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench import alone, chart, faults, images, overload, report, served, soak, tune
+from bench import alone, chart, client, faults, images, overload, report, served, soak, tune
 from bench.config import BenchConfig
 from bench.errors import BenchError
 
@@ -19,12 +19,13 @@ STAGES: dict[str, Stage] = {
     "tensors": alone.measure_tensors,
     "batching": alone.measure_batching,
     "single": alone.measure_single,
+    "client": client.measure,
     "overload": overload.measure,
     "faults": faults.measure,
     "soak": soak.measure,
     "tune": tune.measure,
 }
-BY_DEFAULT = ("served", "tensors", "batching", "single", "overload", "faults")
+BY_DEFAULT = ("served", "tensors", "batching", "single", "client", "overload", "faults")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,5 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers-python", type=Path, help="default: .venv-bench/bin/python")
     parser.add_argument("--overload-s", type=float, help="of stage overload (default 60)")
     parser.add_argument("--soak-s", type=float, help="of stage soak (default 600)")
+    parser.add_argument("--client-images", type=int, metavar="N", help="of stage client (default 10000)")
     parser.add_argument("--kills", type=int, help="of stage faults (default 10)")
     return parser

@@ -26,6 +26,7 @@ class BenchConfig:
     overload_s: float = 60.0
     soak_s: float = 600.0
     kills: int = 10
+    client_images: int = 10_000
 
     @property
     def network(self) -> Path:

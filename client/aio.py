@@ -75,7 +75,7 @@ class AsyncClassifier:
         session = self.session
         window: Window[asyncio.Task[list[Result]]] = Window(2 * self.config.concurrency)
         try:
-            for batch in batches(images, await session.batch_size()):
+            for batch in batches(images, *await session.batching()):
                 for task in window.add(asyncio.create_task(session.classify(batch))):
                     for result in await task:
                         yield result

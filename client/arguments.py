@@ -4,7 +4,7 @@ import argparse
 from importlib import metadata
 from typing import NoReturn
 
-from client.config import Config, Tls
+from client.config import AUTO_BATCH, Config, Tls
 from client.errors import UsageError
 from client.manual import DESCRIPTION, EPILOG, INFO_DESCRIPTION
 
@@ -102,7 +102,11 @@ def _add_output_options(parser: Parser) -> None:
 def _add_sending_options(parser: Parser) -> None:
     group = parser.add_argument_group("sending")
     group.add_argument(
-        "--batch", type=int, default=Config.batch, metavar="N", help="images a request (default: %(default)s)"
+        "--batch",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"images a request (default: 1 until --concurrency requests are in flight, then {AUTO_BATCH})",
     )
     group.add_argument(
         "--concurrency",

@@ -10,6 +10,7 @@ from client.errors import UsageError
 
 Send = Literal["auto", "encoded", "pixels"]
 Compression = Literal["gzip", "deflate"]
+AUTO_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Config:
         timeout_s: for one image, retries and waiting for a server that went away included.
         retries: repeats of one request, each after a pause with full jitter of at most
             `backoff_cap_s`; all requests together repeat at most a tenth of what they send.
-        batch: images a request, at most what the model takes.
+        batch: images a request, at most what the model takes. 0 sends one each until `concurrency`
+            requests are in flight, then `AUTO_BATCH`, which costs this side half as much an image.
         concurrency: requests in flight.
         send: `encoded` files, `pixels` decoded here, or `auto`: what the model takes.
         hedge_s: send a second request when the first has had no answer for so long.
@@ -65,13 +67,18 @@ class Config:
         Raises:
             UsageError: a number out of its range.
         """
-        for name in ("top", "batch", "concurrency"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: give 1 or more")
+        for name, least in (("top", 1), ("batch", 0), ("concurrency", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}: give {least} or more")
         if not 0 < self.timeout_s < math.inf:
             raise UsageError(f"timeout is {self.timeout_s:g} s: give more than 0")
         if self.retries < 0 or self.priority < 0:
             raise UsageError("retries and priority are 0 or more")
+
+    @property
+    def largest_batch(self) -> int:
+        """Images that a request may hold."""
+        return self.batch or AUTO_BATCH
 
     @property
     def addresses(self) -> tuple[str, ...]:

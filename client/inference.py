@@ -93,7 +93,7 @@ class Inference:
         )
 
     def _slot_bytes(self) -> int:
-        size, batch = self.signature.size, min(self._config.batch, self.signature.max_batch)
+        size, batch = self.signature.size, min(self._config.largest_batch, self.signature.max_batch)
         return batch * (size * size * 3 if size else ENCODED_SLOT_BYTES)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from client.config import Config
 from client.labels import server_labels
-from client.model import wait_until_ready
+from client.model import index, wait_until_ready
 from client.names import printable
 from client.retry import Deadline
 from client.session import Session
@@ -36,7 +36,7 @@ async def _facts(session: Session, config: Config) -> dict[str, Any]:
     return {
         "url": str(server.address),
         "server": dict(await transport.server_metadata(config.timeout_s)),
-        "models": [dict(model) for model in await transport.index(config.timeout_s)],
+        "models": [dict(model) for model in await index(transport, config.timeout_s)],
         "model": {
             "name": config.model_name,
             "versions": await _versions(transport, config),

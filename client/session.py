@@ -64,9 +64,10 @@ class Session:
                 self._inference = Inference(self.config, self.dispatcher, signature)
         return self._inference
 
-    async def batch_size(self) -> int:
-        """Images a request holds: what was asked for, or what the model takes."""
-        return min(self.config.batch, (await self.inference()).signature.max_batch)
+    async def batching(self) -> tuple[int, int]:
+        """Images a request holds, at most what the model takes; and how many are sent alone before."""
+        size = min(self.config.largest_batch, (await self.inference()).signature.max_batch)
+        return size, 0 if self.config.batch else self.config.concurrency
 
     async def classify(self, sources: Sequence["Source"]) -> list[Result]:
         """Classify one batch, of at most what the model takes; a bad image fails alone.

@@ -64,7 +64,7 @@ class Classifier:
         portal = self._portal
         window: Window[tuple[Work[list[Result]], Future[list[Result]]]] = Window(2 * self.config.concurrency)
         try:
-            for batch in batches(images, portal.run(Session.batch_size)):
+            for batch in batches(images, *portal.run(Session.batching)):
                 work = _classify(batch)
                 for started in window.add((work, portal.start(work))):
                     yield from portal.result(*started)

@@ -26,8 +26,10 @@ class Window(Generic[T]):
             yield self._started.popleft()
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
+def batches(items: Iterable[T], size: int, alone: int = 0) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter; the first `alone` items each in a list of its own."""
     iterator = iter(items)
+    for item in islice(iterator, alone):
+        yield [item]
     while batch := list(islice(iterator, size)):
         yield batch

@@ -45,18 +45,23 @@ def test_stages_are_measured_and_added_to_one_file(photographs: Path, tmp_path: 
         "2",
         "--kills",
         "0",
+        "--client-images",
+        "200",
     )
     targets = ("--target", "bound, no server", "--target", "this server, HTTP")
-    for stage in ("served", "overload", "faults"):
+    for stage in ("served", "client", "overload", "faults"):
         done = _bench(stage, *common, *brief, *targets)
         assert done.returncode == 0, done.stderr
     stages = json.loads((folder / "bench.json").read_text())["stages"]
-    assert stages.keys() == {"served", "overload", "faults"}
+    assert stages.keys() == {"served", "client", "overload", "faults"}
     rates = {(row["target"], row["connections"]): row for row in stages["served"]["summary"]}
     assert rates.keys() == {("bound, no server", 0), ("this server, HTTP", 4), ("this server, gRPC", 4)}
     assert all(row["images_per_s"] > 0 and not row.get("failed") for row in rates.values())
     with Image.open(folder / "served.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
+    client = {row["target"]: row for row in stages["client"]["summary"]}
+    assert {row["connections"] for name, row in client.items() if "classify.py" in name} == {32}
+    assert all(row["images_per_s"] > 0 for row in client.values())
     overload = stages["overload"]
     assert overload["answered_per_s"] > 0
     assert overload["other"] == 0

@@ -106,6 +106,14 @@ def test_more_images_than_a_batch_of_the_model_holds(url: str) -> None:
         assert [agree(result, by_torch(jpeg(3))) for result in classifier.classify_many([jpeg(3)] * 65)] == [True] * 65
 
 
+def test_a_long_run_sends_several_images_a_request(url: str) -> None:
+    with Classifier(url, batch=0, concurrency=3) as classifier:
+        results = list(classifier.classify_many([jpeg(seed % 7) for seed in range(14)]))
+    assert all(agree(result, by_torch(jpeg(number % 7))) for number, result in enumerate(results))
+    sizes = [result.timing.images for result in results if isinstance(result, Classification)]
+    assert sizes == [1] * 3 + [4] * 8 + [3] * 3
+
+
 def test_look_ahead_is_bounded(triton: Triton) -> None:
     read = 0
 
@@ -131,7 +139,7 @@ def test_top_is_at_most_the_number_of_classes(triton: Triton) -> None:
 
 
 def test_numbers_out_of_range_are_refused_before_anything_is_sent() -> None:
-    for wrong in ({"top": 0}, {"batch": 0}, {"concurrency": -1}, {"timeout_s": 0.0}, {"retries": -1}):
+    for wrong in ({"top": 0}, {"batch": -1}, {"concurrency": -1}, {"timeout_s": 0.0}, {"retries": -1}):
         with pytest.raises(UsageError, match=next(iter(wrong)).split("_")[0]):
             Config(**wrong)
 

@@ -75,6 +75,20 @@ def test_one_line_lists_what_the_server_has(
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_server_whose_index_is_closed_is_described_from_its_statistics(
+    scheme: str, tmp_path: Path, pictures: list[Path]
+) -> None:
+    """This project's own server closes it."""
+    closed = ("--grpc-restricted-protocol=model-repository:k=v", "--http-restricted-api=model-repository:k=v")
+    with Triton(tmp_path, extra=closed) as server:
+        server.start()
+        refused = classify(pictures[0], "--url", server.urls[scheme], "--model", "nosuch")
+        text = classify("info", "--url", server.urls[scheme]).stdout.decode()
+    assert b"this server has alexnet (version 1), classify (version 1)" in refused.stderr
+    assert "model     alexnet 1 READY" in text
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_shared_memory_that_is_closed(zoo: Triton, scheme: str, pictures: list[Path]) -> None:
     done = classify(pictures[0], "--url", zoo.urls[scheme], "--shm")
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
