@@ -5,15 +5,19 @@
 PYTHON ?= python3
 BUDGET ?= 300
 DATA ?=
+DATASET ?= fashion-mnist
 
 BIN := .venv/bin
 ARTIFACTS ?= artifacts
 PIP := $(BIN)/pip install --disable-pip-version-check --no-warn-script-location -qq -c requirements.lock
 
+# Threads that wait for others sleep: spinning, they would take the cores from whatever else runs.
+export OMP_WAIT_POLICY ?= passive
+
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo train export serve gateway status bench tune test check clean
+.PHONY: help setup demo train export serve gateway status bench tune test claims check clean
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -23,6 +27,9 @@ demo: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## everythi
 	@$(BIN)/python demo.py --repository $(ARTIFACTS)/model_repository --pictures $(ARTIFACTS)/pictures
 
 train: $(ARTIFACTS)/checkpoint.pt ## AlexNet on Fashion-MNIST: BUDGET seconds (300), DATA a folder that holds the archives
+
+claims: .venv/.run ## the 2012 paper's claims shown again, on DATASET: fashion-mnist, cifar10 or a folder of photographs
+	@$(BIN)/python -m training.claims --data $(DATASET) $(if $(DATA),--data-dir $(DATA)) --to docs/claims --readme README.md
 
 export: .venv/.run $(ARTIFACTS)/checkpoint.pt $(ARTIFACTS)/test $(ARTIFACTS)/calibration ## every precision, verified on the whole test set, published as the next version
 	@$(BIN)/python -m export all $(ARTIFACTS)/checkpoint.pt --test $(ARTIFACTS)/test --calibration $(ARTIFACTS)/calibration --onnx $(ARTIFACTS)/onnx --repository $(ARTIFACTS)/model_repository

@@ -65,8 +65,8 @@ RECIPES = {
     # A few epochs on a small machine.
     "fast": Recipe(
         "fast",
-        batch=128,
-        learning_rate=4e-4,
+        batch=64,
+        learning_rate=3e-4,
         optimizer="adamw",
         weight_decay=0.05,
         label_smoothing=0.05,

@@ -207,10 +207,20 @@ class Run:
         if self.scalars:
             self.scalars.close()
         self._draw()
+        trained = self._checkpoint({})
+        if self.group.is_first:
+            checkpoint.save(trained, self.config.output)  # testing can take long: nothing is lost if it is cut off
         measured = accuracy(*self._predict(self.dataset.test, "testing"))
+        trained = self._checkpoint(asdict(measured))
+        if self.group.is_first:
+            checkpoint.save(trained, self.config.output)
+            self.state_path.unlink(missing_ok=True)
+        return trained
+
+    def _checkpoint(self, measured: dict[str, Any]) -> Checkpoint:
         network = self.trainer.network
         weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-        trained = Checkpoint(
+        return Checkpoint(
             self.config.network,
             weights,
             self.dataset.classes,
@@ -219,12 +229,8 @@ class Run:
             self.dataset.name,
             asdict(self.config.recipe),
             self._split_sizes(),
-            {**asdict(measured), **self._speed()},
+            {**measured, **self._speed()},
         )
-        if self.group.is_first:
-            checkpoint.save(trained, self.config.output)
-            self.state_path.unlink(missing_ok=True)
-        return trained
 
     def _split_sizes(self) -> dict[str, int]:
         held = 0 if self.held_split is None else len(self.held_split.labels)

@@ -139,6 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (TrainingError, OSError) as error:
         print(f"training: {error}", file=sys.stderr)
         return 130 if isinstance(error, InterruptedRunError) else 1
+    except KeyboardInterrupt:
+        print("training: stopped at once; --resume goes on from the last epoch", file=sys.stderr)
+        return 130
     if group.is_first:
         print(summary(trained, options.output))
     return 0

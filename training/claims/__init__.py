@@ -1,0 +1,1 @@
+"""The 2012 paper's claims, shown again on a small machine."""
