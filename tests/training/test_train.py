@@ -38,7 +38,7 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
 
 
 def test_learning_rate_follows_the_batch() -> None:
-    paper, fast = RECIPES["paper"].with_batch(256), RECIPES["fast"].with_batch(512)
+    paper, fast = RECIPES["paper"].with_batch(256), RECIPES["fast"].with_batch(256)
     assert (paper.batch, paper.learning_rate) == (256, pytest.approx(0.02))
     assert fast.learning_rate == pytest.approx(2 * RECIPES["fast"].learning_rate)
 
