@@ -42,7 +42,7 @@ def write(split: Split, classes: tuple[str, ...], count: int, folder: Path, file
             whole.rename(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}; give another with --to") from error
-    return len(indices) - skipped(split)
+    return len(indices) - len(skipped(split))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

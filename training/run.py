@@ -238,6 +238,7 @@ class Run:
 
     def _speed(self) -> dict[str, Any]:
         seconds, images = self.trainer.clock.seconds, self.trainer.position.images
+        damaged = skipped(self.dataset.train) | skipped(self.dataset.test)
         return {
             "precision": self.trainer.precision,
             "processes": self.group.world,
@@ -246,5 +247,5 @@ class Run:
             "wall_s": round(time.perf_counter() - self.started, 1),
             "images_per_second": round(images / seconds, 1),
             "waited_for_data_s": round(sum(row.waited_s for row in self.history.epochs), 1),
-            "skipped_images": skipped(self.dataset.train) + skipped(self.dataset.test),
+            "skipped_images": len(frozenset().union(*self.group.gather(damaged))),
         }

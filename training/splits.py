@@ -40,11 +40,8 @@ class Skipped:
 
     def __init__(self, total: int):
         self.total = total
-        self._paths: set[Path] = set()
+        self.paths: set[Path] = set()
         self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._paths)
 
     def add(self, path: Path, reason: object) -> None:
         """Note a damaged image.
@@ -53,10 +50,10 @@ class Skipped:
             DataError: it is one too many.
         """
         with self._lock:
-            if path in self._paths:
+            if path in self.paths:
                 return
-            self._paths.add(path)
-            count = len(self._paths)
+            self.paths.add(path)
+            count = len(self.paths)
         if count > SKIPPED_PART * self.total:
             raise DataError(
                 f"{path}: {reason}; {count} of {self.total:,} images are damaged, more than "
@@ -98,17 +95,23 @@ class Subset:
 
 
 def hold_out(split: Split, part: float) -> tuple[Split, Split | None]:
-    """A split without `part` of each class (at least one image), and that part: the same images in every run."""
+    """A split without `part` of each class, and that part: the same images in every run.
+
+    At least one image of a class is held out, and at least one is left.
+    """
     if part == 0.0:
         return split, None
     rng = np.random.default_rng(2012)
     held = np.zeros(len(split.labels), bool)
     for label in np.unique(split.labels):
         of_class = np.flatnonzero(split.labels == label)
-        held[rng.permutation(of_class)[: max(1, round(part * len(of_class)))]] = True
+        count = min(max(1, round(part * len(of_class))), len(of_class) - 1)
+        held[rng.permutation(of_class)[:count]] = True
+    if not held.any():
+        return split, None
     return Subset(split, np.flatnonzero(~held)), Subset(split, np.flatnonzero(held))
 
 
-def skipped(split: Split) -> int:
+def skipped(split: Split) -> frozenset[Path]:
     """Damaged images met so far."""
-    return len(split.skipped) if isinstance(split, FileSplit) else 0
+    return frozenset(split.skipped.paths) if isinstance(split, FileSplit) else frozenset()

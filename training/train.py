@@ -41,7 +41,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--log-every", type=positive_int, default=50, metavar="STEPS", help="rows of .steps.csv")
     _network_options(parser.add_argument_group("network"))
     _recipe_options(parser.add_argument_group("instead of the recipe's"))
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.network == "alexnet_owt" and not (options.normalization and options.groups == 2):
+        parser.error("alexnet_owt has neither normalisation nor groups to switch off")
+    return options
 
 
 def _network_options(group: argparse._ArgumentGroup) -> None:

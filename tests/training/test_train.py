@@ -69,7 +69,14 @@ def test_options_replace_figures_of_the_recipe() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--epochs", "0"], ["--budget", "-1"], ["--epochs", "1", "--budget", "1"], ["--dropout", "1"], ["--groups", "3"]],
+    [
+        ["--epochs", "0"],
+        ["--budget", "-1"],
+        ["--epochs", "1", "--budget", "1"],
+        ["--dropout", "1"],
+        ["--groups", "3"],
+        ["--network", "alexnet_owt", "--no-normalization"],
+    ],
 )
 def test_a_wrong_command_line_is_refused(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as refusal:
