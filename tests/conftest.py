@@ -3,6 +3,7 @@
 The tests run in several processes: the first that needs the run makes it, the others wait for it.
 """
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that need the main job start first: they take longest."""
     waiting = {item.path for item in items if "main_job" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: item.path not in waiting)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """What runs in a shell's background ignores SIGINT, and so does all that it starts: a handler here undoes that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
