@@ -1,6 +1,7 @@
 """Starting and ending the gateway."""
 
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -94,3 +95,11 @@ def test_requests_in_flight_are_answered_at_the_end(
     assert gateway.process
     assert gateway.process.returncode == 0
     assert not list(tmp_path.glob("tmp.*"))
+
+
+def test_measuring_refuses_in_one_line(tmp_path: Path) -> None:
+    """What it measures is no test's business: times mean nothing on a busy machine."""
+    command = [sys.executable, START.parents[1] / "measure_gateway.py", "slow", "--repository", tmp_path]
+    done = run(*command)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "make export" in done.stderr
