@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 BUDGET ?= 300
+RATE ?= 50
+SLO ?= p99=100ms,errors=0.1%
 DATA ?=
 DATASET ?= fashion-mnist
 
@@ -17,7 +19,7 @@ export OMP_WAIT_POLICY ?= passive
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo train export serve gateway status bench tune test claims check clean
+.PHONY: help setup demo train export serve gateway status bench tune loadtest test claims check clean
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -54,6 +56,9 @@ bench: .venv/.dev .venv-bench/.done $(ARTIFACTS)/model_repository/classify/confi
 tune: .venv/.dev $(ARTIFACTS)/model_repository/classify/config.pbtxt ## the settings that are fastest here, written to the built repository: IMAGES
 	@$(BIN)/python -m bench tune --repository $(ARTIFACTS)/model_repository --folder $(ARTIFACTS)/bench --json $(ARTIFACTS)/bench/bench.json $(if $(IMAGES),--images $(IMAGES),--pictures $(ARTIFACTS)/pictures)
 
+loadtest: .venv/.loadtest $(ARTIFACTS)/model_repository/classify/config.pbtxt ## RATE requests a second (50) on a fresh server: figures, a page, the verdict on SLO
+	@$(BIN)/python -m loadtest run --repository $(ARTIFACTS)/model_repository --images $(ARTIFACTS)/pictures --rate $(RATE) --slo $(SLO)
+
 test: .venv/.dev .venv/.tools ## the tests, and all that they need
 	@$(BIN)/python -m pytest
 
@@ -71,6 +76,11 @@ $(BIN)/pip:
 .venv/.run: pyproject.toml requirements.lock | $(BIN)/pip
 	$(info Installing into .venv, about a minute)
 	@$(PIP) -e .[train,export,serve]
+	@touch $@
+
+.venv/.loadtest: .venv/.run
+	$(info Installing the load generators into .venv)
+	@$(PIP) -e .[loadtest]
 	@touch $@
 
 .venv/.dev: .venv/.run

@@ -37,6 +37,9 @@ def add_target(parser: Parser, server: bool = True) -> None:
     if server:
         add_server_options(parser)
         parser.add_argument("--metrics", metavar="URL", help="Triton's metrics (default: where the server has them)")
+        parser.add_argument(
+            "--repository", type=Path, metavar="FOLDER", help="built, to start a fresh server on, in place of --url"
+        )
     group = parser.add_argument_group("requests")
     group.add_argument("--images", type=Path, default=Path("artifacts/pictures"), metavar="FOLDER")
     group.add_argument(

@@ -31,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from loadtest import command_compare, command_mlperf, command_run, command_sweep
+    from loadtest import command_compare, command_mlperf, command_report, command_run, command_sweep
 
     parser = Parser(prog="python -m loadtest", description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for module in (command_run, command_sweep, command_compare, command_mlperf):
+    for module in (command_run, command_sweep, command_compare, command_mlperf, command_report):
         module.add_parser(commands)
     return parser
 

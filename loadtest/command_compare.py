@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from client.arguments import add_server_options
 from loadtest.arguments import (
     Parser,
     add_output,
@@ -48,7 +49,8 @@ def add_parser(commands: Any) -> None:
     group.add_argument("--rate", type=float, metavar="R", help="open loop: requests a second")
     group.add_argument("--users", type=int, metavar="N", help="closed loop: requests in flight (default: 1)")
     add_times(parser, "2s", "500ms")
-    add_target(parser)
+    add_target(parser, server=False)
+    add_server_options(parser)
     add_output(parser)
     parser.set_defaults(call=run, arrivals="poisson", shape="flat", think=0.0)
 

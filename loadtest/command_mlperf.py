@@ -4,16 +4,20 @@ import argparse
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from client.config import Config
 from loadtest.arguments import Parser, add_output, add_target, client_config, output_folder, seconds
 from loadtest.cases import Target, find_images, reach
 from loadtest.command_run import MISSED, OK, describe_target, save
 from loadtest.errors import SettingError
+from loadtest.fresh import fresh_server
 from loadtest.machine import describe_command
 from loadtest.results import Json, prepare_folder, wrap
 from loadtest.terminal import error_console, out_console, waiting
+
+if TYPE_CHECKING:
+    from loadtest.mlperf import Rules
 
 
 def add_parser(commands: Any) -> None:
@@ -38,13 +42,20 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run LoadGen, save what it says, and end with 0 where it calls the run valid."""
-    from loadtest.mlperf import Library, Rules, SystemUnderTest, run_loadgen
-    from loadtest.mlperf_log import accuracy, read_summary
+    from loadtest.mlperf import Rules
 
     rules = Rules(**_rules(arguments))
     paths = sorted(find_images(arguments.images, arguments.limit, arguments.seed))
     folder = prepare_folder(output_folder(arguments))
-    target = asyncio.run(_reach(client_config(arguments), paths[0]))
+    with fresh_server(arguments) as url:
+        return _run(arguments, url, rules, paths, folder)
+
+
+def _run(arguments: argparse.Namespace, url: str | None, rules: "Rules", paths: list[Path], folder: Path) -> int:
+    from loadtest.mlperf import Library, SystemUnderTest, run_loadgen
+    from loadtest.mlperf_log import accuracy, read_summary
+
+    target = asyncio.run(_reach(client_config(arguments, url), paths[0]))
     if not 1 <= rules.batch <= target.signature.max_batch:
         raise SettingError(f"--offline-batch {rules.batch}: the model takes 1 to {target.signature.max_batch} images")
     library = Library(target, paths)

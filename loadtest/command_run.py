@@ -2,11 +2,13 @@
 
 import argparse
 import asyncio
+import json
 from dataclasses import asdict
 from typing import Any, get_args
 
 from loadtest.arguments import add_output, add_target, add_times, client_config, load_of, output_folder, setup_of
 from loadtest.cases import Target, prepare
+from loadtest.fresh import fresh_server
 from loadtest.machine import describe_command
 from loadtest.measure import Measured, Setup, measure
 from loadtest.objectives import judge, parse_objectives
@@ -50,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     objectives = parse_objectives(arguments.slo)
     setup = setup_of(arguments, load_of(arguments))
     folder = prepare_folder(output_folder(arguments))
-    target, measured = asyncio.run(_measure(arguments, setup))
+    with fresh_server(arguments) as url:
+        target, measured = asyncio.run(_measure(arguments, url, setup))
     judged = judge(objectives, measured.objectives)
     title = arguments.title or f"{target.model} on {target.address}"
     result = wrap(
@@ -74,8 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     return MISSED if "errors" in missed or not measured.generator.limits else UNDECIDED
 
 
-async def _measure(arguments: argparse.Namespace, setup: Setup) -> tuple[Target, Measured]:
-    config = client_config(arguments)
+async def _measure(arguments: argparse.Namespace, url: str | None, setup: Setup) -> tuple[Target, Measured]:
+    config = client_config(arguments, url)
     target, cases = await prepare(config, arguments.images, arguments.limit, arguments.seed, arguments.answers, tracked)
     with waiting(load_words(describe_load(setup)), setup.load.warmup_s + setup.load.duration_s):
         return target, await measure(target, cases, setup, arguments.seed)
@@ -106,3 +109,7 @@ def save(result: Json, folder: Any, arguments: argparse.Namespace) -> None:
     write_json(folder / NAME, result)
     if arguments.json:
         write_json(arguments.json, result)
+    if not arguments.no_report:
+        from loadtest.report import write_report  # matplotlib takes a second to import
+
+        write_report(folder, [json.loads(json.dumps(result))])

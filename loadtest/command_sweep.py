@@ -2,10 +2,7 @@
 
 import argparse
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +22,7 @@ from loadtest.cases import Target, prepare
 from loadtest.command_run import MISSED, OK, describe_target, save
 from loadtest.engine import Users
 from loadtest.errors import SettingError
+from loadtest.fresh import fresh_server
 from loadtest.machine import describe_command
 from loadtest.measure import Measured, measure
 from loadtest.objectives import Objective, parse_objectives
@@ -32,8 +30,7 @@ from loadtest.results import Json, prepare_folder, wrap
 from loadtest.schedule import MOST_PER_S, Plan
 from loadtest.search import Point, Range, find_knee
 from loadtest.terminal import error_console, out_console, tracked
-from loadtest.variants import Setting, describe, parse_settings, variant_of
-from serving import Server
+from loadtest.variants import Setting, describe, parse_settings
 
 PAUSE_S = 1.0  # after a load that was too much, for what is left of it in the server
 
@@ -51,7 +48,6 @@ def add_parser(commands: Any) -> None:
         "--precision", type=percent, default=0.05, metavar="5%%", help="of the knee's rate (default: 5%%)"
     )
     group.add_argument("--slo", default="p99=100ms,errors=0.1%", metavar="p99=100ms,...", help="as of run")
-    group.add_argument("--repository", type=Path, metavar="FOLDER", help="start a fresh server on it for every setting")
     group.add_argument(
         "--vary",
         action="append",
@@ -111,7 +107,7 @@ def _sweep(
             highlight=False,
         )
 
-    with _server(arguments, setting) as url:
+    with fresh_server(arguments, setting) as url:
         target, points, knee = asyncio.run(_search(arguments, url, objectives, where, seen))
     return {
         "name": name,
@@ -120,19 +116,6 @@ def _sweep(
         "knee": knee,
         "points": [asdict(each) for each in points],
     }
-
-
-@contextmanager
-def _server(arguments: argparse.Namespace, setting: Setting) -> Iterator[str | None]:
-    """The address of a fresh server, or nothing where one runs."""
-    if arguments.repository is None:
-        yield None
-        return
-    with variant_of(arguments.repository, setting) as repository:
-        server = Server(repository, http_port=0, grpc_port=0, metrics_port=0)
-        with server:
-            grpc = arguments.url and arguments.url[0].startswith("grpc")
-            yield f"grpc://{server.grpc_address}" if grpc else f"http://{server.http_address}"
 
 
 async def _search(

@@ -104,7 +104,7 @@ class Recorder:
     def _note_failure(self, fault: Fault) -> None:
         self.failures[fault.name] += 1
         examples = self.examples.setdefault(fault.name, [])
-        if fault.detail and len(examples) < EXAMPLES:
+        if fault.detail and fault.detail not in examples and len(examples) < EXAMPLES:
             examples.append(fault.detail)
 
     def _window(self, request: Request) -> _Window:

@@ -53,10 +53,19 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         SettingError: it cannot be written.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step.
+
+    Raises:
+        SettingError: it cannot be written.
+    """
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text)
+        new.write_bytes(content)
         new.replace(path)
     except OSError as error:
         raise SettingError(f"{path}: {(error.strerror or str(error)).lower()}") from None

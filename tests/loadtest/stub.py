@@ -28,7 +28,7 @@ class Stub:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.requests = self.wrong = 0
-        self.stall_end_s = 0.0
+        self.stall_end_s = self.late_ms = 0.0
         self.random = random.Random(options.seed)
 
     def answer(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, object, float]:
@@ -40,7 +40,7 @@ class Stub:
         if path.endswith("/models/classify/config"):
             return 200, CONFIG, 0.0
         if path.endswith("/stub"):
-            return 200, {"requests": self.requests, "wrong": self.wrong}, 0.0
+            return 200, {"requests": self.requests, "wrong": self.wrong, "late_ms": self.late_ms}, 0.0
         if path.endswith("/stats"):
             return 200, {"model_stats": []}, 0.0
         if path.endswith("/ready") or path.endswith("/v2"):
@@ -91,9 +91,14 @@ class Connection(asyncio.Protocol):
         content = json.dumps(answer).encode()
         reply = f"HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         if delay_s > 0:
-            asyncio.get_running_loop().call_later(delay_s, self._transport.write, reply.encode() + content)
+            due_s = time.monotonic() + delay_s
+            asyncio.get_running_loop().call_later(delay_s, self._answer, reply.encode() + content, due_s)
         else:
             self._transport.write(reply.encode() + content)
+
+    def _answer(self, content: bytes, due_s: float) -> None:
+        self._stub.late_ms = max(self._stub.late_ms, 1e3 * (time.monotonic() - due_s))
+        self._transport.write(content)
 
 
 def _elements(tensor: bytes) -> list[bytes]:

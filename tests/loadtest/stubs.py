@@ -20,8 +20,8 @@ class Running:
     url: str
     process: "subprocess.Popen[str]"
 
-    def counts(self) -> dict[str, int]:
-        """Requests that it has had, and wrong answers that it has given."""
+    def counts(self) -> dict[str, Any]:
+        """Requests that it has had, wrong answers that it has given, and by how much it was late at worst."""
         with urllib.request.urlopen(f"{self.url}/stub") as response:
             return json.load(response)
 
@@ -46,6 +46,7 @@ class Done:
     out: str
     err: str
     folder: Path
+    late_ms: float = 0.0
 
     @property
     def result(self) -> dict[str, Any]:

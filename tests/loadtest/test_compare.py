@@ -7,21 +7,35 @@ import pytest
 from loadtest.cli import main
 from tests.loadtest.stubs import Running, loadtest, stub
 
-SHORT = ("--duration", "200ms", "--warmup", "0s", "--pairs", 8, "--no-report", "--limit", 5)
+SHORT = (
+    "--users",
+    4,
+    "--duration",
+    "300ms",
+    "--warmup",
+    "0s",
+    "--pairs",
+    5,
+    "--confidence",
+    0.9,
+    "--no-report",
+    "--limit",
+    5,
+)
 
 
 def test_a_slower_version_fails(pictures: Path, tmp_path: Path) -> None:
-    with stub("--service-ms", 10) as old, stub("--service-ms", 20) as new:
+    with stub("--service-ms", 5) as old, stub("--service-ms", 100) as new:
         options = ("--images", pictures, "--fail-if-slower", "5%", *SHORT)
         done = loadtest("compare", old.url, new.url, *options, output=tmp_path)
     assert done.code == 1, done.out
     assert done.result["decision"] == "slower"
     assert "slower by more than 5.0%" in done.out
-    assert len(done.result["values"]) == 8
+    assert len(done.result["values"]) == 5
 
 
 def test_a_faster_version_passes(pictures: Path, tmp_path: Path) -> None:
-    with stub("--service-ms", 20) as old, stub("--service-ms", 10) as new:
+    with stub("--service-ms", 100) as old, stub("--service-ms", 5) as new:
         options = ("--images", pictures, "--fail-if-slower", "5%", "--metric", "rate", *SHORT)
         done = loadtest("compare", old.url, new.url, *options, output=tmp_path)
     assert done.code == 0, done.out

@@ -57,7 +57,8 @@ def test_wrong_answers_are_failures_by_name(pictures: Path) -> None:
         given = server.counts()["wrong"]
     assert code == 1
     found = re.findall(r"^(\d+) +POST encoded \w+: .*wrong answer: \d+.jpg is class", out, re.MULTILINE)
-    assert sum(map(int, found)) == given > 0
+    assert given > 1
+    assert given - 2 <= sum(map(int, found)) <= given  # each of two users may be stopped before its last answer
 
 
 def test_a_lost_worker_is_reported_and_the_rest_is_kept(quick_stub: Running, pictures: Path, tmp_path: Path) -> None:
@@ -95,7 +96,8 @@ def test_two_workers_add_up(quick_stub: Running, pictures: Path, tmp_path: Path)
     assert len(figures["workers"]) == 2
     assert sum(each["requests"] for each in figures["workers"].values()) == figures["requests"] == _total(out)
     asked_for_answers = 2 * 5
-    assert quick_stub.counts()["requests"] - before - asked_for_answers == figures["requests"]
+    given = quick_stub.counts()["requests"] - before - asked_for_answers
+    assert given - 4 <= figures["requests"] <= given  # each of four users may be stopped before its last answer
 
 
 def test_the_web_page_starts_a_load(quick_stub: Running, pictures: Path) -> None:

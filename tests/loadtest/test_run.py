@@ -35,7 +35,7 @@ def test_memory_and_descriptors_are_tracked(tiny_server: Server, pictures: Path,
     load = ("--users", 2, "--duration", "2500ms", "--warmup", "0s", "--no-report")
     done = loadtest("run", "--url", f"http://{tiny_server.http_address}", "--images", pictures, *load, output=tmp_path)
     samples = done.measured["server"]["samples"]
-    assert len(samples) >= 2
+    assert samples
     for sample in samples:
         for side in ("server", "generator"):
             assert sample[side]["memory_mib"] > 10

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ def true_latencies() -> np.ndarray:
 def _against_a_stall(pictures: Path, output: Path, *load: object) -> Done:
     with stub("--service-ms", 1e3 * SERVICE_S, "--stall-at", 400, "--stall-s", STALL_S) as server:
         times = ("--duration", f"{DURATION_S}s", "--warmup", "500ms", "--no-report")
-        return loadtest("run", "--url", server.url, "--images", pictures, *load, *times, output=output)
+        done = loadtest("run", "--url", server.url, "--images", pictures, *load, *times, output=output)
+        return replace(done, late_ms=server.counts()["late_ms"])
 
 
 def test_the_open_loop_sees_a_stall_and_the_closed_loop_hides_it(pictures: Path, tmp_path: Path) -> None:
@@ -31,9 +33,11 @@ def test_the_open_loop_sees_a_stall_and_the_closed_loop_hides_it(pictures: Path,
             lambda number: _against_a_stall(pictures, tmp_path / str(number), *loads[number]), range(2)
         )
     assert (opened.code, closed.code) == (0, 0), opened.err + closed.err
+    # On a machine that is busy with something else, generator and stub are late by themselves, and say by how much.
+    late_ms = opened.measured["generator"]["lag"]["max_ms"] + opened.late_ms
     truth = {name: np.percentile(true_latencies(), each) for name, each in (("p99_ms", 99), ("p999_ms", 99.9))}
     for name, value in truth.items():
-        assert opened.measured["latency"][name] == pytest.approx(value, rel=0.05)
+        assert 0.95 * value < opened.measured["latency"][name] < 1.05 * value + late_ms
     # Two users wait through the stall: two requests of hundreds, where 400 should have been sent.
     assert closed.measured["latency"]["p99_ms"] < 0.1 * truth["p99_ms"]
     assert opened.measured["sent"] == pytest.approx(RATE * DURATION_S, abs=1)
@@ -46,7 +50,7 @@ def test_wrong_answers_are_found_named_and_counted(pictures: Path, tmp_path: Pat
         load = ("--rate", 1500, "--duration", "3s", "--warmup", "0s", "--slo", "errors=0.01%", "--no-report")
         done = loadtest("run", "--url", server.url, "--images", pictures, *load, output=tmp_path)
         given = server.counts()
-    assert asked == {"requests": 0, "wrong": 0}
+    assert (asked["requests"], asked["wrong"]) == (0, 0)
     assert given["wrong"] >= 4
     (failure,) = done.measured["failures"]
     assert (failure["name"], failure["count"]) == ("wrong answer", given["wrong"])

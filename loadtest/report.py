@@ -1,0 +1,100 @@
+"""The report: one HTML page with everything in it, and its charts once more as PNGs."""
+
+import base64
+import io
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+
+from loadtest import charts
+from loadtest.charts import Chart
+from loadtest.errors import ResultError
+from loadtest.results import Json, write_bytes, write_text
+from loadtest.summary import load_words
+
+TEMPLATES = Path(__file__).parent
+PAGE = "report.html"
+PNG_DPI = 160
+# Text stays text, so that it can be searched and scales with the page; no time and no random names, so that the same
+# result gives the same page.
+SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "loadtest", "font.size": 9, "font.family": "sans-serif"}
+METADATA = {"Date": None}
+SPREAD = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("p99.9", "p999_ms"), ("answered/s", "per_s"))
+
+
+def write_report(folder: Path, results: Sequence[Json]) -> Path:
+    """The page and the PNGs of one result, or of two runs side by side.
+
+    Raises:
+        ResultError: two results that are not both runs, or a figure that is missing.
+        SettingError: the folder cannot be written.
+    """
+    try:
+        return _write(folder, results)
+    except (KeyError, TypeError, ValueError, UndefinedError) as error:
+        raise ResultError(f"the result is not whole ({error!r}): measure it again") from error
+
+
+def _write(folder: Path, results: Sequence[Json]) -> Path:
+    if len(results) > 1 and any(each["kind"] != "run" for each in results):
+        raise ResultError("two results are compared when both are of `run`: name one, or two runs")
+    with mpl.rc_context(SVG):
+        drawn = _draw(results)
+        pictures = [{"title": each.title, "words": each.words, "source": _svg(each)} for each in drawn]
+        for each in drawn:
+            write_bytes(folder / f"{each.name}.png", _render(each, "png"))
+    write_text(folder / PAGE, _page(results, pictures))
+    return folder / PAGE
+
+
+def _draw(results: Sequence[Json]) -> list[Chart]:
+    first = results[0]
+    if first["kind"] == "run":
+        return [chart for draw in charts.RUN_CHARTS if (chart := draw(results))]
+    if first["kind"] == "sweep":
+        return [charts.throughput_against_latency(first, key, name) for name, key in charts.QUANTILES]
+    return [charts.pairs(first)] if first["kind"] == "compare" else []
+
+
+def _page(results: Sequence[Json], pictures: Sequence[Json]) -> str:
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    template = environment.get_template("report.html.j2")
+    runs = [each for each in results if each["kind"] == "run"]
+    return template.render(
+        results=results,
+        pictures=pictures,
+        load_words=load_words,
+        spread=_spread(runs) if len(runs) == 2 else [],
+    )
+
+
+def _spread(runs: Sequence[Json]) -> list[dict[str, Any]]:
+    """Of each figure the median over the windows and its quartiles, in both runs, and the ratio of the medians."""
+    rows = []
+    for name, key in SPREAD:
+        sides = [_quartiles([each[key] for each in run["measured"]["windows"]]) for run in runs]
+        change = sides[1][1] / sides[0][1] - 1 if sides[0][1] else 0.0
+        rows.append({"name": name, "sides": sides, "change": change})
+    return rows
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) < 2:
+        return (values[0],) * 3 if values else (0.0,) * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def _svg(chart: Chart) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(_render(chart, "svg")).decode()
+
+
+def _render(chart: Chart, form: str) -> bytes:
+    buffer = io.BytesIO()
+    chart.figure.savefig(buffer, format=form, dpi=PNG_DPI, metadata=METADATA if form == "svg" else None)
+    return buffer.getvalue()
