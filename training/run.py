@@ -65,6 +65,7 @@ class Run:
         self.history, self.row_sums = History(), Sums()
         self.epoch_sums, self.epoch_seconds = Sums(), 0.0
         self.center = center_cut(config.network.input_size)
+        self.saved_at, self.saving_s = self.started, 0.0
         self.state_path = beside(config.output, ".state.pt")
 
     def train(self) -> Checkpoint:
@@ -100,7 +101,9 @@ class Run:
                     f"stopped after step {self.trainer.position.steps:,}; the same command with --resume goes on"
                 )
         self._after_epoch()
-        if not self.trainer.finished:
+        # Short epochs are not all worth a state: writing takes a twentieth of the time at most.
+        worth = self.group.of_first([time.perf_counter() - self.saved_at - 20 * self.saving_s])[0] > 0
+        if worth and not self.trainer.finished:
             self._save_state()
 
     def _after_step(self) -> None:
@@ -191,11 +194,14 @@ class Run:
         }
 
     def _save_state(self) -> None:
+        start = time.perf_counter()
         state = self.trainer.state()  # in every process: their random states are gathered
         own = {"epoch_sums": asdict(self.epoch_sums), "epoch_seconds": self.epoch_seconds}
         own["history"] = self.history.state()
         if self.group.is_first:
             resume.save(self.state_path, self._identity(), {**state, **own})
+        self.saved_at = time.perf_counter()
+        self.saving_s = self.saved_at - start
 
     def _take_up(self) -> None:
         state = resume.load(self.state_path, self._identity())
