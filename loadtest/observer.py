@@ -21,7 +21,7 @@ class Observer:
     def __init__(self, target: Target, recorder: Recorder, metrics_url: str | None) -> None:
         self._target, self._recorder = target, recorder
         self._interrupted = asyncio.Event()
-        self.sampler = Sampler(find_place(target.address, metrics_url))
+        self.sampler = Sampler(find_place(target.address, metrics_url), recorder.end_s - recorder.start_s)
         self.models: list[ModelView] = []
         self.cores, self.note = 0.0, ""
 

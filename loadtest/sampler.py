@@ -1,4 +1,4 @@
-"""Once a second: memory, descriptors and processor of server and generator, and Triton's metrics."""
+"""Once a second, less often in long runs: memory, descriptors, processor of server and generator; Triton's metrics."""
 
 import os
 import re
@@ -16,6 +16,7 @@ from client.address import Address
 from serving.runs import find_runs
 
 INTERVAL_S = 1.0
+MOST_SAMPLES = 1800
 MOST_METRICS_BYTES = 1 << 24
 LINE = re.compile(r"^(\w+)(?:\{([^}]*)\})? ([-+.\w]+)$", re.MULTILINE)
 MODEL = re.compile(r'model="([^"]*)"')
@@ -40,7 +41,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Sample:
-    """One second. `pending` and `mean_batch` are Triton's, by model; None is what could not be had."""
+    """One moment. `pending` and `mean_batch` are Triton's, by model; None is what could not be had."""
 
     at_s: float
     generator: Usage
@@ -62,7 +63,9 @@ def find_place(address: Address, metrics_url: str | None) -> Place:
 class Sampler:
     """Samples in a thread from `start` to `stop`, and says in `note` what it could not see."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, seconds: float = 0.0) -> None:
+        """`seconds` is how long it will be: of a long run, fewer moments are kept."""
+        self._interval_s = max(INTERVAL_S, seconds / MOST_SAMPLES)
         self.samples: list[Sample] = []
         self.note = ""
         self._place = place
@@ -86,7 +89,7 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopping.wait(INTERVAL_S):
+        while not self._stopping.wait(self._interval_s):
             own, server = self._own.read(), self._server.read() if self._server else None
             assert own, "this process runs"
             counts = self._scrape()

@@ -24,7 +24,18 @@ def results(quick_stub: Running, tiny_server: Server, pictures: Path, tmp_path_f
     real = ("--url", f"http://{tiny_server.http_address}", "--duration", "2500ms")
     stub = ("--url", quick_stub.url)
     commands = {
-        "run": ("--rate", "100", "--slo", "p99=10s,rate=100000", "--priorities", "1:1,2:1", *SHORT, *real),
+        "run": (
+            "--rate",
+            "100",
+            "--shape",
+            "spike",
+            "--slo",
+            "p99=10s,rate=100000",
+            "--priorities",
+            "1:1,2:1",
+            *SHORT,
+            *real,
+        ),
         "other": ("--users", "2", *SHORT),
         "sweep": ("--from", "50", "--to", "100", "--slo", "p99=10s", *SHORT),
         "compare": (quick_stub.url, quick_stub.url, "--pairs", "8", "--fail-if-slower", "900%", *SHORT),
@@ -62,7 +73,17 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.mark.parametrize(
     ("name", "charts", "words"),
     [
-        ("run", 8, ["open loop, 100 requests/s", "met", "missed", "priority 2", "generator's lag"]),
+        (
+            "run",
+            8,
+            [
+                "open loop, 100 requests/s, poisson arrivals, shape spike",
+                "met",
+                "missed",
+                "priority 2",
+                "generator's lag",
+            ],
+        ),
         ("other", 3, ["closed loop, 2 users"]),
         ("sweep", 4, ["The most requests a second with", "as published"]),
         ("compare", 1, ["of 8 pairs of runs"]),
