@@ -2,11 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from training import files
 from training.history import History
+
+
+def from_zero(axes: Any) -> None:
+    """Let the vertical axis start at zero, with room above the data."""
+    axes.set_ylim(0, max(axes.dataLim.ymax, 1e-9) * 1.06)
 
 
 def draw(history: History, title: str, path: Path) -> None:
@@ -23,7 +29,8 @@ def draw(history: History, title: str, path: Path) -> None:
     losses.plot([row.images for row in history.steps], [row.loss for row in history.steps], linewidth=0.8)
     held = [row for row in history.epochs if row.held_top1 is not None]
     losses.plot([row.images for row in held], [row.held_loss for row in held], "o-", label="held-out images")
-    losses.set(xlabel="images", ylabel="loss (cross-entropy)", ylim=(0, None))
+    losses.set(xlabel="images", ylabel="loss (cross-entropy)")
+    from_zero(losses)
     accuracies.plot(
         [row.images for row in history.epochs], [row.top1 for row in history.epochs], "o-", label="training"
     )

@@ -32,18 +32,27 @@ def test_every_claim_has_a_picture_a_line_and_figures(folder: Path, tmp_path: Pa
     readme.write_text(f"before\n{claims.START}\nold\n{claims.END}\nafter\n")
     assert claims.main(["--data", str(folder), "--quick", "--to", str(target), "--readme", str(readme)]) == 0
     report = json.loads((target / "claims.json").read_text())
-    assert len(report["claims"]) == 4
+    assert list(report) == list(claims.claims(quick=True))
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    for one in report["claims"]:
+    for one in report.values():
         assert one["line"] in text
         with Image.open(target / one["picture"]) as picture:
             assert picture.width > 500
-    two = report["claims"][3]["values"]
+    two = report["devices"]["values"]
     assert two["largest_difference"] < 1e-4
     assert all(rate > 0 for rates in two["images_per_second"].values() for rate in rates)
+
+
+def test_one_claim_again_leaves_the_others(folder: Path, tmp_path: Path) -> None:
+    earlier = {"dropout": {"claim": "Dropout", "line": "of an earlier run", "picture": "dropout.png"}}
+    (tmp_path / "claims.json").write_text(json.dumps(earlier))
+    assert claims.main(["--data", str(folder), "--quick", "--to", str(tmp_path), "--only", "activation"]) == 0
+    report = json.loads((tmp_path / "claims.json").read_text())
+    assert list(report) == ["activation", "dropout"]
+    assert report["dropout"] == earlier["dropout"]
 
 
 def test_a_readme_without_marks_is_left_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

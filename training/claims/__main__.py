@@ -1,6 +1,7 @@
 """The 2012 paper's claims, shown again: python -m training.claims --data cifar10 --to docs/claims.
 
-Writes a picture a claim, all figures as claims.json, and their lines between the marks of --readme.
+Writes a picture a claim, all figures as claims.json, and their lines between the marks of --readme; with --only, those
+of the other claims stay as they are.
 Exit codes: 0 shown; 1 bad data or disk; 2 wrong command line.
 """
 
@@ -8,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from training.progress import progress_bar
 TRAIN_IMAGES, TEST_IMAGES = 10_000, 1_000
 START, END = "<!-- claims -->", "<!-- end of claims -->"
 
+Entry = dict[str, object]  # of claims.json: the fields of Figures, and the machine
 Show = Callable[[Images, Path, Advance], Figures]
 
 
@@ -48,9 +50,9 @@ def claims(quick: bool) -> dict[str, Show]:
     }
 
 
-def table(shown: list[Figures], folder: str) -> str:
+def table(entries: Iterable[Entry], folder: str) -> str:
     """The lines as a Markdown table with links to the pictures."""
-    rows = [f"| [{one.claim}]({folder}/{one.picture}) | {one.line} |" for one in shown]
+    rows = [f"| [{entry['claim']}]({folder}/{entry['picture']}) | {entry['line']} |" for entry in entries]
     return "\n".join(["| claim | what came of it: mean (least to most) |", "| --- | --- |", *rows])
 
 
@@ -81,10 +83,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def show(options: argparse.Namespace) -> list[Figures]:
+def show(options: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
+    """Each claim that is asked for, as soon as it is shown."""
     dataset = open_dataset(options.data, options.data_dir)
     images = hold(dataset, *((512, 64) if options.quick else (TRAIN_IMAGES, TEST_IMAGES)))
-    shown = []
     with progress_bar() as progress:
         for name, one in claims(options.quick).items():
             if options.only and name not in options.only:
@@ -92,9 +94,22 @@ def show(options: argparse.Namespace) -> list[Figures]:
             task = progress.add_task(name, total=None, note="")
             start = time.perf_counter()
             figures = one(images, options.to, partial(_note, progress, task))
-            shown.append(replace(figures, seconds=round(time.perf_counter() - start, 1)))
-            progress.update(task, total=1, completed=1, note=f"{shown[-1].seconds:.0f} s")
-    return shown
+            yield name, replace(figures, seconds=round(time.perf_counter() - start, 1))
+            progress.update(task, total=1, completed=1, note="")
+
+
+def read_entries(path: Path) -> dict[str, Entry]:
+    """What an earlier run has written.
+
+    Raises:
+        TrainingError: it is something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(f"{path}: not a report of claims ({error}); remove it") from error
 
 
 def _note(progress: Progress, task: TaskID, note: str) -> None:
@@ -104,17 +119,19 @@ def _note(progress: Progress, task: TaskID, note: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     keep_freed_memory()
+    path = options.to / "claims.json"
     try:
-        shown = show(options)
-        report = {"claims": [asdict(one) for one in shown], **machine.describe()}
-        files.write_text(options.to / "claims.json", json.dumps(report, indent=1) + "\n")
-        if options.readme:
-            put_into(options.readme, table(shown, options.to.as_posix()))
+        entries = read_entries(path) if options.only else {}
+        for name, figures in show(options):
+            print(f"{figures.claim} ({figures.seconds:.0f} s): {figures.line}", flush=True)
+            entries[name] = {**asdict(figures), "machine": machine.describe()}
+            entries = {key: entries[key] for key in claims(False) if key in entries}
+            files.write_text(path, json.dumps(entries, indent=1) + "\n")
+            if options.readme:
+                put_into(options.readme, table(entries.values(), options.to.as_posix()))
     except (TrainingError, OSError) as error:
         print(f"claims: {error}", file=sys.stderr)
         return 1
-    for one in shown:
-        print(f"{one.claim} ({one.seconds:.0f} s): {one.line}")
     return 0
 
 

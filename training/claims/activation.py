@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from training import files
 from training.claims.common import Advance, Figures, Images, picture_path, shown, spread, train, whole_image
+from training.curves import from_zero
 from training.model import ACTIVATIONS, GAINS
 from training.recipe import Recipe
 
@@ -128,7 +129,8 @@ def _draw(runs: dict[str, list[list[tuple[float, float]]]], target: float, image
             axes.plot(*zip(*run, strict=True), color=COLOURS[name], alpha=0.8, label=label)
     axes.axhline(target, color="grey", linestyle="--", linewidth=1)
     axes.set_title(f"four layers on {images.name}, a line a seed")
-    axes.set(xlabel="epochs", ylabel="training error", ylim=(0, None))
+    axes.set(xlabel="epochs", ylabel="training error")
+    from_zero(axes)
     axes.set_xlim(left=0)
     axes.legend()
     axes.grid(alpha=0.3)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from training import files
 from training.claims.common import Advance, Figures, Images, picture_path, shown
+from training.curves import from_zero
 from training.errors import TrainingError
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train")
@@ -118,7 +119,8 @@ def _draw(rates: dict[str, list[float]], losses: dict[str, np.ndarray], path: Pa
     bars.set(xlabel="images a second", xlim=(0, None))
     for style, way in (("-", ONE), ("--", TWO)):
         curves.plot(range(1, len(losses[way]) + 1), losses[way], style, label=way)
-    curves.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    curves.set(xlabel="step", ylabel="loss")
+    from_zero(curves)
     curves.legend()
     curves.grid(alpha=0.3)
     files.replace(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -9,6 +9,7 @@ import torch
 from training import files
 from training.augment import random_cut
 from training.claims.common import Advance, Figures, Images, picture_path, shown, train
+from training.curves import from_zero
 from training.loading import center_cut
 from training.model import AlexNet, NetworkConfig, initialize
 from training.recipe import Recipe
@@ -143,11 +144,12 @@ def _draw(outcomes: dict[str, list[Outcome]], title: str, path: Path) -> None:
         for offset, field, marker in ((-0.08, "train_error", "o"), (0.08, "test_error", "s")):
             label = field.replace("_", " ") if place == 0 else None
             ends.plot([place + offset] * len(runs), _of(runs, field), marker, color=colour, label=label)
-    curves.set(xlabel="epochs", ylabel="error on the training views as they passed", ylim=(0, None))
+    curves.set(xlabel="epochs", ylabel="error on the training views as they passed")
     curves.legend()
-    ends.set(ylabel="error at the end, central crop", ylim=(0, None), xlim=(-0.5, len(outcomes) - 0.5))
+    ends.set(ylabel="error at the end, central crop", xlim=(-0.5, len(outcomes) - 0.5))
     ends.set_xticks(range(len(outcomes)), list(outcomes))
     ends.legend()
     for axes in (curves, ends):
         axes.grid(alpha=0.3)
+        from_zero(axes)
     files.replace(path, lambda temporary: figure.savefig(temporary, format="png"))
