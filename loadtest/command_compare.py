@@ -23,12 +23,12 @@ from loadtest.arguments import (
     setup_of,
 )
 from loadtest.cases import Case, Target, prepare
-from loadtest.command_run import MISSED, OK, UNDECIDED, describe_load, describe_target, save
-from loadtest.errors import SettingError, TargetError
+from loadtest.command_run import INTERRUPTED, MISSED, OK, UNDECIDED, describe_load, describe_target, save
+from loadtest.errors import EndedError, SettingError, TargetError
 from loadtest.machine import describe_command
 from loadtest.measure import Measured, measure
 from loadtest.objectives import LATENCIES
-from loadtest.paired import Estimate, estimate
+from loadtest.paired import Estimate, estimate, fewest_pairs
 from loadtest.results import Json, prepare_folder, wrap
 from loadtest.terminal import error_console, out_console, tracked
 from serving import Server
@@ -65,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         urls = [_address(each, stack) for each in (arguments.old, arguments.new)]
         targets, pairs = asyncio.run(_measure_pairs(arguments, urls))
+    if len(pairs) < fewest_pairs(arguments.confidence):
+        raise EndedError(f"ended after {len(pairs)} pairs, which are too few to say anything")
     values = [tuple(each.objectives[arguments.metric] for each in pair) for pair in pairs]
     if any(each.failed or not each.right for pair in pairs for each in pair):
         raise TargetError("requests failed, so that times say little: see why with `python -m loadtest run`")
@@ -89,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     save(result, folder, arguments)
     _show(result, found, out_console())
     error_console().print(f"{folder}")
+    if len(pairs) < arguments.pairs:
+        return INTERRUPTED
     return OK if decision is None else CODES[decision]
 
 
@@ -112,7 +116,7 @@ async def _measure_pairs(
         order = (0, 1) if number % 2 == 0 else (1, 0)  # what drifts in one direction favours neither
         done = {side: await measure(*sides[side], setup, arguments.seed + number) for side in order}
         if any(each.interrupted for each in done.values()):
-            raise KeyboardInterrupt
+            break
         pairs.append((done[0], done[1]))
     return [target for target, _ in sides], pairs
 

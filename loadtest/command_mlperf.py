@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from client.config import Config
 from loadtest.arguments import Parser, add_output, add_target, client_config, output_folder, seconds
 from loadtest.cases import Target, find_images, reach
-from loadtest.command_run import MISSED, OK, describe_target, save
+from loadtest.command_run import INTERRUPTED, MISSED, OK, describe_target, save
 from loadtest.errors import SettingError
 from loadtest.fresh import fresh_server
 from loadtest.machine import describe_command
@@ -47,8 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     rules = Rules(**_rules(arguments))
     paths = sorted(find_images(arguments.images, arguments.limit, arguments.seed))
     folder = prepare_folder(output_folder(arguments))
-    with fresh_server(arguments) as url:
-        return _run(arguments, url, rules, paths, folder)
+    try:
+        with fresh_server(arguments) as url:
+            return _run(arguments, url, rules, paths, folder)
+    except KeyboardInterrupt:
+        print("loadtest: interrupted, without LoadGen's judgement", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)  # LoadGen's threads cannot be told to stop, and would abort an orderly end
 
 
 def _run(arguments: argparse.Namespace, url: str | None, rules: "Rules", paths: list[Path], folder: Path) -> int:

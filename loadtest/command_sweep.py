@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -19,9 +20,9 @@ from loadtest.arguments import (
     users_of,
 )
 from loadtest.cases import Target, prepare
-from loadtest.command_run import MISSED, OK, describe_target, save
+from loadtest.command_run import INTERRUPTED, MISSED, OK, describe_target, save
 from loadtest.engine import Users
-from loadtest.errors import SettingError
+from loadtest.errors import EndedError, SettingError
 from loadtest.fresh import fresh_server
 from loadtest.machine import describe_command
 from loadtest.measure import Measured, measure
@@ -70,7 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingError("--slo names an objective or more; --vary wants the --repository to start servers on")
     folder = prepare_folder(output_folder(arguments))
     console = out_console()
-    series = [_sweep(arguments, setting, objectives, where, console) for setting in settings]
+    series: list[Json] = []
+    with suppress(EndedError):
+        for setting in settings:
+            series.append(
+                {"name": describe(setting), "setting": dict(setting), "knee": None, "points": [], "whole": False}
+            )
+            _sweep(arguments, setting, objectives, where, series[-1], console)
     title = arguments.title or f"most {arguments.over} with {arguments.slo}"
     command = describe_command(arguments.words)
     result = wrap("sweep", command, title, over=arguments.over, objectives=arguments.slo, series=series)
@@ -79,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         knee = "none" if each["knee"] is None else f"{each['knee']:,.5g}"
         console.print(f"[bold]{each['name']}[/]: most {arguments.over} with {arguments.slo}: {knee}")
     error_console().print(f"{folder}")
+    if not all(each["whole"] for each in series):
+        return INTERRUPTED
     return OK if all(each["knee"] is not None for each in series) else MISSED
 
 
@@ -91,13 +100,19 @@ def _range(arguments: argparse.Namespace) -> Range:
 
 
 def _sweep(
-    arguments: argparse.Namespace, setting: Setting, objectives: tuple[Objective, ...], where: Range, console: Console
-) -> Json:
-    """One setting's points."""
-    name = describe(setting)
-    console.print(f"[bold]{name}[/]")
+    arguments: argparse.Namespace,
+    setting: Setting,
+    objectives: tuple[Objective, ...],
+    where: Range,
+    series: Json,
+    console: Console,
+) -> None:
+    """One setting's points, entered into `series` as they are measured."""
+    console.print(f"[bold]{series['name']}[/]")
 
     def seen(point: Point) -> None:
+        series["points"] = sorted([*series["points"], asdict(point)], key=lambda each: each["load"])
+        series["knee"] = max((each["load"] for each in series["points"] if each["met"]), default=None)
         times = point.measured.latency
         word = "[green]met[/]" if point.met else "[red]missed[/]"
         limits = "".join(f", generator: {each}" for each in point.measured.generator.limits)
@@ -108,19 +123,13 @@ def _sweep(
         )
 
     with fresh_server(arguments, setting) as url:
-        target, points, knee = asyncio.run(_search(arguments, url, objectives, where, seen))
-    return {
-        "name": name,
-        "setting": dict(setting),
-        "target": describe_target(target, arguments),
-        "knee": knee,
-        "points": [asdict(each) for each in points],
-    }
+        target = asyncio.run(_search(arguments, url, objectives, where, seen))
+    series["target"], series["whole"] = describe_target(target, arguments), True
 
 
 async def _search(
     arguments: argparse.Namespace, url: str | None, objectives: tuple[Objective, ...], where: Range, seen: Any
-) -> tuple[Target, list[Point], float | None]:
+) -> Target:
     config = client_config(arguments, url)
     target, cases = await prepare(config, arguments.images, arguments.limit, arguments.seed, arguments.answers, tracked)
 
@@ -129,11 +138,11 @@ async def _search(
         if measured.failed:
             await asyncio.sleep(PAUSE_S)
         if measured.interrupted:
-            raise KeyboardInterrupt
+            raise EndedError("ended by Ctrl-C")
         return measured
 
-    points, knee = await find_knee(measure_at, objectives, where, seen)
-    return target, points, knee
+    await find_knee(measure_at, objectives, where, seen)
+    return target
 
 
 def _load(arguments: argparse.Namespace, load: float) -> Plan | Users:

@@ -4,6 +4,7 @@ LoadTestError
   +-- SettingError      a rate, a folder, an objective that cannot be; nothing was sent
   +-- TargetError       the server is not there, is not the one meant, or changed under the test
   +-- ResultError       a saved result that cannot be read or compared
+  +-- EndedError        ended by Ctrl-C before there was anything to save
 """
 
 
@@ -25,3 +26,9 @@ class TargetError(LoadTestError):
 
 class ResultError(LoadTestError):
     """A saved result is missing, unreadable, or of another kind."""
+
+
+class EndedError(LoadTestError):
+    """Ended by Ctrl-C before there was anything to save."""
+
+    exit_code = 130

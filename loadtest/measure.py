@@ -12,7 +12,7 @@ from typing import Any
 
 from loadtest.cases import Case, Target
 from loadtest.engine import LEAD_S, Engine, Users, make_sender, run_closed, run_open
-from loadtest.errors import LoadTestError
+from loadtest.errors import EndedError
 from loadtest.histogram import Times
 from loadtest.observer import Observer, memory_growth
 from loadtest.recorder import Failure, Recorder, Window
@@ -126,7 +126,7 @@ async def measure(target: Target, cases: Sequence[Case], setup: Setup, seed: int
 
     Raises:
         SettingError: a load that cannot be.
-        LoadTestError: it was ended before anything was measured.
+        EndedError: it was ended before anything was measured.
     """
     deck = Deck(target, cases, setup.workload)
     recorder = Recorder()
@@ -165,7 +165,7 @@ async def _measure(engine: Engine, target: Target, setup: Setup, seed: int) -> M
         with suppress(asyncio.CancelledError):
             await observing
     if recorder.end_s <= recorder.start_s:
-        raise LoadTestError("ended before the warm-up was over: nothing was measured")
+        raise EndedError("ended before the warm-up was over: nothing was measured")
     return _figures(engine, observer, setup)
 
 

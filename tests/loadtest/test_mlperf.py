@@ -1,6 +1,9 @@
 """MLCommons' LoadGen against a real server and the stub."""
 
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 from loadtest.cli import main
 from serving import Server
-from tests.loadtest.stubs import Running, loadtest, stub
+from tests.loadtest.stubs import ROOT, Running, command, loadtest, stub
 from tests.serving.tiny import SOURCE, answer, network
 
 
@@ -84,3 +87,17 @@ def test_bad_input_is_one_line(
     errors = capsys.readouterr().err
     assert message in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_interrupted_it_ends_in_one_line(quick_stub: Running, pictures: Path, tmp_path: Path) -> None:
+    before = quick_stub.counts()["requests"]
+    how = ("--scenario", "Server", "--target-qps", 200, "--min-duration", "60s")
+    words = command("mlperf", "--url", quick_stub.url, "--images", pictures, *how, output=tmp_path)
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 30
+        while quick_stub.counts()["requests"] < before + 100 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert errors == "loadtest: interrupted, without LoadGen's judgement\n"

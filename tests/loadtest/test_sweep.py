@@ -1,6 +1,10 @@
 """The search for the knee, settings, and python -m loadtest sweep."""
 
 import asyncio
+import json
+import signal
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from loadtest.objectives import parse_objectives
 from loadtest.search import Point, Range, find_knee
 from loadtest.variants import parse_settings, variant_of
 from serving.repository import Repository
-from tests.loadtest.stubs import Running, loadtest
+from tests.loadtest.stubs import ROOT, Running, command, loadtest
 
 NOTHING = Times(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 FIGURES = Measured(
@@ -117,3 +121,19 @@ def test_bad_input_is_one_line(
     errors = capsys.readouterr().err
     assert message in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_ended_early_it_keeps_what_was_measured(quick_stub: Running, pictures: Path, tmp_path: Path) -> None:
+    times = ("--duration", "500ms", "--warmup", "0s", "--from", 20, "--to", 20_000, "--slo", "errors=0%", "--no-report")
+    words = command("sweep", "--url", quick_stub.url, "--images", pictures, "--limit", 5, *times, output=tmp_path)
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        assert "as published" in running.stdout.readline()
+        assert "20  " in running.stdout.readline()
+        time.sleep(0.3)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130, errors
+    (series,) = json.loads((tmp_path / "result.json").read_text())["series"]
+    assert series["points"][0]["load"] == 20
+    assert series["knee"] >= 20
