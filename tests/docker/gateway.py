@@ -96,10 +96,17 @@ class Gateway:
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen([START], env=os.environ | self.environment, stderr=errors)
         deadline = time.monotonic() + 20
-        while self.ask("GET", "/healthz", key="", tolerant=True) is None:
+        while not self.listens():
             assert self.process.poll() is None, self.errors.read_text()
             assert time.monotonic() < deadline, self.errors.read_text()
             time.sleep(0.02)
+
+    def listens(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 5):
+                return True
+        except OSError:
+            return False
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process
@@ -143,10 +150,8 @@ class Gateway:
         body: Any = None,
         headers: dict[str, str] | None = None,
         key: str | None = None,
-        *,
-        tolerant: bool = False,
-    ) -> Answer | None:
-        """One request over HTTP/1.1, with the key of `me` unless another is given; None where nothing answers."""
+    ) -> Answer:
+        """One request over HTTP/1.1, with the key of `me` unless another is given."""
         key = self.key() if key is None else key
         given = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
         context = ssl.create_default_context(cafile=self.ca)
@@ -155,18 +160,12 @@ class Gateway:
             connection.request(method, path, body, given)
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
-        except OSError:
-            if tolerant:
-                return None
-            raise
         finally:
             connection.close()
 
     def infer(self, image: bytes, **options: Any) -> Answer:
         body, headers = infer_request(image)
-        answer = self.ask("POST", INFER, body, headers, **options)
-        assert answer
-        return answer
+        return self.ask("POST", INFER, body, headers, **options)
 
     def entry(self, answer: Answer) -> dict[str, Any]:
         """What the access log says of an answer; it is written when the answer has gone."""

@@ -108,7 +108,6 @@ def test_closed_path_is_403(gateway: Gateway, request_line: str) -> None:
     method, path = request_line.split()
     body, headers = infer_request(jpeg(1)) if method == "POST" else (None, {})
     answer = gateway.ask(method, path, body, headers)
-    assert answer
     assert (answer.status, "closed" in answer.json["error"]) == (403, True)
     assert gateway.entry(answer)["triton"] == ""
 
@@ -127,7 +126,6 @@ def test_closed_grpc_method_is_denied(gateway: Gateway, method: str) -> None:
 )
 def test_open_paths(gateway: Gateway, tritons: list[Server], path: str) -> None:
     answer = gateway.ask("GET", path)
-    assert answer
     assert answer.status == 200
 
 
@@ -136,7 +134,6 @@ def test_too_large_is_413(gateway: Gateway, chunked: bool) -> None:
     body, headers = infer_request(jpeg(1) + bytes(17 * 2**20))
     pieces = (body[at : at + 65536] for at in range(0, len(body), 65536))
     answer = gateway.ask("POST", INFER, pieces if chunked else body, headers)
-    assert answer
     assert (answer.status, "16 MiB" in answer.json["error"]) == (413, True)
 
 
@@ -153,7 +150,7 @@ def test_what_would_end_a_triton_does_not_reach_it(gateway: Gateway, tritons: li
     nested = gateway.ask("POST", INFER, b"[" * 1_000_000)
     long_header = gateway.ask("POST", INFER, b"[" * 1_000_000, {"Inference-Header-Content-Length": "1000000"})
     packed = gateway.ask("POST", INFER, b"", {"Content-Encoding": "gzip", **length})
-    assert [answer.status for answer in (form, nested, long_header, packed) if answer] == [500, 422, 422, 415]
+    assert [answer.status for answer in (form, nested, long_header, packed)] == [500, 422, 422, 415]
     for server in tritons:
         server.check()
 
@@ -189,14 +186,12 @@ def test_log_has_the_request_and_no_secret(gateway: Gateway) -> None:
 @pytest.mark.parametrize(("path", "status"), [("/nothing", 404), ("/v2/" + "x" * 9000, 414)])
 def test_error_pages_are_json(gateway: Gateway, path: str, status: int) -> None:
     answer = gateway.ask("GET", path)
-    assert answer
     assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json")
     assert answer.json["error"]
 
 
 def test_page_has_its_headers(gateway: Gateway) -> None:
     answer = gateway.ask("GET", "/", key="")
-    assert answer
     assert answer.status == 200
     policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'")
@@ -207,5 +202,4 @@ def test_page_has_its_headers(gateway: Gateway) -> None:
 def test_grpc_path_for_http(gateway: Gateway) -> None:
     """A gRPC path asked as plain HTTP is answered, not hung on."""
     answer = gateway.ask("POST", f"{GRPC}/ModelInfer", b"", key="")
-    assert answer
     assert answer.headers["grpc-status"] == "16"

@@ -89,7 +89,7 @@ def test_at_most_those_in_flight_fail_without(new_gateway: type[Gateway], one_to
         kill(one_to_lose)
         load.wait_for(100)
     failures = load.outcomes.total() - load.outcomes["answered"]
-    assert failures <= CALLERS
+    assert failures <= CALLERS, (load.outcomes, gateway.errors.read_text()[-5000:])
 
 
 def test_no_triton_at_all(new_gateway: type[Gateway]) -> None:
@@ -98,5 +98,4 @@ def test_no_triton_at_all(new_gateway: type[Gateway]) -> None:
         assert (answer.status, answer.headers["Retry-After"]) == (502, "1")
         assert answer.json["error"] == "no Triton answers"
         health = gateway.ask("GET", "/healthz", key="")
-        assert health
         assert health.json == {"status": "ok"}

@@ -87,7 +87,7 @@ def test_requests_in_flight_are_answered_at_the_end(
         assert gateway.infer(jpeg(1)).status == 200
         ended = threading.Thread(target=gateway.stop, args=(number,))
         ended.start()
-        while gateway.ask("GET", "/healthz", key="", tolerant=True):
+        while gateway.listens():
             time.sleep(0.01)
         connection.sendall(rest)
         assert connection.recv(12) == b"HTTP/1.1 200"
