@@ -78,21 +78,27 @@ def draw(prometheus: str, minutes: float, output: Path) -> None:
     end_s = time.time()
     step_s = max(1.0, minutes / 2)
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
-    figure = pyplot.figure(figsize=(16, rows * 0.42), facecolor="#f4f5f5", layout="constrained")
-    grid = figure.add_gridspec(rows, GRID_WIDTH)
+    figure = pyplot.figure(figsize=(16, (rows + 1) * 0.36), facecolor="#f4f5f5")
     for panel in dashboard["panels"]:
-        place = panel["gridPos"]
-        axes = figure.add_subplot(grid[place["y"] : place["y"] + place["h"], place["x"] : place["x"] + place["w"]])
+        axes = figure.add_axes(_place(panel["gridPos"], rows))
         lines = panel_lines(prometheus, panel, end_s - 60 * minutes, end_s, step_s)
         axes.set_title(panel["title"], loc="left", fontsize=10)
-        _draw_panel(axes, panel, lines)
+        _draw_panel(axes, panel, lines, minutes)
     moment = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(end_s))
-    figure.suptitle(f"{dashboard['title']}: drawn from Prometheus with the dashboard's queries, {moment}", fontsize=11)
+    title = f"{dashboard['title']}: drawn from Prometheus with the dashboard's queries, {moment}"
+    figure.text(0.5, 1 - 0.6 / (rows + 1), title, ha="center", fontsize=11)
     figure.savefig(output, dpi=90)
     pyplot.close(figure)
 
 
-def _draw_panel(axes: Any, panel: dict[str, Any], lines: list[Line]) -> None:
+def _place(grid: dict[str, int], rows: int) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height of a panel's axes, as parts of the figure, with room for what stands around."""
+    column, row = 1 / GRID_WIDTH, 1 / (rows + 1)
+    bottom = 1 - (1 + grid["y"] + grid["h"]) * row
+    return (grid["x"] + 0.9) * column, bottom + 1.3 * row, (grid["w"] - 1.1) * column, (grid["h"] - 2.2) * row
+
+
+def _draw_panel(axes: Any, panel: dict[str, Any], lines: list[Line], minutes: float) -> None:
     unit, factor = SUFFIXES[panel["fieldConfig"]["defaults"]["unit"]]
     if not lines:
         axes.text(0.5, 0.5, "no data", ha="center", va="center", color="grey", transform=axes.transAxes)
@@ -102,7 +108,8 @@ def _draw_panel(axes: Any, panel: dict[str, Any], lines: list[Line]) -> None:
         axes.set_axis_off()
     else:
         _draw_lines(axes, panel, lines, factor)
-        axes.set_ylabel(unit)
+        axes.set_xlim(-minutes, 0)
+        axes.set_ylabel(unit, fontsize=8)
 
 
 def _draw_lines(axes: Any, panel: dict[str, Any], lines: list[Line], factor: float) -> None:
@@ -116,7 +123,8 @@ def _draw_lines(axes: Any, panel: dict[str, Any], lines: list[Line], factor: flo
             axes.plot([at / 60 for at in line.times_s], [value * factor for value in line.values], label=line.name)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.set_xlabel("minutes", fontsize=8)
+    axes.set_xlabel("minutes", fontsize=8, labelpad=1)
+    axes.tick_params(labelsize=8)
     axes.legend(fontsize=7, loc="upper left", framealpha=0.6)
 
 

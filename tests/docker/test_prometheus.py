@@ -26,8 +26,9 @@ def model(metric: str, labels: str = "") -> str:
     return f'{metric}{{{WHO}, model="classify", version="1"{labels}}}'
 
 
-def failing(reason: str, values: str) -> Series:
+def failing(reason: str, values: str, waiting: str = "0x40") -> Series:
     return {
+        model("nv_inference_pending_request_count"): waiting,
         model("nv_inference_request_success"): "0+1000x40",
         model("nv_inference_request_failure", f', reason="{reason}"'): values,
     }
@@ -51,8 +52,8 @@ CASES: dict[str, tuple[Series, Series]] = {
         {model("nv_inference_pending_request_count"): "0+3x40"},
         {model("nv_inference_pending_request_count"): "0x38 128x2"},
     ),
-    "RequestsRefused": (failing("REJECTED", "0+20x40"), failing("REJECTED", "0+5x40")),
-    "RequestsFailing": (failing("BACKEND", "0+20x40"), failing("REJECTED", "0+500x40")),
+    "RequestsRefused": (failing("OTHER", "0+20x40", "128x40"), failing("OTHER", "0+20x40")),
+    "RequestsFailing": (failing("OTHER", "0+20x40"), failing("OTHER", "0+5x40")),
     "GpuMemoryNearlyFull": (
         {GPU_USED: "96e9x40", GPU_TOTAL: "100e9x40"},
         {GPU_USED: "94e9x40", GPU_TOTAL: "100e9x40"},
