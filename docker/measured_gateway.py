@@ -80,7 +80,9 @@ def running_gateway(server: Server, folder: Path, port: int) -> Iterator[Gateway
 def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            if connection.recv(4) == b"HTTP":  # in clear, that it wants TLS; `nginx -t` listens too, and says nothing
+                return
         time.sleep(0.05)
     raise MeasureError(f"the gateway does not start on port {port}: see `make gateway`, or give --port")

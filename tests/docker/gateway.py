@@ -102,9 +102,11 @@ class Gateway:
             time.sleep(0.02)
 
     def listens(self) -> bool:
+        """Whether it answers, in clear, that it wants TLS. `nginx -t` takes connections as well, and answers nothing."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 5):
-                return True
+            with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return connection.recv(4) == b"HTTP"
         except OSError:
             return False
 
