@@ -21,7 +21,9 @@ def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tritons(tmp_path_factory: pytest.TempPathFactory, runs_folder: Path) -> Iterator[list[Server]]:
     repository = build_repository(tmp_path_factory.mktemp("behind") / "model_repository")
-    servers = [Server(repository, http_port=0, grpc_port=0, metrics_port=0) for _ in range(2)]
+    logs = [tmp_path_factory.mktemp("log") / "triton.log" for _ in range(2)]
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    servers = [Server(repository, **ports, log=log, start_timeout_s=120) for log in logs]
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tempfile, "tempdir", str(runs_folder))

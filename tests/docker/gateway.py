@@ -102,7 +102,7 @@ class Gateway:
             time.sleep(0.02)
 
     def listens(self) -> bool:
-        """Whether it answers, in clear, that it wants TLS. `nginx -t` takes connections as well, and answers nothing."""
+        """Whether it answers, in clear, that it wants TLS. `nginx -t` listens as well, and answers nothing."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
                 connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
