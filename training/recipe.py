@@ -25,6 +25,7 @@ class Recipe:
     precision: str = "auto"  # or a key of device.PRECISIONS
     holdout: float = 0.0  # kept out of training; its error is measured after each epoch
     epochs: int = 10
+    budget_s: float | None = None  # seconds of training, instead of epochs
     seed: int = 0
 
     def learning_rate_at(self, progress: float) -> float:
@@ -48,7 +49,14 @@ RECIPES = {
     # The most accuracy that a few minutes on a CPU give: less than an epoch is seen, so there is nothing
     # to regularise against. The best of seven settings, compared on 2,000 of the test images.
     "demo": Recipe(
-        "demo", batch=32, learning_rate=2e-4, optimizer="adamw", weight_decay=0.0, dropout=0.0, augment=False
+        "demo",
+        batch=32,
+        learning_rate=2e-4,
+        optimizer="adamw",
+        weight_decay=0.0,
+        dropout=0.0,
+        augment=False,
+        budget_s=300.0,
     ),
     # Krizhevsky et al. 2012, sections 4 and 5.
     "paper": Recipe(

@@ -23,7 +23,7 @@ from training.model import AlexNet, NetworkConfig, Normalize, initialize
 from training.recipe import Recipe
 from training.scores import accuracy, cross_entropy, predict
 from training.splits import Split, hold_out, skipped
-from training.trainer import Length, Sums, Trainer
+from training.trainer import Sums, Trainer
 
 # The result, and the state: weights with up to two moments, written anew while the old one is there.
 BYTES_A_WEIGHT = 4 * (1 + 3 + 3)
@@ -35,7 +35,6 @@ class RunConfig:
 
     network: NetworkConfig
     recipe: Recipe
-    length: Length
     output: Path
     resume: bool = False
     log_every: int = 50  # steps
@@ -61,7 +60,7 @@ class Run:
         initialize(network, config.recipe.initialization)
         torch.manual_seed(config.recipe.seed + group.rank)  # what is dropped out differs from process to process
         cut = make_cut(config.network.input_size, config.recipe, self.pixels)
-        self.trainer = Trainer(network, self.normalize, self.train_split, cut, config.recipe, config.length, group)
+        self.trainer = Trainer(network, self.normalize, self.train_split, cut, config.recipe, group)
         self.history, self.row_sums = History(), Sums()
         self.epoch_sums, self.epoch_seconds = Sums(), 0.0
         self.center = center_cut(config.network.input_size)
@@ -186,7 +185,6 @@ class Run:
         return {
             "network": asdict(self.config.network),
             "recipe": asdict(self.config.recipe),
-            "length": asdict(self.config.length),
             "data": self.dataset.name,
             "classes": list(self.dataset.classes),
             "images": len(self.train_split.labels),

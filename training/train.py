@@ -19,9 +19,6 @@ from training.model import ACTIVATIONS, INPUT_SIZE, NetworkConfig
 from training.progress import progress_bar
 from training.recipe import RECIPES, Recipe
 from training.run import Run, RunConfig
-from training.trainer import Length
-
-DEMO_S = 300.0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -93,13 +90,10 @@ def make_recipe(options: argparse.Namespace, processes: int) -> Recipe:
     recipe = recipe.with_batch(options.batch or recipe.batch * processes)
     names = ("learning_rate", "dropout", "initialization", "precision", "holdout", "seed")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return replace(recipe, **given)
-
-
-def make_length(options: argparse.Namespace) -> Length:
-    if options.epochs or options.budget:
-        return Length(options.epochs, options.budget)
-    return Length(budget_s=DEMO_S) if options.recipe == "demo" else Length(epochs=RECIPES[options.recipe].epochs)
+    recipe = replace(recipe, **given)
+    if options.epochs:
+        return replace(recipe, epochs=options.epochs, budget_s=None)
+    return replace(recipe, budget_s=options.budget) if options.budget else recipe
 
 
 def make_config(options: argparse.Namespace, classes: int, processes: int) -> RunConfig:
@@ -114,7 +108,7 @@ def make_config(options: argparse.Namespace, classes: int, processes: int) -> Ru
         groups=options.groups,
         width=options.width,
     )
-    return RunConfig(network, recipe, make_length(options), options.output, options.resume, options.log_every)
+    return RunConfig(network, recipe, options.output, options.resume, options.log_every)
 
 
 def train(options: argparse.Namespace, group: Group) -> Checkpoint:

@@ -20,14 +20,6 @@ from training.recipe import Recipe
 from training.splits import Split
 
 
-@dataclass(frozen=True)
-class Length:
-    """How long a run is: whole epochs, or seconds of training."""
-
-    epochs: int | None = None
-    budget_s: float | None = None
-
-
 @dataclass
 class Position:
     """Where a run stands: `step` of `epoch` is the next one."""
@@ -72,7 +64,6 @@ class Trainer:
     split: Split
     cut: Cut
     recipe: Recipe
-    length: Length
     group: Group = field(default_factory=Group)
 
     def __post_init__(self) -> None:
@@ -137,11 +128,10 @@ class Trainer:
         self.position.images += self.batch
         self.clock.lap()
         done = self.position.epoch * self.steps_per_epoch + self.position.step
-        if self.length.budget_s is not None:
-            # Processes have clocks of their own, but must take the same steps.
-            self.progress = min(self.group.of_first([self.clock.seconds])[0] / self.length.budget_s, 1.0)
-        else:
-            self.progress = min(done / ((self.length.epochs or self.recipe.epochs) * self.steps_per_epoch), 1.0)
+        if self.recipe.budget_s is None:
+            self.progress = min(done / (self.recipe.epochs * self.steps_per_epoch), 1.0)
+        else:  # processes have clocks of their own, but must take the same steps
+            self.progress = min(self.group.of_first([self.clock.seconds])[0] / self.recipe.budget_s, 1.0)
 
     def state(self) -> dict[str, Any]:
         """All that decides what the next step does; to be asked for in every process."""

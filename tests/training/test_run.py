@@ -109,7 +109,7 @@ def test_a_stopped_run_ends_in_the_same_bits(
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
     process.send_signal(number)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=120)[1]
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert errors.splitlines()[-1].startswith("training: stopped after step")
@@ -146,7 +146,7 @@ def test_two_processes_make_the_steps_of_one(folder: Path, tmp_path: Path) -> No
     assert train.main(arguments(folder, tmp_path / "one.pt", *options, epochs=5)) == 0
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train"]
     process = start(*torchrun, *arguments(folder, tmp_path / "two.pt", *options, epochs=5), threads=1)
-    errors = process.communicate(timeout=120)[1]
+    errors = process.communicate(timeout=250)[1]
     assert process.returncode == 0, errors
     one, two = (rows(tmp_path / f"{name}.steps.csv") for name in ("one", "two"))
     assert len(one) == len(two) == 20

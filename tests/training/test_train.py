@@ -15,7 +15,6 @@ from training.checkpoint import Checkpoint
 from training.clock import Clock
 from training.optimizers import Schedule, make_optimizer
 from training.recipe import RECIPES
-from training.trainer import Length
 
 
 def test_a_short_training_learns(trained: Checkpoint) -> None:
@@ -64,7 +63,9 @@ def test_options_replace_figures_of_the_recipe() -> None:
     assert (config.recipe.batch, config.recipe.learning_rate) == (64, pytest.approx(0.005))
     network = config.network
     assert (network.activation, network.dropout, network.overlap, network.normalization) == ("tanh", 0.0, False, True)
-    assert config.length == Length(epochs=90)
+    assert (config.recipe.epochs, config.recipe.budget_s) == (90, None)
+    assert train.make_recipe(train.parse(["--budget", "7"]), 1).budget_s == 7
+    assert train.make_recipe(train.parse(["--epochs", "7"]), 1).budget_s is None
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from training.loading import Cut
 from training.model import Normalize
 from training.recipe import Recipe
 from training.splits import ArraySplit, Split
-from training.trainer import Length, Sums, Trainer
+from training.trainer import Sums, Trainer
 
 SIDE = 32  # pixels that images are held at
 
@@ -76,7 +76,7 @@ def train(
 ) -> Iterable[tuple[float, float, float]]:
     """Train a network in place; `windows` times an epoch the epochs so far, the mean loss and the training error."""
     torch.manual_seed(recipe.seed)
-    trainer = Trainer(network, images.normalize(), images.train, cut, recipe, Length(epochs=epochs))
+    trainer = Trainer(network, images.normalize(), images.train, cut, replace(recipe, epochs=epochs))
     window = max(trainer.steps_per_epoch // windows, 1)
     while not trainer.finished:
         sums = Sums()
