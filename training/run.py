@@ -194,8 +194,12 @@ class Run:
     def _save_state(self) -> None:
         start = time.perf_counter()
         state = self.trainer.state()  # in every process: their random states are gathered
-        own = {"epoch_sums": asdict(self.epoch_sums), "epoch_seconds": self.epoch_seconds}
-        own["history"] = self.history.state()
+        own = {
+            "epoch_sums": asdict(self.epoch_sums),
+            "epoch_seconds": self.epoch_seconds,
+            "row_sums": asdict(self.row_sums),
+            "history": self.history.state(),
+        }
         if self.group.is_first:
             resume.save(self.state_path, self._identity(), {**state, **own})
         self.saved_at = time.perf_counter()
@@ -206,6 +210,7 @@ class Run:
         self.trainer.restore(state)
         self.history = History.of_state(state["history"])
         self.epoch_sums, self.epoch_seconds = Sums(**state["epoch_sums"]), state["epoch_seconds"]
+        self.row_sums = Sums(**state["row_sums"])
 
     def _finish(self) -> Checkpoint:
         if self.scalars:

@@ -66,7 +66,7 @@ def predict(
     for images, labels in batches(split, mine, cut):
         answers.append((_probabilities(network, normalize, images, len(labels), device, precision), labels.numpy()))
         advance(len(labels) * group.world)
-    return _in_order(group.gather(answers))
+    return merge(group.gather(answers))
 
 
 def _probabilities(
@@ -82,7 +82,7 @@ def _probabilities(
     return torch.cat(parts).unflatten(0, (count, -1)).mean(dim=1).cpu().numpy()
 
 
-def _in_order(by_rank: list[list[tuple[np.ndarray, np.ndarray]]]) -> tuple[np.ndarray, np.ndarray]:
+def merge(by_rank: list[list[tuple[np.ndarray, np.ndarray]]]) -> tuple[np.ndarray, np.ndarray]:
     """Batches of all ranks, dealt out in turn, put together again."""
     rounds = max(map(len, by_rank))
     dealt = [answers[turn] for turn in range(rounds) for answers in by_rank if turn < len(answers)]

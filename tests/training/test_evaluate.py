@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from training import checkpoint, evaluate
 from training.checkpoint import Checkpoint
 from training.crops import ten_crops
+from training.distributed import Group
 from training.loading import center_cut
 from training.model import AlexNet, NetworkConfig, Normalize
-from training.scores import accuracy, confusion, cross_entropy, predict
+from training.scores import accuracy, confusion, cross_entropy, merge, predict
 from training.splits import ArraySplit
 
 
@@ -70,6 +72,28 @@ def test_probabilities_of_ten_crops_are_averaged(known: np.ndarray) -> None:
         views = torch.from_numpy(ten_crops(224)(Image.fromarray(image), 0)).double()
         expected = ((views - 127) / 0.5).mean(dim=(1, 2)).softmax(dim=1).mean(dim=0)
         np.testing.assert_allclose(answer, expected.numpy(), rtol=1e-4)
+
+
+def test_processes_that_share_the_images_out_give_the_answers_of_one() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (430, 8, 8, 3), np.uint8)  # batches of 100, the last one short
+    split, normalize = ArraySplit(images, np.arange(430)), Normalize((127.0,) * 3, (60.0,) * 3)
+    parts: list[list[tuple[np.ndarray, np.ndarray]]] = []
+
+    class OneOfTwo(Group):
+        def gather(self, value: Any) -> list[Any]:
+            parts.append(value)
+            return [value]
+
+    def answers(group: Group) -> tuple[np.ndarray, np.ndarray]:
+        return predict(ColourNet(), normalize, split, center_cut(8), group=group)
+
+    whole, labels = answers(Group())
+    for rank in (0, 1):
+        answers(OneOfTwo(rank, 2))
+    together, dealt = merge(parts)
+    assert np.array_equal(together, whole)
+    assert np.array_equal(dealt, labels)
+    assert labels.tolist() == list(range(430))
 
 
 @pytest.fixture(scope="module")
