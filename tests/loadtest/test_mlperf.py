@@ -17,7 +17,11 @@ from tests.serving.tiny import SOURCE, answer, network
 
 @pytest.mark.parametrize(
     ("scenario", "options"),
-    [("SingleStream", ()), ("Server", ("--target-qps", 900)), ("Offline", ("--target-qps", 300))],
+    [
+        ("SingleStream", ()),
+        ("Server", ("--target-qps", 900, "--target-latency", "5s")),
+        ("Offline", ("--target-qps", 300)),
+    ],
 )
 def test_loadgen_calls_a_run_valid(scenario: str, options: tuple[object, ...], pictures: Path, tmp_path: Path) -> None:
     """Offline's one query has to last for the shortest duration, so that the stub must not be quicker than expected."""
