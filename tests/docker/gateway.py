@@ -140,6 +140,11 @@ class Gateway:
     def headers(self, caller: str = "me") -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key(caller)}"}
 
+    def metadata(self, key: str | None = None) -> list[tuple[str, str]]:
+        """The key of `me` unless another is given, as gRPC sends it; an empty one is none."""
+        key = self.key() if key is None else key
+        return [("authorization", f"Bearer {key}")] if key else []
+
     def connect(self) -> ssl.SSLSocket:
         """A connection on which nothing has been sent."""
         context = ssl.create_default_context(cafile=self.ca)

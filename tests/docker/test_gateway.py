@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -48,14 +50,17 @@ def test_classify_command(gateway: Gateway, scheme: str, tmp_path: Path) -> None
     assert json.loads(done.stdout)["top"][0]["label"] == "Trouser"
 
 
+@contextmanager
+def grpc_stub(gateway: Gateway) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
+    credentials = grpc.ssl_channel_credentials(Path(gateway.ca).read_bytes())
+    with grpc.secure_channel(f"localhost:{gateway.port}", credentials) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
 def call(gateway: Gateway, method: str, request: object, key: str | None = None, **options: object) -> grpc.RpcError:
     """A gRPC call that fails."""
-    credentials = grpc.ssl_channel_credentials(Path(gateway.ca).read_bytes())
-    key = gateway.key() if key is None else key
-    with grpc.secure_channel(f"localhost:{gateway.port}", credentials) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as raised:
-            getattr(stub, method)(request, metadata=[("authorization", f"Bearer {key}")] if key else [], **options)
+    with grpc_stub(gateway) as stub, pytest.raises(grpc.RpcError) as raised:
+        getattr(stub, method)(request, metadata=gateway.metadata(key), **options)
     return raised.value
 
 

@@ -1,5 +1,6 @@
 """One of the Tritons ends under load, with retries and without."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from client import Classifier, ServerError
 from serving import Server
+from serving.errors import StartError
 from tests.docker.gateway import Gateway
 from tests.docker.test_gateway import SCHEMES
 from tests.serving.tiny import jpeg
@@ -22,6 +24,10 @@ CALLERS = 12
 def one_to_lose(tritons: list[Server]) -> Iterator[Server]:
     """Killed by the test, started again after it."""
     yield tritons[1]
+    for _ in range(2):
+        # On an overloaded machine Triton's Python backend now and then ends at its start, with boost's lock_exception.
+        with contextlib.suppress(StartError):
+            return tritons[1].restart()
     tritons[1].restart()
 
 
