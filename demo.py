@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # until main() Ctrl-C simply ends the program: the import system may swallow an exception
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from serving.errors import ServingError
 from serving.server import Server
 
@@ -31,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=3, help="pictures to classify (default 3)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with Server(options.repository, http_port=0, grpc_port=0, metrics_port=0) as server:
             pictures = pick(options.pictures, options.count)

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     commands: dict[str, Callable[[argparse.Namespace], int]] = {"run": _run, "status": _status, "stop": _stop}
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         return commands[arguments.command](arguments)
     except ServingError as error:
