@@ -5,6 +5,7 @@ ServingError
   +-- RepositoryError       the built repository is missing, empty, unreadable or broken
   +-- PortTakenError        another program listens there
   +-- StartError            tritonserver ended, or did not become well in time
+        +-- BackendAbortError   its Python backend aborted while it started the stubs; another start may do
   +-- ControlError          a running server refused, or did not answer
   +-- EngineError           OpenVINO cannot run the network as configured
 """
@@ -32,6 +33,10 @@ class PortTakenError(ServingError):
 
 class StartError(ServingError):
     """Tritonserver ended by itself, or did not become well in time."""
+
+
+class BackendAbortError(StartError):
+    """The Python backend aborted while it started the stubs."""
 
 
 class ControlError(ServingError):

@@ -6,6 +6,7 @@ from pathlib import Path
 _FAILED_LOAD = re.compile(r"Z E \d+ \S+ \"failed to load (?P<reason>'\w+' version \d+: .*?)\"?$", re.MULTILINE)
 _FATAL = re.compile(r"^error: (?P<reason>.*)$", re.MULTILINE)
 _PORT = re.compile(r"Socket '[^']*:(?P<port>\d+)' already in use")
+_ABORT = "boost::interprocess::lock_exception"
 _MAX_CHARACTERS = 300
 
 
@@ -23,6 +24,11 @@ def taken_port(path: Path, start: int = 0) -> int | None:
     """The port that tritonserver says another program has, or None."""
     match = _PORT.search(_text(path, start))
     return int(match["port"]) if match else None
+
+
+def backend_aborted(path: Path, start: int = 0) -> bool:
+    """Whether the Python backend ended tritonserver over a lock that it shares with a stub."""
+    return _ABORT in _text(path, start)
 
 
 def _text(path: Path, start: int) -> str:

@@ -11,7 +11,7 @@ from serving import log as triton_log
 from serving.command import ServerConfig, build_command, build_environment
 from serving.control import Control
 from serving.drain import drain
-from serving.errors import ControlError, PortTakenError, ServingError, StartError
+from serving.errors import BackendAbortError, ControlError, PortTakenError, ServingError, StartError
 from serving.installation import find_installation
 from serving.kept import KeptProcess
 from serving.ports import VARIABLES, Ports, settle_ports
@@ -21,6 +21,7 @@ from serving.secrecy import hide_argument
 from serving.tls import Tls
 
 _POLL_S = 0.05
+START_ATTEMPTS = 3
 DRAIN_S = 6.0  # at most, for requests in flight
 
 
@@ -95,6 +96,15 @@ class Server:
         self._start()
 
     def _start(self) -> None:
+        """Start, and again where the Python backend aborts, as Triton 2.51 now and then does on a busy machine."""
+        for _ in range(START_ATTEMPTS - 1):
+            try:
+                return self._start_once()
+            except BackendAbortError:
+                continue
+        return self._start_once()
+
+    def _start_once(self) -> None:
         self.repository = Repository.open(self.config.repository, self.config.variant)
         installation = find_installation(self.config.tritonserver)
         clear_dead_runs()
@@ -260,6 +270,8 @@ class Server:
         for name, number in self.ports.items():
             if number == port:
                 return PortTakenError(self.config.host, number, VARIABLES[name])
+        if triton_log.backend_aborted(self.log_path, self._log_start):
+            return BackendAbortError(f"Triton's Python backend aborted at the start: see {self._kept_log()}")
         reason = triton_log.failure(self.log_path, self._log_start) or "no reason given"
         return StartError(f"tritonserver ended at its start: {reason}; see {self._kept_log()}")
 

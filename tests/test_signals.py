@@ -27,7 +27,8 @@ def marked(mark: str) -> list[int]:
 
 def forgotten_memory() -> set[str]:
     """Triton's regions of shared memory that no process has mapped; other tests' servers have theirs."""
-    regions = {entry.name for entry in Path("/dev/shm").glob("triton_python_backend*")}
+    patterns = ("alexnet_triton_*", "triton_python_backend*")
+    regions = {entry.name for pattern in patterns for entry in Path("/dev/shm").glob(pattern)}
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
             mapped = maps.read_text()

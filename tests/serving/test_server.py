@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from serving import ControlError, PortTakenError, Server, StartError
 from serving.control import Control
+from serving.errors import BackendAbortError
 from serving.rundir import SHARED_MEMORY
 from tests.serving.tiny import answer, jpeg, network
 
@@ -194,3 +195,15 @@ def _wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.05)
+
+
+def test_a_start_that_the_backend_aborted_is_tried_again(tiny_repository: Path, tmp_path: Path) -> None:
+    """The real one aborts only now and then, on a busy machine: a program that always does stands in for it."""
+    program, starts = tmp_path / "tritonserver", tmp_path / "starts"
+    program.write_text(f"#!/bin/sh\necho >> {starts}\necho 'boost::interprocess::lock_exception' >&2\nexit 134\n")
+    program.chmod(0o755)
+    log = tmp_path / "triton.log"
+    server = Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0, log=log, tritonserver=program)
+    with pytest.raises(BackendAbortError, match=r"aborted at the start: see .*triton.log"):
+        server.start()
+    assert starts.read_text().count("\n") == 3
