@@ -21,7 +21,7 @@ from serving.secrecy import hide_argument
 from serving.tls import Tls
 
 _POLL_S = 0.05
-START_ATTEMPTS = 3
+START_ATTEMPTS = 5
 DRAIN_S = 6.0  # at most, for requests in flight
 
 

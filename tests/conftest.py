@@ -15,7 +15,7 @@ from serving.server import Server
 from training import checkpoint, fashion_mnist
 from training.checkpoint import Checkpoint
 
-BUDGET_S = 30  # of training; three processes of tests share the cores with it
+BUDGET_S = 30  # of training; two processes of tests share the cores with it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -124,8 +124,9 @@ def test_other_commands_are_interrupted_alike(
         time.sleep(delay_s)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
-        # 0: it was done before; the signal itself: it met Python before any line of this project. A shell says 130.
-        assert process.returncode in (0, 130) or (process.returncode, said) == (-signal.SIGINT, ""), said
+        # 0: it was done before; the signal itself: it met Python before the first line of this project, or after the
+        # last. A shell says 130.
+        assert process.returncode in (0, 130, -signal.SIGINT), said
         assert "Traceback" not in said
         assert not any(name.rpartition("/")[2].startswith(".") for name in files(tmp_path))
     if (tmp_path / "built/classify/config.pbtxt").exists():
