@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from main_job import ROOT, MainJob, make
 from serving.server import Server
+from tests.serving.tiny import build_repository
 from training import checkpoint, fashion_mnist
 from training.checkpoint import Checkpoint
 
@@ -68,3 +69,15 @@ def server(main_job: MainJob, tmp_path_factory: pytest.TempPathFactory) -> Itera
     log = tmp_path_factory.mktemp("log") / "triton.log"
     with Server(main_job.repository, http_port=0, grpc_port=0, metrics_port=0, log=log) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_repository(tmp_path_factory.mktemp("built") / "model_repository")
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0, log=log) as server:
+        yield server
