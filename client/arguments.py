@@ -1,7 +1,9 @@
 """The command line."""
 
 import argparse
+from collections.abc import Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import NoReturn
 
 from client.config import AUTO_BATCH, Config, Tls
@@ -68,7 +70,11 @@ def add_server_options(parser: Parser) -> None:
     )
     group.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait so long for a server to start")
     group.add_argument(
-        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="sent with every request; repeatable"
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="sent with every request, or @FILE with one a line, which keeps a key out of the process list; repeatable",
     )
     group.add_argument("--ca", metavar="PEM", help="authority that signed the server's certificate")
     group.add_argument("--cert", metavar="PEM", help="this client's certificate")
@@ -147,10 +153,23 @@ def build_config(arguments: argparse.Namespace) -> Config:
         version=arguments.model_version,
         timeout_s=arguments.timeout,
         hedge_s=getattr(arguments, "hedge", None),
-        headers=dict(map(_header, arguments.header)),
+        headers=dict(map(_header, _header_lines(arguments.header))),
         tls=Tls(arguments.ca, arguments.cert, arguments.key),
         **{name: getattr(arguments, name) for name in sending if hasattr(arguments, name)},
     )
+
+
+def _header_lines(given: Sequence[str]) -> Iterator[str]:
+    """Each header, those of files among them, as curl's --header takes them."""
+    for text in given:
+        if not text.startswith("@"):
+            yield text
+            continue
+        try:
+            lines = Path(text[1:]).read_text("ascii").splitlines()
+        except (OSError, UnicodeError) as error:
+            raise UsageError(f"--header {text}: {getattr(error, 'strerror', None) or 'not ASCII'}") from error
+        yield from filter(str.strip, lines)
 
 
 def _header(text: str) -> tuple[str, str]:

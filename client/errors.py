@@ -15,6 +15,7 @@ ClassifierError
     ModelNotFound       no such model or version; the message lists what there is
     SignatureMismatch   the model does not take images, or gives no class probabilities
     RequestRefused      the server calls the request invalid
+    Unsupported         the server, or a gateway before it, does not do what was asked
 """
 
 # ruff: noqa: N818 - they are named by what happened
@@ -125,3 +126,10 @@ class RequestRefused(ServerError):
     """The server calls the request invalid; with a model that takes images, the image is the cause."""
 
     retryable = False
+
+
+class Unsupported(ServerError):
+    """The server, or a gateway before it, does not do what was asked."""
+
+    retryable = False
+    hint = "see that the address is Triton's; a gateway may take no --compress"

@@ -56,7 +56,7 @@ _KINDS: dict[grpc.StatusCode, type[errors.ServerError]] = {
     grpc.StatusCode.NOT_FOUND: errors.ModelNotFound,
     grpc.StatusCode.UNAUTHENTICATED: errors.AccessDenied,
     grpc.StatusCode.PERMISSION_DENIED: errors.AccessDenied,
-    grpc.StatusCode.UNIMPLEMENTED: errors.BadAnswer,
+    grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
     grpc.StatusCode.UNKNOWN: errors.BadAnswer,
     grpc.StatusCode.CANCELLED: errors.Unreachable,
 }

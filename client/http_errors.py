@@ -75,5 +75,9 @@ _CALLER_SIDE: dict[int, type[errors.ServerError]] = {
     403: errors.AccessDenied,
     404: errors.ModelNotFound,
     408: errors.Unreachable,
+    405: errors.Unsupported,
     413: errors.RequestRefused,
+    414: errors.RequestRefused,
+    415: errors.Unsupported,
+    422: errors.Unsupported,
 }

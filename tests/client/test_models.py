@@ -16,7 +16,7 @@ import pytest
 from answers import by_torch
 from client import Classifier
 from client.cli import main
-from client.errors import AccessDenied, ModelNotFound, Overloaded, TlsError
+from client.errors import AccessDenied, ModelNotFound, Overloaded, TlsError, Unsupported
 from commands import classify
 from embedded_triton import REPOSITORY, Triton
 from photographs import jpeg
@@ -195,6 +195,17 @@ def test_completion_help_and_version() -> None:
     assert classify("--version").stdout.startswith(b"alexnet-classify ")
 
 
+@pytest.mark.parametrize(("text", "problem"), [("nothing", "No such file"), ("Authorization Bearer", "'Name: value'")])
+def test_headers_of_a_file(text: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / text
+    if text != "nothing":
+        file.write_text(f"X-One: 1\n\n{text}\n")
+    done = classify("x.jpg", "--header", f"@{file}")
+    assert done.returncode == 2
+    assert problem in done.stderr.decode()
+    assert len(done.stderr.splitlines()) == 1
+
+
 @contextmanager
 def gateway(status: int, headers: dict[str, str], page: bytes = b"") -> Iterator[str]:
     """An HTTP gateway that refuses everything in one way."""
@@ -228,7 +239,10 @@ def test_a_gateway_that_says_when_to_come_back() -> None:
         assert caught.value.retry_after_s == 7
 
 
-@pytest.mark.parametrize(("status", "kind"), [(401, AccessDenied), (403, AccessDenied), (404, ModelNotFound)])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, AccessDenied), (403, AccessDenied), (404, ModelNotFound), (415, Unsupported), (422, Unsupported)],
+)
 def test_a_gateway_that_refuses(status: int, kind: type[Exception]) -> None:
     with gateway(status, {}) as url, Classifier(url) as classifier, pytest.raises(kind):
         classifier.classify(jpeg(1))

@@ -12,6 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from client import Classifier
+from client.errors import Unsupported
 from serving import Server
 from tests.docker.gateway import GRPC, INFER, ROOT, Gateway, infer_request
 from tests.serving.tiny import jpeg
@@ -41,9 +42,11 @@ def test_both_tritons_are_asked(gateway: Gateway, tritons: list[Server]) -> None
 def test_classify_command(gateway: Gateway, scheme: str, tmp_path: Path) -> None:
     picture = tmp_path / "picture.jpg"
     picture.write_bytes(jpeg(1))
+    header = tmp_path / "header"
+    header.write_text(f"Authorization: Bearer {gateway.key()}\n")
     command = [
         *(sys.executable, "client/classify.py", str(picture), "--format", "json", "--url", gateway.url(scheme)),
-        *("--ca", gateway.ca, "--header", f"Authorization: Bearer {gateway.key()}"),
+        *("--ca", gateway.ca, "--header", f"@{header}"),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -163,6 +166,13 @@ def test_what_would_end_a_triton_does_not_reach_it(gateway: Gateway, tritons: li
 def test_compressed_grpc_is_refused(gateway: Gateway) -> None:
     error = call(gateway, "ModelInfer", grpc_infer(bytes(1000)), compression=grpc.Compression.Gzip)
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_client_does_not_repeat_what_is_closed(gateway: Gateway, scheme: str) -> None:
+    how = {"headers": gateway.headers(), "tls": gateway.tls, "compress": "gzip"}
+    with Classifier(gateway.url(scheme), **how) as classifier, pytest.raises(Unsupported, match="--compress"):
+        classifier.classify(jpeg(1))
 
 
 def test_refusals_of_triton_come_through(gateway: Gateway) -> None:
