@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 BUDGET ?= 300
+WIDTH ?= 1
 RATE ?= 50
 SLO ?= p99=100ms,errors=0.1%
 DATA ?=
@@ -28,7 +29,7 @@ setup: .venv/.run ## .venv with what training, export, serving and the client ne
 demo: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## everything, from nothing to classified images
 	@$(BIN)/python demo.py --repository $(ARTIFACTS)/model_repository --pictures $(ARTIFACTS)/pictures
 
-train: $(ARTIFACTS)/checkpoint.pt ## AlexNet on Fashion-MNIST: BUDGET seconds (300), DATA a folder that holds the archives
+train: $(ARTIFACTS)/checkpoint.pt ## AlexNet on Fashion-MNIST: BUDGET seconds (300), WIDTH times the channels (1), DATA a folder that holds the archives
 
 claims: .venv/.run ## the 2012 paper's claims shown again, on DATASET: fashion-mnist, cifar10 or a folder of photographs
 	@$(BIN)/python -m training.claims --data $(DATASET) $(if $(DATA),--data-dir $(DATA)) --to docs/claims --readme README.md
@@ -108,7 +109,7 @@ $(ARTIFACTS)/gateway/certificate.pem:
 	@touch $@
 
 $(ARTIFACTS)/checkpoint.pt: | .venv/.run
-	@$(BIN)/python -m training.train --budget $(BUDGET) $(if $(DATA),--data-dir $(DATA)) --output $@
+	@$(BIN)/python -m training.train --budget $(BUDGET) --width $(WIDTH) $(if $(DATA),--data-dir $(DATA)) --output $@
 
 $(ARTIFACTS)/pictures: | .venv/.run
 	@$(BIN)/python -m training.pictures $(if $(DATA),--data-dir $(DATA)) --to $@
