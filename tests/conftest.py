@@ -58,7 +58,8 @@ def main_job(shared_folder: Path, fashion_mnist_folder: Path) -> MainJob:
     output = artifacts / "output.txt"
     with FileLock(shared_folder / "main_job.lock"):
         if not output.exists():
-            done = make("demo", f"BUDGET={BUDGET_S}", f"DATA={fashion_mnist_folder}", artifacts=artifacts)
+            how = (f"BUDGET={BUDGET_S}", f"WIDTH={WIDTH}", f"DATA={fashion_mnist_folder}")
+            done = make("demo", *how, artifacts=artifacts)
             assert done.returncode == 0, done.stderr
             output.write_text(done.stdout)
     return MainJob(output.read_text(), artifacts)
