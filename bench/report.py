@@ -8,9 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+HEADINGS = {"images_per_s": "images/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms"}
+FILE_WIDTH = 120  # of a table that goes to no terminal
 PACKAGES = ("nvidia-pytriton", "openvino", "pillow", "numpy")
 
 
@@ -37,12 +40,14 @@ def _machine() -> dict[str, Any]:
 def show(stage: str, result: dict[str, Any]) -> None:
     """Print what a stage found."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_WIDTH)
     rows = result.get("summary", [])
     if rows:
-        table = Table(title=stage)
+        table = Table(title=stage, box=box.SIMPLE_HEAD)
         names = list(dict.fromkeys(name for row in rows for name in row))
         for name in names:
-            table.add_column(name, justify="left" if name == "target" else "right")
+            table.add_column(HEADINGS.get(name, name), justify="left" if name == "target" else "right")
         for row in rows:
             table.add_row(*(_text(row.get(name, "")) for name in names))
         console.print(table)
