@@ -16,7 +16,7 @@ from tests.serving.tiny import build_repository
 from training import checkpoint, fashion_mnist
 from training.checkpoint import Checkpoint
 
-BUDGET_S = 15  # of training; two processes of tests share the cores with it
+BUDGET_S = 10  # of training; other tests share the cores with it
 WIDTH = 0.25  # of the network: a tenth of the work, with nothing left out
 MEANWHILE = 8  # files of tests, which last about as long as the main job
 

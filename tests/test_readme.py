@@ -53,7 +53,7 @@ def test_your_own_photographs(tmp_path: Path) -> None:
     mine = [each for each in commands() if "photos" in each]
     assert len(mine) == 4
     for command in mine[:3]:
-        program = command.replace(".venv/bin/python", str(ROOT / ".venv/bin/python")).replace("3600", "2")
+        program = command.replace(".venv/bin/python", str(ROOT / ".venv/bin/python")).replace("3600", "2 --width 0.25")
         done = run(program, tmp_path)
         assert done.returncode == 0, done.stderr
     repository = Path(shlex.split(mine[3])[-1])

@@ -49,8 +49,8 @@ def test_stages_are_measured_and_added_to_one_file(photographs: Path, tmp_path: 
         "200",
     )
     targets = ("--target", "bound, no server", "--target", "this server, HTTP")
-    for stage in ("served", "client", "overload", "faults"):
-        done = _bench(stage, *common, *brief, *targets)
+    for stages in (("served", "client"), ("overload", "faults")):
+        done = _bench(*stages, *common, *brief, *targets)
         assert done.returncode == 0, done.stderr
     stages = json.loads((folder / "bench.json").read_text())["stages"]
     assert stages.keys() == {"served", "client", "overload", "faults"}
