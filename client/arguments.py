@@ -153,29 +153,33 @@ def build_config(arguments: argparse.Namespace) -> Config:
         version=arguments.model_version,
         timeout_s=arguments.timeout,
         hedge_s=getattr(arguments, "hedge", None),
-        headers=dict(map(_header, _header_lines(arguments.header))),
+        headers=dict(_header(*each) for each in _header_lines(arguments.header)),
         tls=Tls(arguments.ca, arguments.cert, arguments.key),
         **{name: getattr(arguments, name) for name in sending if hasattr(arguments, name)},
     )
 
 
-def _header_lines(given: Sequence[str]) -> Iterator[str]:
-    """Each header, those of files among them, as curl's --header takes them."""
+def _header_lines(given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each header, those of files among them, as curl's --header takes them; before it what a message may show of it.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
     for text in given:
         if not text.startswith("@"):
-            yield text
+            yield repr(text), text
             continue
         try:
             lines = Path(text[1:]).read_text("ascii").splitlines()
         except (OSError, UnicodeError) as error:
             raise UsageError(f"--header {text}: {getattr(error, 'strerror', None) or 'not ASCII'}") from error
-        yield from filter(str.strip, lines)
+        yield from ((f"{text}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _header(text: str) -> tuple[str, str]:
+def _header(shown: str, text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip() or not text.isprintable() or not text.isascii():
-        raise UsageError(f"--header {text!r}: give it as 'Name: value'")
+        raise UsageError(f"--header {shown}: give it as 'Name: value'")
     return name.strip(), value.strip()
 
 

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files = list(dict.fromkeys(item.path for item in items))
     others = [path for path in files if path not in needs]
     order = [makes, *others[:MEANWHILE], *(path for path in files if path in needs - {makes}), *others[MEANWHILE:]]
-    items.sort(key=lambda item: order.index(item.path) if item.path in order else len(order))
+    items.sort(key=lambda item: order.index(item.path))
 
 
 @pytest.fixture(scope="session", autouse=True)

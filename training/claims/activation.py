@@ -41,11 +41,9 @@ class FourLayers(nn.Sequential):
             *(nn.Flatten(), nn.Linear(64 * 4 * 4, classes)),
         )
         for layer in self:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=POOLED_GAIN * GAINS[activation] / layer.weight[0].numel() ** 0.5)
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=LAST_DEVIATION)
             if isinstance(layer, nn.Conv2d | nn.Linear):
+                fitting = POOLED_GAIN * GAINS[activation] / layer.weight[0].numel() ** 0.5
+                nn.init.normal_(layer.weight, std=LAST_DEVIATION if isinstance(layer, nn.Linear) else fitting)
                 nn.init.constant_(cast(Tensor, layer.bias), 0.0)
 
 
