@@ -3,16 +3,19 @@
 The tests run in several processes: the first that needs the run makes it, the others wait for it.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from playwright.sync_api import Browser, sync_playwright
 
 from main_job import ROOT, MainJob, make
 from serving.server import Server
 from tests.serving.tiny import build_repository
+from tests.tools import CHROMIUM, find
 from training import checkpoint, fashion_mnist
 from training.checkpoint import Checkpoint
 
@@ -88,3 +91,14 @@ def tiny_server(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory)
     log = tmp_path_factory.mktemp("log") / "triton.log"
     with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0, log=log) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium: the system's, or where there is none Playwright's."""
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox refuses to run as root.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        opened = playwright.chromium.launch(executable_path=find(CHROMIUM), args=arguments)
+        yield opened
+        opened.close()

@@ -19,22 +19,29 @@ TIMEOUT_S = 300
 
 
 def find(program: str) -> str | None:
-    """The path of `promtool` or `prometheus`, or None."""
+    """Where a program is, on PATH or as `make test` unpacked it, or None."""
     return shutil.which(program) or shutil.which(program, path=str(FOLDER / "prometheus" / "usr" / "bin"))
 
 
-def chromium() -> str | None:
-    """The system's headless Chromium; None lets Playwright take its own."""
-    return shutil.which(CHROMIUM)
+def need(program: str) -> str:
+    """As `find`. A test that would be left out without it fails, so that a broken set-up is seen.
+
+    Raises:
+        RuntimeError: it is not there.
+    """
+    path = find(program)
+    if path is None:
+        raise RuntimeError(f"no {program}: run `make test`, which fetches what the tests need")
+    return path
 
 
 def main() -> None:
     try:
         if not find("promtool"):
             unpack("prometheus")
-        if not chromium():
+        if not find(CHROMIUM):
             install_chromium()
-        missing = [package for program, package in LOAD_GENERATORS.items() if not shutil.which(program)]
+        missing = [package for program, package in LOAD_GENERATORS.items() if not find(program)]
         if missing:
             install(*missing)
     except (subprocess.SubprocessError, OSError) as error:

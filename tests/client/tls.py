@@ -56,38 +56,52 @@ def end_point(target: int, server: Pair, client_ca: Path | None = None) -> Itera
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    server = asyncio.run_coroutine_threadsafe(_listen(target, context), loop).result()
+    passing = _Passing(target)
+    port = asyncio.run_coroutine_threadsafe(passing.listen(context), loop).result()
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield port
     finally:
-        asyncio.run_coroutine_threadsafe(_end(server), loop).result()
+        asyncio.run_coroutine_threadsafe(passing.end(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _listen(target: int, context: ssl.SSLContext) -> asyncio.Server:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
-        await asyncio.gather(_pass(reader, inner_writer), _pass(inner_reader, writer))
+class _Passing:
+    """Connections and what is passed between them. All are ended with it, also one that has just been accepted."""
 
-    return await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def listen(self, context: ssl.SSLContext) -> int:
+        """Returns the port."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=context)
+        return self._server.sockets[0].getsockname()[1]
+
+    async def end(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # what was aborted closes its sockets
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        self._tasks.append(asyncio.create_task(self._serve(reader, writer)))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers.append(inner_writer)
+        await asyncio.gather(_pass(reader, inner_writer), _pass(inner_reader, writer))
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        with suppress(ConnectionError, ssl.SSLError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-    finally:
-        writer.transport.abort()
-
-
-async def _end(server: asyncio.Server) -> None:
-    server.close()
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.sleep(0)  # what was aborted closes its sockets
+    with suppress(ConnectionError, ssl.SSLError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()

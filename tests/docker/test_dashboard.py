@@ -21,8 +21,8 @@ from serving import Server
 from serving.metrics import MetricsServer
 from serving.watch import Watcher
 from tests.docker.gateway import ROOT, free_port
-from tests.docker.tools import program
 from tests.serving.tiny import jpeg
+from tests.tools import need
 
 DASHBOARD = json.loads((ROOT / "docker/grafana/dashboard.json").read_text())
 TARGETS = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
@@ -57,7 +57,7 @@ class Monitored:
         job["static_configs"] = [{"targets": [metrics]}]
         (folder / "prometheus.yml").write_text(json.dumps(config))
         command = [
-            program("prometheus"),
+            need("prometheus"),
             f"--config.file={folder}/prometheus.yml",
             f"--storage.tsdb.path={folder}/data",
         ]

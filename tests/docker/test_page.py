@@ -2,18 +2,15 @@
 
 import base64
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.docker.gateway import ROOT, Gateway
-from tests.docker.tools import program
 from tests.serving.tiny import jpeg
 
 PICTURES = ROOT / "artifacts/page"
@@ -38,17 +35,6 @@ DROP = """async ([type, files]) => {
         : new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true });
     document.querySelector("#drop").dispatchEvent(event);
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = program("chromium-headless-shell")
-    with sync_playwright() as playwright:
-        # Chromium's own sandbox refuses to run as root.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=VIEWS)

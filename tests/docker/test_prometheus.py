@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.docker.gateway import ROOT
-from tests.docker.tools import program
+from tests.tools import need
 
 FOLDER = ROOT / "docker/prometheus"
 ALERTS = [
@@ -87,11 +87,11 @@ def test_alert(alert: str, fires: bool, tmp_path: Path) -> None:
     }
     path = tmp_path / "test.yml"
     path.write_text(json.dumps(suite))
-    done = subprocess.run([program("promtool"), "test", "rules", path], capture_output=True, text=True)
+    done = subprocess.run([need("promtool"), "test", "rules", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("check", [("rules", "rules.yml"), ("config", "prometheus.yml")])
 def test_promtool_accepts(check: tuple[str, str]) -> None:
-    done = subprocess.run([program("promtool"), "check", check[0], FOLDER / check[1]], capture_output=True, text=True)
+    done = subprocess.run([need("promtool"), "check", check[0], FOLDER / check[1]], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

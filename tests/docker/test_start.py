@@ -72,7 +72,7 @@ def test_new_keys_are_taken_without_a_stop(new_gateway: type[Gateway]) -> None:
         gateway.reload()
         deadline = time.monotonic() + 10
         while gateway.infer(jpeg(1), key=late).status == 401:
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, gateway.errors.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

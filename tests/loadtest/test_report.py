@@ -1,18 +1,16 @@
 """The report in a real browser, as on a phone, without a network."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from loadtest.cli import main
 from serving import Server
 from tests.loadtest.stubs import Running
 
-CHROMIUM = Path("/usr/bin/chromium-headless-shell")
 PHONE = {"width": 390, "height": 844}
 SHORT = ("--duration", "150ms", "--warmup", "0s", "--limit", "5")
 
@@ -45,16 +43,6 @@ def results(quick_stub: Running, tiny_server: Server, pictures: Path, tmp_path_f
         target = ("--images", str(pictures), *(() if "--url" in options else stub))
         assert main([{"other": "run"}.get(name, name), *target, *options, "--output", str(folder / name)]) in (0, 1, 4)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        executable = str(CHROMIUM) if CHROMIUM.exists() else None
-        opened = playwright.chromium.launch(executable_path=executable, args=arguments)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
