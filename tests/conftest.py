@@ -36,10 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> Iterator[None]:
-    """What runs in a shell's background ignores SIGINT, and so does all that it starts: a handler here undoes that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """What runs in a shell's background ignores SIGINT, under nohup SIGHUP, and so does all that it starts, where a
+    shell cannot even trap it: a handler here undoes that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])
 
 
 @pytest.fixture(scope="session")

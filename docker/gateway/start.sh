@@ -4,6 +4,16 @@
 set -eu
 umask 077
 
+# Before anything is made: a signal without a trap would end this shell alone, and leave nginx or the folder behind.
+# Until nginx has written its pid file it takes no signals itself: one to end it is sent again, and keys are read anyway.
+pid='' ending='' run=''
+end() {
+    ending=yes
+    [ -z "$pid" ] || kill -QUIT "$pid" 2>/dev/null || :
+}
+trap end TERM INT QUIT
+trap '[ ! -s "$run/nginx.pid" ] || kill -HUP "$pid" 2>/dev/null || :' HUP
+
 here=$(cd "$(dirname "$0")" && pwd)
 
 refuse() {
@@ -131,18 +141,23 @@ sed -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * connections))|" -e "s|@CONNE
     -e "s|@CERTIFICATE@|$(absolute "$certificate")|" -e "s|@CERTIFICATE_KEY@|$(absolute "$certificate_key")|" \
     "$here/nginx.conf.in" >"$run/nginx.conf"
 
-"$nginx" -e stderr -p "$run" -c "$run/nginx.conf" -t -q || refuse "nginx refuses its configuration, see above"
+"$nginx" -e stderr -p "$run" -c "$run/nginx.conf" -t -q || [ -n "$ending" ] || refuse "nginx refuses its configuration, see above"
 [ "${1:-}" = check ] && exit
 
+[ -z "$ending" ] || exit 0
 "$nginx" -e stderr -p "$run" -c "$run/nginx.conf" &
 pid=$!
-trap 'kill -QUIT "$pid" 2>/dev/null' TERM INT QUIT
-trap 'kill -HUP "$pid"' HUP
 echo "gateway: https://$listen before $http and grpc://$grpc" >&2
 status=0
 while kill -0 "$pid" 2>/dev/null; do
-    wait "$pid" && status=0 || status=$?
+    if [ -n "$ending" ]; then
+        end
+        sleep 0.1
+    else
+        wait "$pid" && status=0 || status=$?
+    fi
 done
+[ -z "$ending" ] || { wait "$pid" && status=0 || status=$?; }
 # Ended as asked, by a signal, is no failure.
 [ "$status" -lt 128 ] || status=0
 exit "$status"

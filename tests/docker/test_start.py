@@ -1,6 +1,8 @@
 """Starting and ending the gateway."""
 
+import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -94,6 +96,30 @@ def test_requests_in_flight_are_answered_at_the_end(
     ended.join()
     assert gateway.process
     assert gateway.process.returncode == 0
+    assert not list(tmp_path.glob("tmp.*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("delay_s", [0.0, 0.03, 0.06, 0.1, 0.15, 0.25])
+def test_a_signal_at_any_moment_of_the_start(
+    new_gateway: type[Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, delay_s: float
+) -> None:
+    """One to read the keys again does no harm; one to end leaves neither nginx nor its folder."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    gateway = new_gateway()
+    with subprocess.Popen([START], env=os.environ | gateway.environment, stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("tmp.*")):  # the shell has begun
+            time.sleep(0.001)
+        time.sleep(delay_s)
+        process.send_signal(number)
+        if number == signal.SIGHUP:
+            while not gateway.listens():
+                assert process.poll() is None
+                time.sleep(0.01)
+            assert gateway.infer(jpeg(1)).status == 200
+            process.terminate()
+        assert process.wait(20) == 0
+    assert not gateway.listens()
     assert not list(tmp_path.glob("tmp.*"))
 
 
