@@ -1,6 +1,7 @@
 """Between LoadGen's threads and the event loop that talks to the server."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -40,8 +41,9 @@ class Sending:
             raise self._failed
 
     def put(self, samples: list[tuple[int, Case]]) -> None:
-        """Send samples, from any thread."""
-        self._loop.call_soon_threadsafe(self._take, samples)
+        """Send samples, from any thread. LoadGen, which cannot be told to stop, goes on after `close`: to nobody."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._take, samples)
 
     def close(self) -> None:
         """Drop the connections."""

@@ -1,5 +1,6 @@
 """MLCommons' LoadGen against a real server and the stub."""
 
+import asyncio
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.config import Config
+from loadtest.cases import Case, reach
 from loadtest.cli import main
+from loadtest.mlperf_sender import Sending
 from serving import Server
 from tests.loadtest.stubs import ROOT, Running, command, loadtest, stub
 from tests.serving.tiny import SOURCE, answer, network
@@ -105,3 +109,13 @@ def test_interrupted_it_ends_in_one_line(quick_stub: Running, pictures: Path, tm
         _, errors = running.communicate(timeout=30)
     assert running.returncode == 130
     assert errors == "loadtest: interrupted, without LoadGen's judgement\n"
+
+
+def test_samples_after_the_end_go_nowhere(quick_stub: Running, pictures: Path) -> None:
+    """LoadGen's thread outlives an interrupted run, and must not end in a traceback."""
+    config = Config(urls=(quick_stub.url,))
+    target, (image,) = asyncio.run(reach(config, sorted(pictures.iterdir())[:1]))
+    sending = Sending(target, 1, None, lambda ids, answer: None)
+    sending.start()
+    sending.close()
+    sending.put([(1, Case("late", image, frozenset()))])
