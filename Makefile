@@ -86,7 +86,7 @@ $(BIN)/pip:
 
 .venv/.dev: .venv/.run
 	$(info Installing the test tools into .venv)
-	@$(PIP) -e .[train,export,serve,rtx,loadtest,gateway,dev]
+	@$(PIP) -e .[train,export,serve,rtx,dali,loadtest,gateway,dev]
 	@touch $@
 
 .venv/.gateway: .venv/.run

@@ -1,6 +1,6 @@
 """Bytes of an image to uint8 pixels: the one definition that training, server and client share."""
 
-from imaging.decode import FORMATS, MAX_BYTES, MAX_PIXELS, ImageError, decode, open_image
+from imaging.decode import FORMATS, MAX_BYTES, MAX_PIXELS, ImageError, decode, identify, open_image
 from imaging.geometry import SHORT_SIDE, Box, center_box, resample
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ImageError",
     "center_box",
     "decode",
+    "identify",
     "open_image",
     "resample",
 ]

@@ -49,7 +49,7 @@ def open_image(encoded: bytes, short_side: int = SHORT_SIDE) -> Image.Image:
     Raises:
         ImageError: as `decode`.
     """
-    image = _identify(encoded)
+    image = identify(encoded)
     try:
         if image.format == "JPEG":
             scale = short_side / min(image.size)
@@ -60,8 +60,12 @@ def open_image(encoded: bytes, short_side: int = SHORT_SIDE) -> Image.Image:
         raise ImageError(f"damaged {image.format} image: {error}") from error
 
 
-def _identify(encoded: bytes) -> ImageFile:
-    """Read the header alone: nothing is decoded before its size is known to be bounded."""
+def identify(encoded: bytes) -> ImageFile:
+    """Read the header alone: nothing is decoded before its size is known to be bounded.
+
+    Raises:
+        ImageError: as `decode`, but for damage behind the header.
+    """
     if not encoded:
         raise ImageError("empty file, not an image")
     if len(encoded) > MAX_BYTES:

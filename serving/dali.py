@@ -1,22 +1,26 @@
-"""Decoding and cropping by NVIDIA DALI: on a GPU with its JPEG decoder, on a processor to be compared with `imaging`.
+"""Decoding and cropping by NVIDIA DALI: on a GPU, or on a processor to be compared with `imaging`.
 
     python -m serving.dali --images FOLDER        # needs the extra `dali`, 1.1 GB
 
 Geometry as in `imaging`: upright by EXIF, short side to 256 with antialiased bilinear scaling, centre crop.
-Not run on a GPU: there is none.
+`device="mixed"`, decoding on a GPU: not run: no GPU.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imaging import SHORT_SIDE, ImageError, decode
+from imaging import SHORT_SIDE, ImageError, decode, identify
+from serving.pixels import Requests, Results, decode_requests
 
 SUFFIXES = {".jpg", ".jpeg"}
+JPEG_END = b"\xff\xd9"
 THREADS = 2
 
 
@@ -45,9 +49,56 @@ def build_pipeline(size: int, max_batch_size: int, device_id: int | None = None)
 
 
 def decode_batch(pipeline: Any, files: Sequence[bytes]) -> np.ndarray:
-    """Run a pipeline on a processor, on at most as many files as its largest batch."""
+    """Run a pipeline on at most as many files as its largest batch: uint8 [n, size, size, 3], in the host's memory.
+
+    Raises:
+        RuntimeError: it cannot decode one of them; it must not be used again.
+    """
     (images,) = pipeline.run(encoded=[np.frombuffer(file, np.uint8) for file in files])
-    return np.stack([np.asarray(images.at(row)) for row in range(len(files))])
+    return np.array(images.as_cpu().as_tensor())
+
+
+class DaliDecoder:
+    """What `preprocess` does where there is a GPU: whole JPEGs by DALI; all else, and what DALI refuses, by `imaging`.
+
+    The pixels come back through the host's memory, 155 kB an image: what Triton may still read of DALI's own when
+    DALI decodes the next batch could not be tried without a GPU.
+    """
+
+    def __init__(self, size: int, max_batch_size: int, device_id: int | None) -> None:
+        self._size, self._max_batch_size, self._device_id = size, max_batch_size, device_id
+        self._start()
+
+    def _start(self) -> None:
+        self._pipeline = build_pipeline(self._size, self._max_batch_size, self._device_id)
+
+    def decode_requests(self, requests: Requests) -> Results:
+        """As `pixels.decode_requests`, to which it leaves the requests with any file that is no whole JPEG."""
+        fits = [all(map(is_whole_jpeg, files.ravel())) for files in requests]
+        chosen = list(compress(requests, fits))
+        if not chosen:
+            return decode_requests(requests, self._size)
+        try:
+            pixels = decode_batch(self._pipeline, [file for files in chosen for file in files.ravel()])
+        except RuntimeError:  # one damaged file is enough; `imaging` says which
+            self._start()
+            return decode_requests(requests, self._size)
+        ends = np.cumsum([len(files) for files in chosen])
+        parts = iter(np.split(pixels, ends[:-1]))
+        others = iter(decode_requests(list(compress(requests, map(not_, fits))), self._size))
+        return [next(parts if fit else others) for fit in fits]
+
+
+def is_whole_jpeg(encoded: bytes) -> bool:
+    """Whether DALI can be trusted with it: it would paint the missing part of a truncated JPEG grey, and has no bound
+    on the size of an image."""
+    if not encoded.endswith(JPEG_END):
+        return False
+    try:
+        image = identify(encoded)
+    except ImageError:
+        return False
+    return image.format == "JPEG" and image.mode in ("L", "RGB")
 
 
 def compare(files: Sequence[bytes], size: int) -> dict[str, float]:

@@ -1,13 +1,33 @@
 """What the model `preprocess` does with a batch of requests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from imaging import ImageError, decode
 
+Requests = Sequence[np.ndarray]  # a request each, bytes objects [n, 1]
+Results = list[np.ndarray | str]  # of each request its pixels, uint8 [n, size, size, 3], or what is wrong with it
 
-def decode_requests(requests: Sequence[np.ndarray], size: int) -> list[np.ndarray | str]:
+
+def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | None) -> Callable[[Requests], Results]:
+    """The decoder that a configuration names: `imaging`, or `dali` (on the processor where `device_id` is None).
+
+    Raises:
+        ValueError: it names another.
+        ModuleNotFoundError: NVIDIA DALI is not installed.
+    """
+    if name == "dali":
+        from serving.dali import DaliDecoder
+
+        return DaliDecoder(size, max_batch_size, device_id).decode_requests
+    if name != "imaging":
+        raise ValueError(f"the parameter 'decoder' is '{name}': give imaging or dali")
+    return partial(decode_requests, size=size)
+
+
+def decode_requests(requests: Requests, size: int) -> Results:
     """Decode the files of several requests into one array, and hand each request its part.
 
     Args:
@@ -18,7 +38,7 @@ def decode_requests(requests: Sequence[np.ndarray], size: int) -> list[np.ndarra
         For each request a view, uint8 [n, size, size, 3], or the message of its first bad image.
     """
     pixels = np.empty((sum(len(files) for files in requests), size, size, 3), np.uint8)
-    results: list[np.ndarray | str] = []
+    results: Results = []
     start = 0
     for files in requests:
         part = pixels[start : start + len(files)]

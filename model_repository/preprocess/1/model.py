@@ -1,22 +1,27 @@
-"""`preprocess` in Triton's Python backend: image files to pixels, with `imaging`."""
+"""`preprocess` in Triton's Python backend: image files to pixels, with `imaging`, or NVIDIA DALI on a GPU."""
 
 import json
 import os
 
 import triton_python_backend_utils as pb_utils
 
-from serving.pixels import decode_requests
+from serving.pixels import make_decoder
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
-        self._size = int(config["output"][0]["dims"][0])
-        os.nice(int(config["parameters"]["nice"]["string_value"]))
+        size, parameters = int(config["output"][0]["dims"][0]), config["parameters"]
+        os.nice(int(parameters["nice"]["string_value"]))
+        name = parameters["decoder"]["string_value"]
+        device_id = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
+        self._decode = make_decoder(name, size, int(config["max_batch_size"]), device_id)
+        where = "the processor" if device_id is None else f"GPU {device_id}"
+        pb_utils.Logger.log_info(f"preprocess: {name} on {where}, {size} pixels")
 
     def execute(self, requests: list) -> list:
         files = [pb_utils.get_input_tensor_by_name(request, "encoded").as_numpy() for request in requests]
-        return [self._response(result) for result in decode_requests(files, self._size)]
+        return [self._response(result) for result in self._decode(files)]
 
     def _response(self, result):
         if isinstance(result, str):  # the caller's fault: without the code it would be answered as a 500

@@ -1,0 +1,130 @@
+"""NVIDIA DALI as the decoder of `preprocess`, on a processor; on a GPU: not run: no GPU."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from PIL import Image
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from client import Classifier
+from client.errors import BadImage
+from client.results import Classification
+from imaging import decode
+from serving import Server
+from serving.dali import DaliDecoder, main
+from serving.pixels import decode_requests, make_decoder
+from tests.serving.tiny import SIZE, answer, build_repository, jpeg, network
+
+CLOSE = 1.5  # of 255, on average: DALI decodes at full size, `imaging` at a reduced scale where that is enough
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(3))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def turned() -> bytes:
+    """Upright by EXIF alone."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(jpeg(4))).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def broken() -> bytes:
+    """A JPEG to its headers and its end, with no image between."""
+    whole = jpeg(5)
+    return whole[: whole.index(b"\xff\xda")] + b"\xff\xd9"
+
+
+def request(*files: bytes) -> np.ndarray:
+    return np.array(files, dtype=object).reshape(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> DaliDecoder:
+    return DaliDecoder(SIZE, max_batch_size=8, device_id=None)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [jpeg(1), jpeg(1, 97, 301), jpeg(2, 1600, 1200), turned()],
+    ids=["landscape", "portrait", "scaled in decoding", "turned"],
+)
+def test_pixels_are_those_of_imaging(decoder: DaliDecoder, encoded: bytes) -> None:
+    (pixels,) = decoder.decode_requests([request(encoded)])
+    assert not isinstance(pixels, str)
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (1, SIZE, SIZE, 3))
+    assert np.abs(pixels[0].astype(int) - decode(encoded, SIZE)).mean() < CLOSE
+
+
+def test_grey_becomes_three_channels(decoder: DaliDecoder) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(1))).convert("L").save(buffer, "JPEG")
+    (pixels,) = decoder.decode_requests([request(buffer.getvalue())])
+    assert np.abs(pixels[0].astype(int) - decode(buffer.getvalue(), SIZE)).mean() < CLOSE  # type: ignore[union-attr]
+
+
+def test_each_request_has_its_own_pixels(decoder: DaliDecoder) -> None:
+    """Whole JPEGs between others, one request of several."""
+    requests = [request(jpeg(1)), request(png()), request(jpeg(2), jpeg(3)), request(b"text"), request(jpeg(4))]
+    expected = decode_requests(requests, SIZE)
+    for mine, other in zip(decoder.decode_requests(requests), expected, strict=True):
+        if isinstance(other, str):
+            assert mine == other
+        else:
+            assert mine.shape == other.shape  # type: ignore[union-attr]
+            assert np.abs(np.subtract(mine, other, dtype=int)).mean() < CLOSE
+
+
+@pytest.mark.parametrize("bad", [broken(), jpeg(1)[:-200], b""], ids=["broken", "truncated", "empty"])
+def test_a_damaged_file_is_refused_alone(decoder: DaliDecoder, bad: bytes) -> None:
+    good, refused = decoder.decode_requests([request(jpeg(1)), request(bad)])
+    assert refused == decode_requests([request(bad)], SIZE)[0]
+    assert isinstance(refused, str)
+    assert np.abs(good[0].astype(int) - decode(jpeg(1), SIZE)).mean() < CLOSE  # type: ignore[union-attr]
+    (after,) = decoder.decode_requests([request(jpeg(2))])
+    assert np.abs(after[0].astype(int) - decode(jpeg(2), SIZE)).mean() < CLOSE  # type: ignore[union-attr]
+
+
+def test_a_decoder_that_is_none() -> None:
+    with pytest.raises(ValueError, match="'decoder' is 'opencv': give imaging or dali"):
+        make_decoder("opencv", SIZE, 8, None)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    repository = build_repository(tmp_path_factory.mktemp("dali") / "model_repository")
+    path = repository / "preprocess" / "configs" / "cpu.pbtxt"
+    config = text_format.Parse(path.read_text(), ModelConfig())
+    config.parameters["decoder"].string_value = "dali"
+    path.write_text(text_format.MessageToString(config))
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, log=log, start_timeout_s=120) as running:
+        assert "preprocess: dali on the processor" in log.read_text()
+        yield running
+
+
+def test_served(server: Server) -> None:
+    images = [jpeg(seed) for seed in range(8)]
+    with Classifier(f"grpc://{server.grpc_address}", concurrency=8) as classifier:
+        for image, found in zip(images, classifier.classify_many(images), strict=True):
+            expected = answer(network(), image)
+            assert isinstance(found, Classification)
+            assert found.top[0].index == expected.argmax()
+            assert found.top[0].probability == pytest.approx(expected.max(), abs=0.02)
+        with pytest.raises(BadImage, match="damaged JPEG"):
+            classifier.classify(broken())
+
+
+def test_compared_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--images", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"dali: no JPEGs in {tmp_path}: name a folder that has some\n"
+    (tmp_path / "one.jpg").write_bytes(jpeg(1))
+    assert main(["--images", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("1 images, difference: mean ")
