@@ -1,7 +1,8 @@
 """Stages `tensors`, `batching` and `single`: this server beside what it is made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,6 +21,8 @@ from serving.repository import Repository
 
 CONCURRENT = 64
 DIFFERENT = 4  # tensors: what is in them makes no difference, and each is a connection
+JPEG, PIXELS = "JPEG, HTTP", "uint8, gRPC"
+BATCHING, NO_BATCHING = "batching", "no batching"
 Advance = Callable[[str], None]
 
 
@@ -36,8 +39,8 @@ def measure_tensors(config: BenchConfig, advance: Advance) -> dict[str, Any]:
             alone = bound.network_alone(config.network, setting, config.seconds)
             rows.append({"target": "engine alone", "connections": 0, "round": number, "images_per_s": alone})
             seen = grpc(server.addresses, "alexnet", requests, CONCURRENT, config.seconds)
-            rows.append({"target": "uint8, gRPC", "connections": CONCURRENT, "round": number, **asdict(seen)})
-    without, served = _rates(rows, "engine alone"), _rates(rows, "uint8, gRPC")
+            rows.append({"target": PIXELS, "connections": CONCURRENT, "round": number, **asdict(seen)})
+    without, served = _rates(rows, "engine alone"), _rates(rows, PIXELS)
     return {
         "engine": asdict(setting),
         "rows": rows,
@@ -52,26 +55,40 @@ def _pixel_requests(config: BenchConfig) -> list[bytes]:
 
 
 def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
-    """The same configuration with dynamic batching and without, in turn."""
+    """The same configuration with dynamic batching and without, in turn: JPEGs, and the network by itself."""
     rows: Rows = []
     with variant(config.repository, config.folder / "unbatched", _without_batching) as unbatched:
         for number in range(config.repeats):
-            for target, repository in (("batching", config.repository), ("no batching", unbatched)):
+            for target, repository in ((BATCHING, config.repository), (NO_BATCHING, unbatched)):
                 advance(f"{target}, round {number + 1} of {config.repeats}")
-                with triton(repository, config.folder) as server:
-                    load.http(server.url, CONCURRENT, config.warm_up_s, config.bodies, TRITON_HEADERS)
-                    seen = load.http(server.url, CONCURRENT, config.seconds, config.bodies, TRITON_HEADERS)
-                rows.append({"target": target, "connections": CONCURRENT, "round": number, **asdict(seen)})
+                for kind, seen in _under_load(config, repository):
+                    name = f"{kind}, {target}"
+                    rows.append({"target": name, "connections": CONCURRENT, "round": number, **asdict(seen)})
+    ratios = [_batching_ratios(rows, kind) for kind in (JPEG, PIXELS)]
+    return {"rows": rows, "summary": summarise(rows), "ratios": ratios[0] | ratios[1]}
+
+
+def _under_load(config: BenchConfig, repository: Path) -> Iterator[tuple[str, load.Load]]:
+    requests = _pixel_requests(config)
+    with triton(repository, config.folder) as server:
+        send: dict[str, Callable[[float], load.Load]] = {
+            JPEG: lambda seconds: load.http(server.url, CONCURRENT, seconds, config.bodies, TRITON_HEADERS),
+            PIXELS: lambda seconds: grpc(server.addresses, "alexnet", requests, CONCURRENT, seconds),
+        }
+        for kind, one in send.items():
+            one(config.warm_up_s)
+            yield kind, one(config.seconds)
+
+
+def _batching_ratios(rows: Rows, kind: str) -> dict[str, float]:
     p99_ms = {
-        name: median(row["p99_ms"] for row in rows if row["target"] == name) for name in ("batching", "no batching")
+        target: median(row["p99_ms"] for row in rows if row["target"] == f"{kind}, {target}")
+        for target in (BATCHING, NO_BATCHING)
     }
+    rates = {target: median(_rates(rows, f"{kind}, {target}")) for target in (BATCHING, NO_BATCHING)}
     return {
-        "rows": rows,
-        "summary": summarise(rows),
-        "ratios": {
-            "times the rate without batching": median(_rates(rows, "batching")) / median(_rates(rows, "no batching")),
-            "of the p99 without batching": p99_ms["batching"] / p99_ms["no batching"],
-        },
+        f"{kind}: times the rate without batching": rates[BATCHING] / rates[NO_BATCHING],
+        f"{kind}: of the p99 without batching": p99_ms[BATCHING] / p99_ms[NO_BATCHING],
     }
 
 
