@@ -76,8 +76,15 @@ def _find(server: Triton, name: str) -> int:
     pid = _run(server).state["tritonserver"]
     if name == "tritonserver":
         return pid
-    stubs = [child for child in psutil.Process(pid).children() if f"/{name}/" in " ".join(child.cmdline())]
-    return stubs[0].pid
+    return next(child.pid for child in psutil.Process(pid).children() if f"/{name}/" in _words(child))
+
+
+def _words(process: psutil.Process) -> str:
+    """Its command line; none of one that was killed before, until it is reaped."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # of which a zombie is one to psutil
+        return ""
 
 
 def _run(server: Triton) -> Run:
