@@ -42,9 +42,10 @@ class Images:
     train: ArraySplit
     test: ArraySplit
 
-    def normalize(self) -> Normalize:
+    def normalize(self, scaled: bool = True) -> Normalize:
+        """By the mean and the deviation of each channel; the mean alone, as in 2012, where not `scaled`."""
         pixels = self.train.images[:2000].reshape(-1, 3)
-        mean, std = pixels.mean(axis=0), np.maximum(pixels.std(axis=0), 1.0)
+        mean, std = pixels.mean(axis=0), np.maximum(pixels.std(axis=0), 1.0) if scaled else np.ones(3)
         return Normalize(tuple(mean.tolist()), tuple(std.tolist()))
 
     def part(self, train_images: int) -> "Images":
@@ -72,11 +73,17 @@ def whole_image(image: Image.Image, place: int) -> np.ndarray:
 
 
 def train(
-    network: nn.Module, images: Images, cut: Cut, recipe: Recipe, epochs: int, windows: int = 1
+    network: nn.Module,
+    images: Images,
+    cut: Cut,
+    recipe: Recipe,
+    epochs: int,
+    windows: int = 1,
+    normalize: Normalize | None = None,
 ) -> Iterable[tuple[float, float, float]]:
     """Train a network in place; `windows` times an epoch the epochs so far, the mean loss and the training error."""
     torch.manual_seed(recipe.seed)
-    trainer = Trainer(network, images.normalize(), images.train, cut, replace(recipe, epochs=epochs))
+    trainer = Trainer(network, normalize or images.normalize(), images.train, cut, replace(recipe, epochs=epochs))
     window = max(trainer.steps_per_epoch // windows, 1)
     while not trainer.finished:
         sums = Sums()
