@@ -13,7 +13,6 @@ from bench.summary import Rows, summarise
 
 OURS, OURS_GRPC, BOUND = "this server, HTTP", "this server, gRPC", "bound, no server"
 TARGETS = (BOUND, OURS, *PEERS)
-GRPC_CONNECTIONS = 16  # different JPEGs sent over gRPC: a connection each
 Advance = Callable[[str], None]
 
 
@@ -46,9 +45,8 @@ def _measure_ours(config: BenchConfig) -> Iterator[dict[str, Any]]:
     with triton(config.repository, config.folder) as server:
         yield from _measure_http(config, server.url, TRITON_HEADERS)
         requests = [jpeg_request(body) for body in load_images(config.bodies)]
-        spread = requests[:: len(requests) // GRPC_CONNECTIONS][:GRPC_CONNECTIONS]
         for connections in config.connections:
-            seen = grpc(server.addresses, "classify", spread, connections, config.seconds)
+            seen = grpc(server.addresses, "classify", requests, connections, config.seconds)
             yield {"target": OURS_GRPC, "connections": connections, **asdict(seen)}
 
 
