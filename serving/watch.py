@@ -19,7 +19,7 @@ Event = Callable[..., None]  # name of the event, then what belongs to it by key
 class WatchConfig:
     """How often the known image is asked, how many failures in a row mean ill, how restarts are spaced."""
 
-    interval_s: float = 1.0
+    interval_s: float = 2.0
     confirm_s: float = 0.2
     answer_timeout_s: float = 2.0
     failures: int = 3
