@@ -26,7 +26,7 @@ def describe() -> dict[str, object]:
 def command() -> str:
     """This process's command line, as one would type it."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"python -m {spec.name}" if spec and spec.name else Path(sys.argv[0]).name
+    program = f"python -m {spec.name.removesuffix('.__main__')}" if spec and spec.name else Path(sys.argv[0]).name
     return shlex.join([*shlex.split(program), *sys.argv[1:]])
 
 
