@@ -5,7 +5,6 @@ import select
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ class WatchConfig:
     interval_s: float = 2.0
     confirm_s: float = 0.2
     answer_timeout_s: float = 2.0
+    sweep_s: float = 5.0  # for what a dead server leaves behind
     failures: int = 3
     first_backoff_s: float = 0.25
     max_backoff_s: float = 30.0
@@ -57,19 +57,27 @@ class Watcher:
 
     def _wait_for_deaths(self) -> list[str]:
         """Wait an interval, or until the server or a stub ends; names the models that miss a stub."""
-        self._wait([self.server.pid, *self.server.stubs()], self.config.interval_s)
+        ended = self._wait([self.server.pid, *self.server.stubs()], self.config.interval_s)
+        if self.server.pid in ended:
+            self.server.wait(self.config.sweep_s)  # its keeper has yet to sweep up; asking it would be in vain
+            return []
         if not self.server.missing_stubs():
             return []
         self._sleep(self.config.confirm_s)  # a version that is being unloaded looks the same for a moment
         return self.server.missing_stubs()
 
-    def _wait(self, pids: list[int], timeout_s: float) -> None:
-        descriptors: list[int] = []
+    def _wait(self, pids: list[int], timeout_s: float) -> set[int]:
+        """Wait until one of the processes has ended; says which have."""
+        ended: set[int] = set()
+        descriptors: dict[int, int] = {}
         try:
             for pid in pids:
-                with suppress(ProcessLookupError):
-                    descriptors.append(os.pidfd_open(pid))
-            select.select(descriptors, [], [], timeout_s)
+                try:
+                    descriptors[os.pidfd_open(pid)] = pid
+                except ProcessLookupError:
+                    ended.add(pid)
+            ready, _, _ = select.select(descriptors, [], [], 0.0 if ended else timeout_s)
+            return ended | {descriptors[descriptor] for descriptor in ready}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from serving import Server
@@ -62,6 +63,21 @@ def test_a_killed_server_is_started_again_where_it_was(watched: tuple[Watcher, l
     _wait_for(lambda: watcher.counts["restarts"] > restarts)
     assert watcher.server.http_address == address
     assert watcher.server.pid != pid
+    _answers_rightly(watcher.server)
+
+
+def test_a_dead_server_is_not_asked_while_it_is_swept_up(watched: tuple[Watcher, list]) -> None:
+    """At most one question may have been on its way."""
+    watcher, events = watched
+    pid, restarts, before = watcher.server.pid, watcher.counts["restarts"], len(events)
+    keeper = psutil.Process(pid).parent()
+    assert keeper
+    keeper.suspend()
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(1.5)
+    keeper.resume()
+    _wait_for(lambda: watcher.counts["restarts"] > restarts)
+    assert [name for name, _ in events[before:]].count("no right answer") <= 1
     _answers_rightly(watcher.server)
 
 
