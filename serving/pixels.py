@@ -14,6 +14,10 @@ Results = list[np.ndarray | str]  # of each request its pixels, uint8 [n, size, 
 def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | None) -> Callable[[Requests], Results]:
     """The decoder that a configuration names: `imaging`, or `dali` (on the processor where `device_id` is None).
 
+    Args:
+        size: side of the square crop, in pixels.
+        max_batch_size: files of all requests that are decoded at once, at most.
+
     Raises:
         ValueError: it names another.
         ModuleNotFoundError: NVIDIA DALI is not installed.
