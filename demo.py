@@ -9,8 +9,8 @@ from pathlib import Path
 if __name__ == "__main__":  # until main() Ctrl-C simply ends the program: the import system may swallow an exception
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from serving.errors import ServingError
-from serving.server import Server
+from alexnet_triton.serving.errors import ServingError
+from alexnet_triton.serving.server import Server
 
 ROOT = Path(__file__).resolve().parent
 

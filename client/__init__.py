@@ -8,13 +8,13 @@ with Classifier("grpc://127.0.0.1:8001") as classifier:
 
 from typing import TYPE_CHECKING
 
-from client.errors import BadImage, ClassifierError, ServerError, UsageError
-from client.results import Classification, Failure, Label
+from alexnet_triton.client.errors import BadImage, ClassifierError, ServerError, UsageError
+from alexnet_triton.client.protocol import Classification, Failure, Label
 
 if TYPE_CHECKING:
-    from client.aio import AsyncClassifier
-    from client.config import Config, Tls
-    from client.sync import Classifier
+    from alexnet_triton.client.classifier import AsyncClassifier, Classifier
+    from alexnet_triton.client.config import Config, Tls
+
 
 __all__ = [
     "AsyncClassifier",
@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClassifier": "client.aio",
-    "Classifier": "client.sync",
-    "Config": "client.config",
-    "Tls": "client.config",
+    "AsyncClassifier": "alexnet_triton.client.classifier",
+    "Classifier": "alexnet_triton.client.classifier",
+    "Config": "alexnet_triton.client.config",
+    "Tls": "alexnet_triton.client.config",
 }
 
 

@@ -1,12 +1,12 @@
-#!/usr/bin/env python3
 """Classify images: `python client/classify.py IMAGE...`, from any folder. `--help` says the rest."""
 
 import sys
-from pathlib import Path
+
+#!/usr/bin/env python3
+
 
 if __name__ == "__main__":
-    # Run as a script this folder comes first among the places of modules: the project's root belongs there.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from client.cli import main
+    del sys.path[0]  # this folder, whose modules are `alexnet_triton.client`'s
+    from alexnet_triton.client.cli import main
 
     sys.exit(main())

@@ -5,9 +5,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from client.arguments import PROGRAM, Parser, build_config, build_info_parser, build_parser
-from client.errors import ServerError, UsageError
-from client.names import printable
+from alexnet_triton.client.arguments import PROGRAM, Parser, build_config, build_info_parser, build_parser
+from alexnet_triton.client.errors import ServerError, UsageError
+from alexnet_triton.client.output import printable
 
 OK, SOME_FAILED, USAGE, NO_SERVER, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -45,7 +45,7 @@ def _run(words: list[str]) -> int:
 def _classify(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from client.run import Job, run
+    from alexnet_triton.client.run import Job, run
 
     job = Job.from_arguments(arguments)
     return SOME_FAILED if asyncio.run(run(job, build_config(arguments))) else OK
@@ -54,7 +54,7 @@ def _classify(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from client.info import describe
+    from alexnet_triton.client.info import describe
 
     sys.stdout.write(asyncio.run(describe(build_config(arguments), arguments.wait, arguments.format == "json")))
     return OK

@@ -3,26 +3,39 @@
 import io
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from client.errors import BadImage, UsageError
-from client.named import Named
-from client.signature import Signature
-from imaging import FORMATS, MAX_BYTES, ImageError, center_box, decode, open_image, resample
+from alexnet_triton.client.errors import BadImage, UsageError
+from alexnet_triton.client.protocol import Signature
+from alexnet_triton.imaging import FORMATS, MAX_BYTES, ImageError, center_box, decode, open_image, resample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Source = Union[str, "os.PathLike[str]", bytes, "NDArray[np.uint8]", Image.Image, Named]
+
+# WAS alexnet_triton.client.images: An image that is read by a function of its own.
+
+
+@dataclass(frozen=True, slots=True)
+class LazyImage:
+    """`read` returns the bytes of an image file or raises BadImage; `path` is what results call it."""
+
+    path: str
+    read: Callable[[], bytes]
+
+
+Source = Union[str, "os.PathLike[str]", bytes, "NDArray[np.uint8]", Image.Image, LazyImage]
 
 
 def path_of(source: Source) -> str | None:
     """The path as it was given, None for what has none."""
-    if isinstance(source, Named):
+    if isinstance(source, LazyImage):
         return source.path
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
@@ -53,7 +66,7 @@ def file_bytes(source: Source) -> bytes:
     """
     if isinstance(source, (str, os.PathLike)):
         return read(os.fspath(source))
-    if isinstance(source, Named):
+    if isinstance(source, LazyImage):
         return source.read()
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)

@@ -1,18 +1,61 @@
 """One batch of images through the model."""
 
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Generic, TypeVar
 
-from client.config import Config
-from client.dispatch import Dispatcher
-from client.errors import BadAnswer, ClassifierError, ModelNotFound, RequestRefused
-from client.pool import Server
-from client.results import Classification, Label, Timing
-from client.retry import Deadline
-from client.shm import Slots
-from client.signature import Signature
-from client.wire import InferReply, InferRequest, SharedMemory, parse_label, serialize_bytes
+from alexnet_triton.client.config import Config
+from alexnet_triton.client.errors import BadAnswer, ClassifierError, ModelNotFound, RequestRefused
+from alexnet_triton.client.protocol import (
+    Classification,
+    InferReply,
+    InferRequest,
+    Label,
+    SharedMemory,
+    Signature,
+    Timing,
+    parse_label,
+    serialize_bytes,
+)
+from alexnet_triton.client.servers import Deadline, Dispatcher, ServerState
+from alexnet_triton.client.shm import Slots
+
+# WAS alexnet_triton.client.inference: Bounded look-ahead with results in order.
+
+
+T = TypeVar("T")
+
+
+class LookAhead(Generic[T]):
+    """Started work in the order it was started, at most `limit` at a time."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._started = limit, deque[T]()
+
+    def add(self, work: T) -> Iterator[T]:
+        """Take one more in; gives the oldest when there are too many."""
+        self._started.append(work)
+        while len(self._started) > self._limit:
+            yield self._started.popleft()
+
+    def rest(self) -> Iterator[T]:
+        """Give out what is left, the oldest first."""
+        while self._started:
+            yield self._started.popleft()
+
+
+def batches(items: Iterable[T], size: int, alone: int = 0) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter; the first `alone` items each in a list of its own."""
+    iterator = iter(items)
+    for item in islice(iterator, alone):
+        yield [item]
+    while batch := list(islice(iterator, size)):
+        yield batch
+
 
 Outcome = Classification | ClassifierError
 ENCODED_SLOT_BYTES = 1 << 20  # a larger image goes the ordinary way
@@ -65,7 +108,7 @@ class Inference:
         if self._slots is not None:
             await self._slots.close()
 
-    async def _send(self, request: InferRequest, server: Server, timeout_s: float) -> _Reply:
+    async def _send(self, request: InferRequest, server: ServerState, timeout_s: float) -> _Reply:
         start = time.perf_counter()
         try:
             if self._slots is not None and isinstance(request.data, SharedMemory):
@@ -97,7 +140,7 @@ class Inference:
         return batch * (size * size * 3 if size else ENCODED_SLOT_BYTES)
 
 
-def _rows(reply: InferReply, request: InferRequest, server: Server) -> list[list[Label]]:
+def _rows(reply: InferReply, request: InferRequest, server: ServerState) -> list[list[Label]]:
     """The classes of every image; refuses an answer that does not fit the question."""
     images, host = request.shape[0], server.transport.host
     try:

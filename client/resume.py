@@ -1,17 +1,67 @@
 """What a file of results holds already."""
 
 import csv
+import fcntl
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
 
-from client.errors import UsageError
+from alexnet_triton.client.errors import UsageError
+
+# WAS alexnet_triton.client.resume: What a file of results was begun with, kept beside it, so that a run that goes on asks for the same.
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The options that decide what a result holds, named as on the command line."""
+
+    model: str
+    model_version: str
+    top: int
+    threshold: float
+    labels: tuple[str, ...]
+
+
+def keep_settings(file: str, settings: RunSettings, begun: bool) -> None:
+    """Write `FILE.settings`; where FILE was `begun` before, its settings must be these.
+
+    Raises:
+        UsageError: they are others, or cannot be read or written.
+    """
+    path = Path(f"{file}.settings")
+    if not Path(file).is_file():  # a device or a pipe, which nobody goes on with
+        return None
+    try:
+        if begun and path.is_file():
+            return _compare(file, path, settings)
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        new.write_text(json.dumps(asdict(settings)) + "\n")
+        new.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _compare(file: str, path: Path, settings: RunSettings) -> None:
+    try:
+        before = json.loads(path.read_text())
+        before = RunSettings(**before | {"labels": tuple(before["labels"])})
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(f"{path}: damaged; remove it to go on with what is asked now") from None
+    for name, old in asdict(before).items():
+        if getattr(settings, name) != old:
+            option = "--" + name.replace("_", "-")
+            was = "other --labels" if name == "labels" else f"{option} {old}" if old else f"no {option}"
+            raise UsageError(f"--resume: {file} was begun with {was}; give the same, or another --output")
 
 
 @dataclass
-class Held:
+class CompletedResults:
     """Results in a file.
 
     Attributes:
@@ -39,13 +89,13 @@ def key(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "big")
 
 
-def read_held(file: str, form: str) -> Held:
+def read_completed(file: str, form: str) -> CompletedResults:
     """Read a file of JSON lines or CSV from its start.
 
     Raises:
         UsageError: it holds something else, so adding to it would spoil it.
     """
-    held = Held()
+    held = CompletedResults()
     try:
         for record in _csv_records(file) if form == "csv" else _lines(file):
             _add(held, record, form)
@@ -55,7 +105,7 @@ def read_held(file: str, form: str) -> Held:
     return held
 
 
-def _add(held: Held, record: bytes, form: str) -> None:
+def _add(held: CompletedResults, record: bytes, form: str) -> None:
     if form == "json":
         entry = json.loads(record)
         path, failed = entry["path"], "error" in entry
@@ -85,3 +135,65 @@ def _csv_records(file: str) -> Iterator[bytes]:
         if record.count(b'"') % 2 == 0:
             yield record
             record = b""
+
+
+# WAS alexnet_triton.client.resume: Where results go, so that what was written stays written when the process is killed.
+
+
+class ResultWriter:
+    """A file or standard output; every result is handed to the system as it comes."""
+
+    def __init__(self, stream: BinaryIO, held: CompletedResults, is_file: bool) -> None:
+        self._stream, self._is_file = stream, is_file
+        self.held = held
+
+    def write(self, text: str) -> None:
+        """One whole result.
+
+        Raises:
+            UsageError: the disk is full, or the like.
+        """
+        try:
+            self._stream.write(text.encode("utf-8", "surrogateescape"))
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"results cannot be written: {(error.strerror or str(error)).lower()}") from None
+
+    def __enter__(self) -> "ResultWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_file:
+            self._stream.close()
+
+
+def open_writer(file: str | None, form: str, resume: bool) -> ResultWriter:
+    """Standard output, or a file: emptied, or with `resume` cut behind its last whole result and added to.
+
+    Raises:
+        UsageError: it cannot be written, another process writes it, or it holds something else.
+    """
+    if file is None:
+        return ResultWriter(sys.stdout.buffer, CompletedResults(), is_file=False)
+    try:
+        stream = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
+        _lock(stream, file)
+        regular = Path(file).is_file()
+        held = read_completed(file, form) if resume and regular else CompletedResults()
+        if regular:
+            stream.truncate(held.end)
+            stream.seek(held.end)
+    except OSError as error:
+        raise UsageError(f"--output {file}: {(error.strerror or str(error)).lower()}") from None
+    return ResultWriter(stream, held, is_file=True)
+
+
+def _lock(stream: BinaryIO, file: str) -> None:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"--output {file}: another run is writing it; give this one a file of its own") from None

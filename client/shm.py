@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from client.errors import NotReady, RequestRefused, ServerError, UsageError
-from client.pool import Server
-from client.wire import SharedMemory
+from alexnet_triton.client.errors import NotReady, RequestRefused, ServerError, UsageError
+from alexnet_triton.client.protocol import SharedMemory
+from alexnet_triton.client.servers import ServerState
 
 FOLDER = Path("/dev/shm")
 PREFIX = "alexnet-classify"
@@ -36,7 +36,7 @@ class Slots:
         self._free: asyncio.LifoQueue[int] = asyncio.LifoQueue()
         for slot in reversed(range(count)):
             self._free.put_nowait(slot)
-        self._known: dict[Server, int] = {}
+        self._known: dict[ServerState, int] = {}
         self._registering = asyncio.Lock()
 
     @asynccontextmanager
@@ -53,7 +53,7 @@ class Slots:
         finally:
             self._free.put_nowait(slot)
 
-    async def register(self, server: Server, timeout_s: float) -> None:
+    async def register(self, server: ServerState, timeout_s: float) -> None:
         """Make the region known to a server, once, and again when it was lost and came back.
 
         Raises:
@@ -69,7 +69,7 @@ class Slots:
                     raise _refused(error) from None
             self._known[server] = server.generation
 
-    def lost(self, server: Server, error: ServerError) -> ServerError:
+    def lost(self, server: ServerState, error: ServerError) -> ServerError:
         """What a refused request means: a server that was started again has forgotten the region."""
         if not LOST.search(error.detail):
             return error

@@ -1,21 +1,89 @@
 """What the command line names, to single images: folders, globs, lists, standard input and addresses."""
 
 import glob
+import http.client
 import os
+import ssl
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from client.errors import BadImage, UsageError
-from client.fetch import fetch
-from client.named import Named
+from alexnet_triton.client.errors import BadImage, UsageError
+from alexnet_triton.client.images import LazyImage
+
+# WAS alexnet_triton.client.sources: Images from http and https addresses, bounded in size and time.
+
+
+CHUNK_BYTES = 1 << 16
+AGENT = "alexnet-classify"
+
+
+def fetch(address: str, timeout_s: float) -> bytes:
+    """Download an image of at most `imaging.MAX_BYTES`; at most ten redirections, to http and https alone.
+
+    Raises:
+        BadImage: it is not there, too large, or was not here in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    try:
+        request = urllib.request.Request(address, headers={"User-Agent": AGENT})
+        with _opener().open(request, timeout=timeout_s) as response:
+            return _read(response, deadline_s, timeout_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise BadImage(f"HTTP status {error.code}") from None
+    except urllib.error.URLError as error:
+        raise BadImage(f"cannot be fetched: {_reason(error.reason)}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise BadImage(f"cannot be fetched: {_reason(error)}") from None
+
+
+def _read(response: http.client.HTTPResponse, deadline_s: float, timeout_s: float) -> bytes:
+    from alexnet_triton.imaging import MAX_BYTES
+
+    content = bytearray()
+    while chunk := response.read1(CHUNK_BYTES):
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise BadImage(f"more than the {MAX_BYTES:,} bytes allowed")
+        if time.monotonic() > deadline_s:
+            raise BadImage(f"not fetched within {timeout_s:g} s")
+    if response.length:
+        raise BadImage("cut off: the connection ended before the image did")
+    return bytes(content)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Without the handlers for file: and ftp:, to which an address could be redirected."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _reason(error: object) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).lower()
+
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp")
 LIST_CHUNK_BYTES = 1 << 16
-Image = str | Named
+Image = str | LazyImage
 
 
 @dataclass(frozen=True)
@@ -41,7 +109,7 @@ class Sources:
     def __iter__(self) -> Iterator[Image]:
         for argument in self.arguments:
             if argument == "-":
-                yield Named("-", self.stdin.read)
+                yield LazyImage("-", self.stdin.read)
             elif argument.startswith("@"):
                 yield from chain.from_iterable(map(self._expand, _lines(argument[1:], self.stdin)))
             else:
@@ -49,7 +117,7 @@ class Sources:
 
     def _expand(self, argument: str) -> Iterator[Image]:
         if argument.startswith(("http://", "https://")):
-            yield Named(argument, self._fetcher(argument))
+            yield LazyImage(argument, self._fetcher(argument))
         elif self.recursive and Path(argument).is_dir():
             yield from _found(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
@@ -70,7 +138,7 @@ def _found(folder: str) -> Iterator[Image]:
     images = _walk(folder)
     first = next(images, None)
     if first is None:
-        yield Named(folder, _failing(f"no image in this folder; looked for {' '.join(SUFFIXES)}"))
+        yield LazyImage(folder, _failing(f"no image in this folder; looked for {' '.join(SUFFIXES)}"))
     else:
         yield first
         yield from images
@@ -87,7 +155,7 @@ def _walk(folder: str) -> Iterator[Image]:
                 elif entry.name.lower().endswith(SUFFIXES):
                     files.append(entry.name)
     except OSError as error:
-        yield Named(folder, _failing(f"this folder cannot be read: {(error.strerror or str(error)).lower()}"))
+        yield LazyImage(folder, _failing(f"this folder cannot be read: {(error.strerror or str(error)).lower()}"))
     for name in sorted(files):
         yield os.path.join(folder, name)  # noqa: PTH118 - a Path would drop the "./" that was given
     for name in sorted(folders):

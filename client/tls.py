@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from client.address import Address
-from client.config import Tls
-from client.errors import TlsError, UsageError
+from alexnet_triton.client.config import Address, Tls
+from alexnet_triton.client.errors import TlsError, UsageError
 
 ALERT_WAIT_S = 1.0  # TLS 1.3 refuses a client certificate after the client's side of the handshake is over
 # OpenSSL's verification errors (openssl-verification-options(1)) that have a remedy of their own.

@@ -11,12 +11,11 @@ import re
 import sys
 from pathlib import Path
 
+from alexnet_triton.client.cli import NO_SERVER
+from alexnet_triton.client.cli import main as classify
+
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ROOT / "artifacts/gateway"
-sys.path.append(str(ROOT))
-
-from client.cli import NO_SERVER  # noqa: E402
-from client.cli import main as classify  # noqa: E402
 
 
 def read_key(path: Path, caller: str) -> str:

@@ -1,15 +1,10 @@
 """Any image classifier in ONNX to this project's signature: uint8 images [N, S, S, 3] to float32 probabilities.
 
-    python -m export.adapt resnet50.onnx --labels labels.txt --output adapted.onnx \\
+    python -m alexnet_triton.export.adapt resnet50.onnx --labels labels.txt --output adapted.onnx \\
         --mean 123.675,116.28,103.53 --scale 58.395,57.12,57.375
 
 Mean and scale are of pixel values 0 to 255: the network sees (x - mean) / scale.
 """
-
-if __name__ == "__main__":
-    from export.command import stay_quiet_while_loading
-
-    stay_quiet_while_loading()
 
 import argparse
 import json
@@ -22,11 +17,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from export import graph_edit, onnx_file, probe
-from export.command import finish
-from export.errors import ModelError
-from export.graph_edit import ImageInput
-from export.onnx_file import INPUT, OUTPUT, first_line
+from alexnet_triton.export import graph_edit, onnx_file, probe
+from alexnet_triton.export.command import finish
+from alexnet_triton.export.errors import ModelError
+from alexnet_triton.export.graph_edit import ImageInput
+from alexnet_triton.export.onnx_file import INPUT, OUTPUT, first_line
+
+if __name__ == "__main__":
+    from alexnet_triton.export.command import stay_quiet_while_loading
+
+    stay_quiet_while_loading()
+
 
 KINDS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8)
 OLDEST_OPSET = 7  # Sub and Div broadcast from it on
@@ -193,7 +194,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m export.adapt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m alexnet_triton.export.adapt",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("onnx", type=Path)
     parser.add_argument("--output", type=Path, required=True, help="file to write")

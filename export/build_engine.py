@@ -1,18 +1,13 @@
 """ONNX to a TensorRT plan, built on the GPU that serves it.
 
-    python -m export.build_engine artifacts/onnx/model.fp16.onnx artifacts/onnx/model.plan
-    python -m export.build_engine --check MODEL.onnx OUTPUT.plan     without a GPU
+    python -m alexnet_triton.export.build_engine artifacts/onnx/model.fp16.onnx artifacts/onnx/model.plan
+    python -m alexnet_triton.export.build_engine --check MODEL.onnx OUTPUT.plan     without a GPU
 
 Beside OUTPUT.plan lie OUTPUT.plan.json, which says what it is, OUTPUT.plan.layers.json of the engine
 inspector, and OUTPUT.plan.timing_cache, which makes the next build quick. A plan only loads in the
 TensorRT version that built it, unless it is built --version-compatible: build it in the
 tensorrt:TAG-py3 image that belongs to the server's tritonserver:TAG-py3.
 """
-
-if __name__ == "__main__":
-    from export.command import stay_quiet_while_loading
-
-    stay_quiet_while_loading()
 
 import argparse
 import hashlib
@@ -26,16 +21,19 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export import onnx_file, tensorrt_api
-from export.command import finish
-from export.cuda import Device, Gpu, find_gpu
-from export.errors import AccuracyError, ExportError
-from export.files import sha256
-from export.images import find_images
-from export.runners import onnx_runtime
-from export.tensorrt_api import Built, EngineConfig
-from export.tensorrt_runner import engine_runner
-from export.verify import check_batches
+from alexnet_triton.common.files import sha256
+from alexnet_triton.export import onnx_file, tensorrt
+from alexnet_triton.export.command import finish
+from alexnet_triton.export.errors import AccuracyError, ExportError
+from alexnet_triton.export.images import find_images
+from alexnet_triton.export.numerics import check_batches, onnx_runtime
+from alexnet_triton.export.tensorrt import Built, Device, EngineConfig, Gpu, engine_runner, find_gpu
+
+if __name__ == "__main__":
+    from alexnet_triton.export.command import stay_quiet_while_loading
+
+    stay_quiet_while_loading()
+
 
 NO_GPU = "not run: no GPU"
 IS_CHECK = "not run: the plan is a check"
@@ -65,16 +63,16 @@ def build_engine(
         raise ExportError("no GPU: build the plan on the machine that serves it, or try the graph here with --check")
     proto = onnx_file.read(model)
     onnx_file.check_signature(proto, model)
-    trt = tensorrt_api.load(rtx=check)
+    trt = tensorrt.load(rtx=check)
     start = time.perf_counter()
     timing_cache = _beside(output, "check_timing_cache" if check else "timing_cache")
     kept = timing_cache.read_bytes() if timing_cache.is_file() else None
-    built = tensorrt_api.build(trt, model, config, kept)
+    built = tensorrt.build(trt, model, config, kept)
     elapsed_s = time.perf_counter() - start
     verified, layers = _try_out(trt, built, proto, model, config, images) if not check else (_reason(gpu), None)
     sidecar = {
         "purpose": NOT_FOR_TRITON if check else "for Triton",
-        "builder": {"name": tensorrt_api.NAMES[trt.__name__], "version": trt.__version__},
+        "builder": {"name": tensorrt.NAMES[trt.__name__], "version": trt.__version__},
         "gpu": asdict(gpu) if gpu else None,
         "plan": {"bytes": len(built.plan), "sha256": hashlib.sha256(built.plan).hexdigest()},
         "onnx": {"file": model.name, "sha256": sha256(model)},
@@ -102,14 +100,14 @@ def _try_out(
 ) -> tuple[dict[str, Any], str]:
     """Load the plan on the GPU, compare its answers with ONNX Runtime's on the same graph; also its layers."""
     device = Device()
-    engine = tensorrt_api.deserialize(trt, built.plan, host_code=config.version_compatible)
-    found = tensorrt_api.signature(trt, engine)
+    engine = tensorrt.deserialize(trt, built.plan, host_code=config.version_compatible)
+    found = tensorrt.signature(trt, engine)
     if _essentials(found) != _essentials(built.signature):
         raise AccuracyError(f"{model}: the plan has {found} where the graph has {built.signature}; do not serve it")
     pixels = _pixels(proto, images)
     differences = check_batches(engine_runner(engine, device), onnx_runtime(model), pixels, TOLERANCE)
     verified = {"reference": "ONNX Runtime", "images": len(pixels), "tolerance": TOLERANCE}
-    return {**verified, "largest_difference": differences}, tensorrt_api.layers(trt, engine)
+    return {**verified, "largest_difference": differences}, tensorrt.layers(trt, engine)
 
 
 def _essentials(signature: dict[str, Any]) -> tuple[Any, ...]:
@@ -157,7 +155,9 @@ def summary(output: Path, sidecar: dict[str, Any]) -> str:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m export.build_engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m alexnet_triton.export.build_engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     default = EngineConfig()
     parser.add_argument("onnx", type=Path)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from export.errors import ExportError
+from alexnet_triton.export.errors import ExportError
 
 FAILED, INTERRUPTED = 1, 130
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.errors import ModelError
-from imaging import ImageError, decode
+from alexnet_triton.export.errors import ModelError
+from alexnet_triton.imaging import ImageError, decode
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
@@ -38,7 +38,9 @@ def find_images(folder: Path, classes: Sequence[str], limit: int | None = None) 
         ModelError: there are none, or a folder is named after no class.
     """
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder; write one with python -m training.pictures --to {folder}")
+        raise ModelError(
+            f"{folder}: no such folder; write one with python -m alexnet_triton.training.pictures --to {folder}"
+        )
     labels = {name: label for label, name in enumerate(classes)}
     found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
     unknown = next((path.parent for path in found if path.parent.name not in labels), None)

@@ -7,13 +7,13 @@ import numpy as np
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from export.errors import PublishError
-from export.repository import Network
-from imaging import decode
-from serving.control import Control
-from serving.errors import ControlError
-from serving.repository import KnownAnswer, Repository
-from serving.rundir import alive_runs
+from alexnet_triton.export.errors import PublishError
+from alexnet_triton.export.repository import Network
+from alexnet_triton.imaging import decode
+from alexnet_triton.serving.control import Control
+from alexnet_triton.serving.errors import ControlError
+from alexnet_triton.serving.repository import ReferenceAnswer, Repository
+from alexnet_triton.serving.runs import alive_runs
 
 LOAD_TIMEOUT_S = 120.0
 
@@ -31,7 +31,7 @@ def running_server(repository: Path) -> Control | None:
 
 
 def load_beside(server: Control, repository: Path, network: Network, version: int) -> None:
-    """Load a version while the one before goes on answering, and ask it the known image.
+    """Load a version while the one before goes on answering, and ask it the reference image.
 
     Raises:
         PublishError: it does not load, or answers wrongly.
@@ -39,7 +39,7 @@ def load_beside(server: Control, repository: Path, network: Network, version: in
     try:
         server.load(network.preprocess, LOAD_TIMEOUT_S)
         server.load(network.name, LOAD_TIMEOUT_S)
-        _ask_known_image(server, repository, network, version)
+        _ask_reference_image(server, repository, network, version)
     except (ControlError, InferenceServerException, OSError) as error:
         raise PublishError(f"version {version} of {network.name} does not answer: {_line(error)}") from error
 
@@ -60,8 +60,8 @@ def answer_with(server: Control, repository: Path, version: int) -> None:
         raise PublishError(f"classify answers with version {answered}, not {version}")
 
 
-def _ask_known_image(server: Control, repository: Path, network: Network, version: int) -> None:
-    known = Repository.open(repository, "cpu").known_answer(str(version))
+def _ask_reference_image(server: Control, repository: Path, network: Network, version: int) -> None:
+    known = Repository.open(repository, "cpu").reference_answer(str(version))
     pixels = decode(known.image, network.size)[None]
     tensor = tritonclient.http.InferInput("images", list(pixels.shape), "UINT8").set_data_from_numpy(pixels)
     with tritonclient.http.InferenceServerClient(f"{server.host}:{server.port}") as client:
@@ -71,10 +71,10 @@ def _ask_known_image(server: Control, repository: Path, network: Network, versio
         raise PublishError(wrong_answer(version, index, float(probabilities[index]), known))
 
 
-def wrong_answer(version: int, index: int, probability: float, known: KnownAnswer) -> str:
-    """What a version says for its known image, and what it should say."""
+def wrong_answer(version: int, index: int, probability: float, known: ReferenceAnswer) -> str:
+    """What a version says for its reference image, and what it should say."""
     return (
-        f"version {version} says class {index} with {probability:.2f} for its known image, "
+        f"version {version} says class {index} with {probability:.2f} for its reference image, "
         f"which is {known.index} ({known.label}) with {known.probability:.2f}"
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnx
 
-from export.errors import ExportError, ModelError
+from alexnet_triton.export.errors import ExportError, ModelError
 
 INPUT, OUTPUT = "images", "probabilities"
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -18,7 +18,7 @@ def read(path: Path) -> onnx.ModelProto:
         ModelError: it is missing, truncated or not valid.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such model; export one: python -m export.to_onnx")
+        raise ModelError(f"{path}: no such model; export one: python -m alexnet_triton.export.to_onnx")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -68,7 +68,7 @@ def check_signature(model: onnx.ModelProto, name: object) -> None:
     if not fits or (images.name, kind, outputs) != (INPUT, onnx.TensorProto.UINT8, [OUTPUT]):
         has = f"{images.name} {onnx.TensorProto.DataType.Name(kind)} {shape} -> {', '.join(outputs)}"
         raise ModelError(
-            f"{name}: has {has}, not images UINT8 [N, S, S, 3] -> probabilities; see python -m export.adapt"
+            f"{name}: has {has}, not images UINT8 [N, S, S, 3] -> probabilities; see python -m alexnet_triton.export.adapt"
         )
 
 

@@ -1,5 +1,7 @@
 """The whole way from a checkpoint to a published version: every precision, verified."""
 
+import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +9,12 @@ from typing import Any
 
 from rich.progress import Progress
 
-from export import onnx_file, quantize, report, to_onnx
-from export.errors import ModelError
-from export.files import sha256
-from export.images import LabelledImages, find_images
-from export.networks import plan_report
-from export.runners import onnx_runtime, openvino
-from export.verify import (
+from alexnet_triton.common.files import sha256
+from alexnet_triton.export import onnx_file, quantize, report, to_onnx
+from alexnet_triton.export.command import finish, stay_quiet_while_loading
+from alexnet_triton.export.errors import ModelError
+from alexnet_triton.export.images import LabelledImages, find_images
+from alexnet_triton.export.numerics import (
     TIMED_BATCHES,
     TOLERANCE,
     Candidate,
@@ -22,8 +23,11 @@ from export.verify import (
     compare,
     half_precision_tolerance,
     measure_rates,
+    onnx_runtime,
+    openvino,
     run_in_batches,
 )
+from alexnet_triton.export.verify import plan_report
 
 CALIBRATION_IMAGES = 128  # entropy and percentile calibration keep all activations of all of them
 SELECTION_IMAGES = 1000
@@ -124,3 +128,59 @@ def _demand(images: LabelledImages, count: int, folder: Path) -> None:
 def _bar(progress: Progress, name: str, total: int) -> Callable[[int], None]:
     task = progress.add_task(name, total=total, note="")
     return lambda done: progress.advance(task, done)
+
+
+# WAS alexnet_triton.export.pipeline: python -m export all CHECKPOINT: every precision, verified, reported and published.
+
+
+ARTIFACTS = Path("artifacts")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="alexnet-triton export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    for name, kind in (("test", "test"), ("calibration", "training")):
+        default = ARTIFACTS / name
+        what = f"{kind} images in <class>/ folders (default {default})"
+        parser.add_argument(f"--{name}", type=Path, default=default, metavar="FOLDER", help=what)
+    parser.add_argument("--onnx", type=Path, default=ARTIFACTS / "onnx", help="folder for the models")
+    parser.add_argument("--repository", type=Path, default=ARTIFACTS / "model_repository")
+    parser.add_argument("--images", type=int, help="test images to compare on (default: all)")
+    parser.add_argument("--rounds", type=int, default=7, help="of the speed measurement (default 7)")
+    parser.add_argument("--json", type=Path, help="write the report here too")
+    parser.add_argument("--force", action="store_true", help="publish precisions that lose too much, on the record")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parse(given)
+    return finish("export", lambda: _run(options, given))
+
+
+def _run(options: argparse.Namespace, given: list[str]) -> None:
+    for name in ("test", "calibration"):
+        if not getattr(options, name).is_dir():
+            raise ModelError(f"{getattr(options, name)}: no such folder; `make export` makes it, or give --{name}")
+    # PyTorch and the runtimes take seconds to load: what is wrong with the command is said before.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from alexnet_triton.export import publish, report
+
+    sources = Sources(
+        options.checkpoint, options.test, options.calibration, options.onnx, options.images, options.rounds
+    )
+    columns = (TextColumn("{task.description:>25}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:  # a bar a stage
+        found = export_all(sources, progress, ["alexnet-triton", "export", *given])
+    report.show(found)
+    for path in (options.onnx / "report.json", *filter(None, [options.json])):
+        report.write(found, path)
+    version = publish.publish(options.onnx / "model.onnx", options.test, options.repository, force=options.force)
+    print(f"version {version} in {options.repository}")
+
+
+if __name__ == "__main__":
+    stay_quiet_while_loading()
+    sys.exit(main())

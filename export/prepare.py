@@ -9,17 +9,68 @@ from typing import Any
 
 from PIL import Image
 
-from export import gate, onnx_file, probe
-from export.adapt import LARGEST_BATCH
-from export.errors import ModelError, PublishError
-from export.files import sha256
-from export.images import find_images
-from export.report import tool_versions
-from export.repository import Network, Publication
-from export.runners import Runner, openvino
-from imaging import decode
+from alexnet_triton.common.files import sha256
+from alexnet_triton.export import onnx_file, probe
+from alexnet_triton.export.adapt import LARGEST_BATCH
+from alexnet_triton.export.errors import AccuracyError, ModelError, PublishError
+from alexnet_triton.export.images import find_images
+from alexnet_triton.export.numerics import Runner, openvino
+from alexnet_triton.export.report import tool_versions
+from alexnet_triton.export.repository import Network, Publication
+from alexnet_triton.imaging import decode
 
-KNOWN_IMAGE_CANDIDATES = 200
+# WAS alexnet_triton.export.prepare: Which precisions of a verified network may be published.
+
+
+# The most top-1 that may be lost against fp32, in points.
+ALLOWED_LOSS = {"fp32": 0.0, "fp16": 0.2, "bf16": 0.2, "int8": 0.5}
+REPORT = "report.json"
+
+
+def read_report(model: Path) -> dict[str, Any] | None:
+    """The verification report beside a model, where there is one.
+
+    Raises:
+        PublishError: it is about other files than those that lie there now.
+    """
+    path = model.with_name(REPORT)
+    if not path.is_file():
+        return None
+    try:
+        report = json.loads(path.read_text())
+        files: dict[str, str] = report["sha256"]
+    except (ValueError, KeyError) as error:
+        raise PublishError(f"{path}: damaged ({error}); verify again: python -m export all") from error
+    for name, digest in files.items():
+        file = model.with_name(name)
+        if not file.is_file() or sha256(file) != digest:
+            raise PublishError(f"{file}: not the file that {path} is about; verify again: python -m export all")
+    return report
+
+
+def losses(report: dict[str, Any]) -> dict[str, float]:
+    """Points of top-1 that each served precision loses against fp32 in the same report."""
+    top1 = {row["precision"]: row["top1"] for row in report["rows"]}
+    return {precision: round(100 * (top1["fp32"] - value), 3) for precision, value in top1.items()}
+
+
+def check(report: dict[str, Any], force: bool) -> list[str]:
+    """The precisions that lose too much; without `force` there are none.
+
+    Raises:
+        AccuracyError: a precision loses more than `ALLOWED_LOSS`.
+    """
+    failing = {p: loss for p, loss in losses(report).items() if loss > ALLOWED_LOSS[p]}
+    if failing and not force:
+        named = ", ".join(
+            f"{precision} loses {loss:.2f} points of top-1, more than the {ALLOWED_LOSS[precision]} allowed"
+            for precision, loss in failing.items()
+        )
+        raise AccuracyError(f"not published: {named}; calibrate better, or publish all the same with --force")
+    return sorted(failing)
+
+
+REFERENCE_IMAGE_CANDIDATES = 200
 # What lies beside the fp32 model and goes with it: precision -> file.
 SIBLINGS = {"fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 PLAN = "model.plan"
@@ -28,17 +79,19 @@ PLAN = "model.plan"
 def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool = False) -> Publication:
     """What becomes a version: the model at `path`, and those beside it that `report.json` there has verified.
 
-    The known image is one of those in the <class>/ folders of `images`, or else a made one.
+    The reference image is one of those in the <class>/ folders of `images`, or else a made one.
 
     Raises:
         ExportError: the model or the images cannot be used, or a precision loses too much.
     """
     properties, labels, network = describe(path, name)
-    report = gate.read_report(path)
-    forced = gate.check(report, force) if report else []
+    report = read_report(path)
+    forced = check(report, force) if report else []
     siblings = {file: path.with_name(file) for file in SIBLINGS.values() if report and file in report["sha256"]}
     artefacts = {"model.onnx": path, **siblings, **plan_beside(path)}
-    known_image, answer = choose_known_image(openvino(path), _candidates(images, labels, network), labels, network)
+    reference_image, answer = choose_reference_image(
+        openvino(path), _candidates(images, labels, network), labels, network
+    )
     manifest: dict[str, Any] = {
         "published": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "data": properties.get("data", ""),
@@ -48,7 +101,7 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
         "sha256": {file: sha256(source) for file, source in artefacts.items()},
         "tools": tool_versions(),
     }
-    return Publication(network, labels, artefacts, known_image, answer, manifest)
+    return Publication(network, labels, artefacts, reference_image, answer, manifest)
 
 
 def describe(path: Path, name: str) -> tuple[dict[str, str], tuple[str, ...], Network]:
@@ -68,7 +121,7 @@ def describe(path: Path, name: str) -> tuple[dict[str, str], tuple[str, ...], Ne
 
 
 def plan_beside(model: Path) -> dict[str, Path]:
-    """The TensorRT plan beside a model, where `export.build_engine` built and verified one for Triton.
+    """The TensorRT plan beside a model, where `alexnet_triton.export.build_engine` built and verified one for Triton.
 
     Raises:
         PublishError: there is one that is not for Triton, or not the one that its sidecar is about.
@@ -83,14 +136,14 @@ def plan_beside(model: Path) -> dict[str, Path]:
         fits = False
     if not fits:
         raise PublishError(
-            f"{path}: not a plan that was built for Triton; build it with python -m export.build_engine, or remove it"
+            f"{path}: not a plan that was built for Triton; build it with python -m alexnet_triton.export.build_engine, or remove it"
         )
     return {PLAN: path}
 
 
 def _candidates(images: Path | None, labels: tuple[str, ...], network: Network) -> list[bytes]:
     if images is not None:
-        return [path.read_bytes() for path in find_images(images, labels, KNOWN_IMAGE_CANDIDATES).paths]
+        return [path.read_bytes() for path in find_images(images, labels, REFERENCE_IMAGE_CANDIDATES).paths]
     made = []
     for pixels in probe.pictures(network.size):
         buffer = io.BytesIO()
@@ -99,7 +152,7 @@ def _candidates(images: Path | None, labels: tuple[str, ...], network: Network) 
     return made
 
 
-def choose_known_image(
+def choose_reference_image(
     runner: Runner, candidates: Sequence[bytes], labels: tuple[str, ...], network: Network
 ) -> tuple[bytes, dict[str, Any]]:
     """The image that the network is surest of, with its answer: what a server that is well gives back."""

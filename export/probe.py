@@ -1,19 +1,19 @@
-"""What a classifier answers to a few pictures, one by one and in batches; graphs as `export.graph_edit` makes them."""
+"""What a classifier answers to a few pictures, one by one and in batches; graphs as `alexnet_triton.export.graph_edit` makes them."""
 
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 
-from export import graph_edit
-from export.errors import ModelError
-from export.onnx_file import INPUT, first_line
+from alexnet_triton.export import graph_edit
+from alexnet_triton.export.errors import ModelError
+from alexnet_triton.export.onnx_file import INPUT, first_line
 
 BATCHES = (1, 2, 7)  # that a graph has to answer as it answers single images
 # Of the spread of the scores: kernels of other batch sizes round otherwise, mixed images differ by far more.
 TOLERANCE = 5e-3
 
-Run = Callable[[np.ndarray], np.ndarray]
+Scorer = Callable[[np.ndarray], np.ndarray]
 
 
 def pictures(size: int) -> np.ndarray:
@@ -89,7 +89,7 @@ def _answers_alike(candidate: onnx.ModelProto, pixels: np.ndarray, singles: np.n
     return all(a.shape == b.shape and np.abs(a - b).max() <= allowed for a, b in answers)
 
 
-def runner(model: onnx.ModelProto) -> Run:
+def runner(model: onnx.ModelProto) -> Scorer:
     """A model in memory in ONNX Runtime, which says nothing of what fails: trying is the purpose here."""
     import onnxruntime
 

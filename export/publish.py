@@ -1,33 +1,41 @@
 """A model to the repository that Triton serves.
 
-    python -m export.publish artifacts/onnx/model.onnx --images FOLDER
-    python -m export.publish --onnx resnet50.onnx --labels labels.txt --name resnet50 \\
+    python -m alexnet_triton.export.publish artifacts/onnx/model.onnx --images FOLDER
+    python -m alexnet_triton.export.publish --onnx resnet50.onnx --labels labels.txt --name resnet50 \\
         --mean 123.675,116.28,103.53 --scale 58.395,57.12,57.375
-    python -m export.publish --rollback
+    python -m alexnet_triton.export.publish --rollback
 
-With a server running on the repository, the new version is loaded, asked a known image, and only then answers.
+With a server running on the repository, the new version is loaded, asked a reference image, and only then answers.
 --onnx takes any image classifier; the model named without it is one that this project exported.
 """
-
-if __name__ == "__main__":
-    from export.command import stay_quiet_while_loading
-
-    stay_quiet_while_loading()
 
 import argparse
 import sys
 import tempfile
 from pathlib import Path
 
-from export import adapt, live, onnx_file
-from export.command import finish
-from export.errors import PublishError
-from export.prepare import prepare
-from export.repository import read_network, served_version, switch, versions, withdraw, write_version
-from imaging import decode
-from serving.engine import Engine, EngineConfig
-from serving.errors import EngineError
-from serving.repository import Repository
+from alexnet_triton.export import adapt, live, onnx_file
+from alexnet_triton.export.command import finish
+from alexnet_triton.export.errors import PublishError
+from alexnet_triton.export.prepare import prepare
+from alexnet_triton.export.repository import (
+    read_network,
+    remove_version,
+    served_version,
+    set_served_version,
+    versions,
+    write_version,
+)
+from alexnet_triton.imaging import decode
+from alexnet_triton.serving.engine import Engine, EngineConfig
+from alexnet_triton.serving.errors import EngineError
+from alexnet_triton.serving.repository import Repository
+
+if __name__ == "__main__":
+    from alexnet_triton.export.command import stay_quiet_while_loading
+
+    stay_quiet_while_loading()
+
 
 REPOSITORY = Path("artifacts/model_repository")
 
@@ -44,22 +52,22 @@ def publish(
     """
     version = write_version(repository, prepare(path, images, name, force))
     try:
-        rehearse(repository, version)
+        smoke_test(repository, version)
     except BaseException:  # Ctrl-C too
-        withdraw(repository, version)
+        remove_version(repository, version)
         raise
     serve_version(repository, version, new=True)
     return version
 
 
-def rehearse(repository: Path, version: int) -> None:
-    """Ask a version its known image in the server's own engine, before any server sees it.
+def smoke_test(repository: Path, version: int) -> None:
+    """Ask a version its reference image in the server's own engine, before any server sees it.
 
     Raises:
         PublishError: it does not run, or answers wrongly.
     """
     network = read_network(repository, version)
-    known = Repository.open(repository, "cpu").known_answer(str(version))
+    known = Repository.open(repository, "cpu").reference_answer(str(version))
     config = EngineConfig(max_batch_size=network.max_batch_size)
     try:
         engine = Engine(repository / network.name / str(version), config)
@@ -81,17 +89,17 @@ def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
     before = served_version(repository)
     server = live.running_server(repository)
     if server is None:
-        switch(repository, version)
+        set_served_version(repository, version)
     else:
         _serve_live(server, repository, version, before, new)
     for other in set(versions(repository)) - {version, before}:
-        withdraw(repository, other)
+        remove_version(repository, other)
 
 
 def _serve_live(server: live.Control, repository: Path, version: int, before: int | None, new: bool) -> None:
     try:
         live.load_beside(server, repository, read_network(repository, version), version)
-        switch(repository, version)
+        set_served_version(repository, version)
         live.answer_with(server, repository, version)
     except BaseException:  # Ctrl-C too
         _go_back(server, repository, before, version if new else None)
@@ -101,9 +109,9 @@ def _serve_live(server: live.Control, repository: Path, version: int, before: in
 def _go_back(server: live.Control, repository: Path, before: int | None, failed: int | None) -> None:
     if before is None:
         return
-    switch(repository, before)
+    set_served_version(repository, before)
     if failed is not None:
-        withdraw(repository, failed)
+        remove_version(repository, failed)
     live.load_beside(server, repository, read_network(repository, before), before)
     live.answer_with(server, repository, before)
 
@@ -142,7 +150,9 @@ def publish_any(options: argparse.Namespace) -> tuple[int, str]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m export.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m alexnet_triton.export.publish",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -150,7 +160,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     what.add_argument("--onnx", type=Path, dest="any_onnx", metavar="MODEL", help="any image classifier")
     what.add_argument("--rollback", action="store_true", help="serve the version before")
-    parser.add_argument("--images", type=Path, help="folder of <class>/ folders: the known image is one of them")
+    parser.add_argument("--images", type=Path, help="folder of <class>/ folders: the reference image is one of them")
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
     parser.add_argument("--name", default="alexnet", help="the model's name in Triton (default alexnet)")
     parser.add_argument("--force", action="store_true", help="publish precisions that lose too much, on the record")
@@ -164,6 +174,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     return finish("publish", lambda: _run(options))
+
+
+def rollback_main(arguments: list[str] | None = None) -> int:
+    return main(["--rollback", *(arguments or [])])
 
 
 def _run(options: argparse.Namespace) -> None:

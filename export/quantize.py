@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from export.errors import ExportError
-from export.onnx_file import INPUT, write_together
+from alexnet_triton.export.errors import ExportError
+from alexnet_triton.export.onnx_file import INPUT, write_together
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,

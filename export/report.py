@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from export.repository import write_text
-from export.verify import Comparison, Rates, median_and_spread
+from alexnet_triton.export.numerics import Comparison, Rates, median_and_spread
+from alexnet_triton.export.repository import write_text
 
 TOOLS = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
 HEADINGS = ("precision", "runtime", "top-1", "top-5", "same top-1", "difference", "MB", "img/s, 1", "img/s, 32")
@@ -36,7 +36,7 @@ def with_rates(rows: list[Comparison], rates: Rates) -> list[Comparison]:
 def build(rows: list[Comparison], arguments: list[str], **details: Any) -> dict[str, Any]:
     """The report as JSON values: rows, hardware, versions and the exact command."""
     return {
-        "command": shlex.join(["python", "-m", *arguments]),
+        "command": shlex.join(arguments),
         "hardware": hardware(),
         "versions": tool_versions(),
         "rows": [asdict(row) for row in rows],

@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.errors import PublishError
+from alexnet_triton.export.errors import PublishError
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 CONFIGS = ("config.pbtxt", "configs/cpu.pbtxt", "configs/native.pbtxt")
@@ -42,8 +42,8 @@ class Publication:
     network: Network
     labels: tuple[str, ...]
     artefacts: dict[str, Path]  # file name in the version folder -> file to copy
-    known_image: bytes
-    known_answer: dict[str, Any]  # index, label, probability
+    reference_image: bytes
+    reference_answer: dict[str, Any]  # index, label, probability
     manifest: dict[str, Any] = field(default_factory=dict)
 
 
@@ -95,15 +95,15 @@ def write_version(repository: Path, publication: Publication, source: Path = SOU
         with _model(repository / "classify") as folder:
             _write_labels(folder / labels_file(version), publication.labels)
             with _staged(folder / str(version)) as staging:
-                (staging / "known.jpg").write_bytes(publication.known_image)
-                _write_json(staging / "known.json", publication.known_answer)
+                (staging / "known.jpg").write_bytes(publication.reference_image)
+                _write_json(staging / "known.json", publication.reference_answer)
                 _write_json(staging / MANIFEST, manifest)
             if not (folder / CONFIGS[0]).is_file():
                 _write_configs(folder, source / "classify", "classify", network, version)
     return version
 
 
-def switch(repository: Path, version: int, source: Path = SOURCE) -> None:
+def set_served_version(repository: Path, version: int, source: Path = SOURCE) -> None:
     """Have `classify` answer with a published version, from when it is next loaded.
 
     Raises:
@@ -115,7 +115,7 @@ def switch(repository: Path, version: int, source: Path = SOURCE) -> None:
         )
 
 
-def withdraw(repository: Path, version: int) -> None:
+def remove_version(repository: Path, version: int) -> None:
     """Remove a version that is not served."""
     network = read_network(repository, version)
     shutil.rmtree(repository / "classify" / str(version))

@@ -1,13 +1,8 @@
-"""A checkpoint to ONNX: python -m export.to_onnx artifacts/checkpoint.pt artifacts/onnx/model.onnx.
+"""A checkpoint to ONNX: python -m alexnet_triton.export.to_onnx artifacts/checkpoint.pt artifacts/onnx/model.onnx.
 
 The graph takes uint8 images [N, S, S, 3] and gives float32 probabilities [N, classes]: mean
 subtraction and softmax are inside, and every response normalisation is one LRN node.
 """
-
-if __name__ == "__main__":
-    from export.command import stay_quiet_while_loading
-
-    stay_quiet_while_loading()
 
 import argparse
 import json
@@ -22,18 +17,22 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from export.command import finish
-from export.errors import ExportError
-from export.files import sha256
-from export.images import find_images
-from export.onnx_file import INPUT, OUTPUT, write_together
-from export.runners import Runner, onnx_runtime
-from export.verify import check_batches
-from training import checkpoint
-from training.checkpoint import Checkpoint
-from training.errors import TrainingError
-from training.lrn import LocalResponseNorm
-from training.model import Normalize
+from alexnet_triton.common.files import sha256
+from alexnet_triton.export.command import finish
+from alexnet_triton.export.errors import ExportError
+from alexnet_triton.export.images import find_images
+from alexnet_triton.export.numerics import Runner, check_batches, onnx_runtime
+from alexnet_triton.export.onnx_file import INPUT, OUTPUT, write_together
+from alexnet_triton.training import checkpoint
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.errors import TrainingError
+from alexnet_triton.training.model import LocalResponseNorm, Normalize
+
+if __name__ == "__main__":
+    from alexnet_triton.export.command import stay_quiet_while_loading
+
+    stay_quiet_while_loading()
+
 
 OPSET = 18
 CHECK_IMAGES = 256
@@ -184,7 +183,7 @@ def check(path: Path, source: Checkpoint, images: Path) -> dict[int, float]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m export.to_onnx", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m alexnet_triton.export.to_onnx", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("onnx", type=Path, help="file to write")
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/ folders to compare answers on")

@@ -11,7 +11,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from imaging.geometry import SHORT_SIDE, center_box, resample
+from alexnet_triton.imaging.geometry import SHORT_SIDE, center_box, resample
 
 # By their first bytes. Pillow's own `Image.open` would warn of large images before they can be refused.
 FORMATS: dict[bytes, type[ImageFile]] = {

@@ -2,7 +2,7 @@
 
 import sys
 
-from loadtest.cli import main
+from alexnet_triton.loadtest.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,15 +6,13 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from client.address import parse_address
-from client.arguments import Parser as ClientParser
-from client.arguments import add_server_options, build_config
-from client.config import Config
-from loadtest.engine import Users
-from loadtest.errors import SettingError
-from loadtest.measure import Setup
-from loadtest.schedule import Plan, check_times
-from loadtest.workload import Workload
+from alexnet_triton.client.arguments import Parser as ClientParser
+from alexnet_triton.client.arguments import add_server_options, build_config
+from alexnet_triton.client.config import Config, parse_address
+from alexnet_triton.loadtest.engine import Users
+from alexnet_triton.loadtest.errors import SettingError
+from alexnet_triton.loadtest.measure import Setup
+from alexnet_triton.loadtest.workload import Plan, Workload, check_times
 
 PROGRAM = "loadtest"
 EXIT_CODES = """exit codes: 0 done, and every objective met; 1 an objective was missed, or the new version is slower;

@@ -6,18 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.address import Address, parse_address
-from client.aio import AsyncClassifier
-from client.config import Config
-from client.errors import BadImage, ClassifierError
-from client.images import payload
-from client.inference import Inference
-from client.results import Classification, Label
-from client.retry import Deadline
-from client.signature import Signature
-from client.sources import SUFFIXES, Sources
-from client.wire import serialize_bytes
-from loadtest.errors import SettingError, TargetError
+from alexnet_triton.client.classifier import AsyncClassifier
+from alexnet_triton.client.config import Address, Config, parse_address
+from alexnet_triton.client.errors import BadImage, ClassifierError
+from alexnet_triton.client.images import payload
+from alexnet_triton.client.inference import Inference
+from alexnet_triton.client.protocol import Classification, Label, Signature, serialize_bytes
+from alexnet_triton.client.servers import Deadline
+from alexnet_triton.client.sources import SUFFIXES, Sources
+from alexnet_triton.loadtest.errors import SettingError, TargetError
 
 TIE = 0.01  # of probability: batches of other sizes are computed with other kernels, and may order such classes anew
 MEMORY_BYTES = 1 << 30

@@ -9,8 +9,8 @@ from hdrh.histogram import HdrHistogram
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.results import Json
-from loadtest.triton_stats import PARTS
+from alexnet_triton.loadtest.observer import PARTS
+from alexnet_triton.loadtest.results import Json
 
 # Okabe and Ito, Color Universal Design, 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -3,17 +3,17 @@
 import sys
 from collections.abc import Sequence
 
-from client.errors import ClassifierError, ServerError
-from client.names import printable
-from loadtest.arguments import EXIT_CODES, PROGRAM, Parser
-from loadtest.errors import LoadTestError
+from alexnet_triton.client.errors import ClassifierError, ServerError
+from alexnet_triton.client.output import printable
+from alexnet_triton.loadtest.arguments import EXIT_CODES, PROGRAM, Parser
+from alexnet_triton.loadtest.errors import LoadTestError
 
 USAGE, SERVER, INTERRUPTED = 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit codes are in --help."""
-    from serving.errors import ServingError
+    from alexnet_triton.serving.errors import ServingError
 
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
@@ -31,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from loadtest import command_compare, command_mlperf, command_report, command_run, command_sweep
+    from alexnet_triton.loadtest import compare, mlperf, report, run, sweep
 
     parser = Parser(prog="python -m loadtest", description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for module in (command_run, command_sweep, command_compare, command_mlperf, command_report):
+    for module in (run, sweep, compare, mlperf, report):
         module.add_parser(commands)
     return parser
 

@@ -1,18 +1,73 @@
 """Sending a load and recording what comes back, on one event loop."""
 
 import asyncio
+import ctypes
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from loadtest.alarm import Alarm
-from loadtest.answers import TIMEOUT, Answer, Done, Fault, find_fault
-from loadtest.cases import Target
-from loadtest.recorder import Recorder
-from loadtest.schedule import Plan, intended_times
-from loadtest.workload import Deck, Request
+from alexnet_triton.loadtest.cases import Target
+from alexnet_triton.loadtest.recorder import Recorder
+from alexnet_triton.loadtest.workload import (
+    TIMEOUT,
+    Answer,
+    Done,
+    Plan,
+    Request,
+    RequestFault,
+    RequestSampler,
+    find_fault,
+    intended_times,
+)
+
+# WAS alexnet_triton.loadtest.engine: Waking an event loop at an exact moment. asyncio's own timers are rounded up to whole milliseconds by epoll,
+# which at 1,000 requests a second would be the distance between two of them; a timerfd is exact (timerfd_create(2)).
+
+
+CLOCK_MONOTONIC = 1  # what time.perf_counter reads on Linux
+TFD_TIMER_ABSTIME = 1
+NS = 1_000_000_000
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = (("interval", _Timespec), ("value", _Timespec))
+
+
+class PreciseTimer:
+    """Calls `ring` in the running loop at each moment that is `set`, one at a time."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._libc, self._ring = ctypes.CDLL(None, use_errno=True), ring
+        self._descriptor = self._libc.timerfd_create(CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._descriptor < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._descriptor, self._rung)
+
+    def set(self, moment_s: float) -> None:
+        """Ring at a moment of `time.perf_counter`; at once when it is past."""
+        at = _Itimerspec(value=_Timespec(*divmod(max(1, int(moment_s * NS)), NS)))
+        self._libc.timerfd_settime(self._descriptor, TFD_TIMER_ABSTIME, ctypes.byref(at), None)
+
+    def close(self) -> None:
+        """Ring no more."""
+        self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+    def _rung(self) -> None:
+        try:
+            os.read(self._descriptor, 8)
+        except BlockingIOError:
+            return
+        self._ring()
+
 
 BURST = 64  # requests sent in a row before answers are looked at
 SWEEP_S = 0.1
@@ -47,18 +102,20 @@ class Sender(Protocol):
 def make_sender(target: Target, connections: int, timeout_s: float, done: Done) -> Sender:
     """The sender for the target's protocol."""
     if target.address.is_grpc:
-        from loadtest.grpc_sender import GrpcSender
+        from alexnet_triton.loadtest.grpc_sender import GrpcSender
 
         return GrpcSender(target, done, timeout_s)
-    from loadtest.http_sender import HttpSender
+    from alexnet_triton.loadtest.http_sender import HttpSender
 
     return HttpSender(target, connections, done)
 
 
-class Engine:
+class LoadEngine:
     """Sends what the deck deals, gives up after `timeout_s`, and tells the recorder."""
 
-    def __init__(self, deck: Deck, recorder: Recorder, timeout_s: float, connect: Callable[[Done], Sender]) -> None:
+    def __init__(
+        self, deck: RequestSampler, recorder: Recorder, timeout_s: float, connect: Callable[[Done], Sender]
+    ) -> None:
         self.recorder = recorder
         self._deck, self._timeout_s = deck, timeout_s
         self.sender = connect(self._answered)
@@ -102,7 +159,7 @@ class Engine:
         if not request.finished:
             self._conclude(request, find_fault(request.cases, answer))
 
-    def _conclude(self, request: Request, fault: Fault | None) -> None:
+    def _conclude(self, request: Request, fault: RequestFault | None) -> None:
         request.finished = True
         del self._in_flight[request]
         self.recorder.note_done(request, fault, time.perf_counter())
@@ -113,10 +170,10 @@ class Engine:
             await asyncio.sleep(SWEEP_S)
             given_up_s = time.perf_counter() - self._timeout_s
             for request in [each for each in self._in_flight if each.intended_s < given_up_s]:
-                self._conclude(request, Fault(TIMEOUT, f"no answer within {self._timeout_s:g} s"))
+                self._conclude(request, RequestFault(TIMEOUT, f"no answer within {self._timeout_s:g} s"))
 
 
-async def run_open(engine: Engine, plan: Plan, seed: int, start_s: float) -> None:
+async def run_open(engine: LoadEngine, plan: Plan, seed: int, start_s: float) -> None:
     """Send at the plan's moments from `start_s` on, whatever the server does."""
     times = (intended_times(plan, seed) + start_s).tolist()
     left = iter(times)
@@ -134,7 +191,7 @@ async def run_open(engine: Engine, plan: Plan, seed: int, start_s: float) -> Non
             due = next(left, None)
         return alarm.set(due if due is not None else now_s)
 
-    alarm = Alarm(ring)
+    alarm = PreciseTimer(ring)
     try:
         alarm.set(start_s)
         await engine.finish()
@@ -142,7 +199,7 @@ async def run_open(engine: Engine, plan: Plan, seed: int, start_s: float) -> Non
         alarm.close()
 
 
-async def run_closed(engine: Engine, users: Users, start_s: float) -> None:
+async def run_closed(engine: LoadEngine, users: Users, start_s: float) -> None:
     """Keep `users.count` requests in flight, less those whose user thinks."""
     loop, end_s = asyncio.get_running_loop(), start_s + users.warmup_s + users.duration_s
 

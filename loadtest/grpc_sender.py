@@ -8,11 +8,10 @@ import grpc
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
-from client.config import Tls
-from client.grpc_transport import CHANNEL_OPTIONS, read_reply
-from loadtest.answers import TIMEOUT, Answer, Done, Fault
-from loadtest.cases import Target
-from loadtest.workload import Request
+from alexnet_triton.client.config import Tls
+from alexnet_triton.client.grpc_transport import CHANNEL_OPTIONS, read_reply
+from alexnet_triton.loadtest.cases import Target
+from alexnet_triton.loadtest.workload import TIMEOUT, Answer, Done, Request, RequestFault
 
 CHANNELS = 4  # a connection each: one alone is bound by its flow control
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -61,9 +60,9 @@ class GrpcSender:
             return read_reply(pb.ModelInferResponse.FromString(raw), self._output).classes
         except grpc.aio.AioRpcError as error:
             late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            return Fault(TIMEOUT if late else f"gRPC {error.code().name}", error.details() or "")
+            return RequestFault(TIMEOUT if late else f"gRPC {error.code().name}", error.details() or "")
         except (DecodeError, ValueError) as error:
-            return Fault("unreadable answer", str(error))
+            return RequestFault("unreadable answer", str(error))
 
 
 def _open(target: Target) -> grpc.aio.Channel:

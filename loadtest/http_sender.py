@@ -8,11 +8,10 @@ import json
 import ssl
 from collections import deque
 
-from client.config import Tls
-from client.http_transport import read_reply
-from loadtest.answers import Answer, Done, Fault
-from loadtest.cases import Target
-from loadtest.workload import Request
+from alexnet_triton.client.config import Tls
+from alexnet_triton.client.http_transport import read_reply
+from alexnet_triton.loadtest.cases import Target
+from alexnet_triton.loadtest.workload import Answer, Done, Request, RequestFault
 
 WARM_CONNECTIONS = 8
 
@@ -82,7 +81,7 @@ class HttpSender:
             )
         except (OSError, ssl.SSLError) as error:
             if self._waiting:
-                self._done(self._waiting.popleft(), Fault("no connection", error.strerror or str(error)))
+                self._done(self._waiting.popleft(), RequestFault("no connection", error.strerror or str(error)))
             return
         self._all.add(connection)
         self.free(connection)
@@ -113,7 +112,7 @@ class _Connection(asyncio.Protocol):
         try:
             whole = split_response(self._received)
         except ValueError as error:
-            self._finish(Fault("unreadable answer", str(error)))
+            self._finish(RequestFault("unreadable answer", str(error)))
             return self.drop()
         if whole:
             status, body, keep = whole
@@ -124,7 +123,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._sender.lost(self)
-        self._finish(Fault("connection lost", str(error or "closed by the server")), keep=False)
+        self._finish(RequestFault("connection lost", str(error or "closed by the server")), keep=False)
 
     def _finish(self, answer: Answer, keep: bool = False) -> Request | None:
         request, self._request = self._request, None
@@ -159,11 +158,11 @@ def split_response(received: bytes) -> tuple[int, bytes, bool] | None:
 def read_answer(status: int, body: bytes, output: str) -> Answer:
     """The classes in a response, or what it refuses with."""
     if status != 200:
-        return Fault(f"HTTP {status}", _reason(body))
+        return RequestFault(f"HTTP {status}", _reason(body))
     try:
         return read_reply(json.loads(body), output).classes
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Fault("unreadable answer", repr(error))
+        return RequestFault("unreadable answer", repr(error))
 
 
 def _reason(body: bytes) -> str:

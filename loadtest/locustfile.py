@@ -24,20 +24,17 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 from tritonclient.grpc import service_pb2_grpc
 
-from client.address import parse_address
-from client.config import Send
-from client.errors import ClassifierError
-from client.grpc_transport import CHANNEL_OPTIONS
-from client.grpc_transport import build_request as build_message
-from client.grpc_transport import read_reply as read_message
-from client.http_transport import HEADER_LENGTH, build_request
-from loadtest.answers import Answer, Fault, find_fault
-from loadtest.arguments import parse_priorities
-from loadtest.errors import LoadTestError
-from loadtest.http_sender import read_answer
-from loadtest.locust_cases import Settings, load_cases
-from loadtest.locust_report import Report
-from loadtest.workload import Deck, Workload, infer_request
+from alexnet_triton.client.config import SendForm, parse_address
+from alexnet_triton.client.errors import ClassifierError
+from alexnet_triton.client.grpc_transport import CHANNEL_OPTIONS
+from alexnet_triton.client.grpc_transport import build_request as build_message
+from alexnet_triton.client.grpc_transport import read_reply as read_message
+from alexnet_triton.client.http_transport import HEADER_LENGTH, build_request
+from alexnet_triton.loadtest.arguments import parse_priorities
+from alexnet_triton.loadtest.errors import LoadTestError
+from alexnet_triton.loadtest.http_sender import read_answer
+from alexnet_triton.loadtest.locust_support import Report, Settings, load_cases
+from alexnet_triton.loadtest.workload import Answer, RequestFault, RequestSampler, Workload, find_fault, infer_request
 
 TIMEOUT_S = 10.0
 SINGLE, BATCHED = "single", "batched"
@@ -83,14 +80,14 @@ def _deal_decks(environment: Environment, options: Any) -> None:
         seed=os.getpid(),
     )
     priorities = parse_priorities(options.priorities)
-    chosen: set[Send] = {each.send for each in environment.user_classes if issubclass(each, Checked)}
+    chosen: set[SendForm] = {each.send for each in environment.user_classes if issubclass(each, Checked)}
     for send in chosen:
         target, cases = load_cases(settings, send)
         for size, batch in ((SINGLE, 1), (BATCHED, options.batch_size)):
-            DECKS[send, size] = Deck(target, cases, Workload(batch, priorities, seed=os.getpid()))
+            DECKS[send, size] = RequestSampler(target, cases, Workload(batch, priorities, seed=os.getpid()))
 
 
-DECKS: dict[tuple[Send, str], Deck] = {}
+DECKS: dict[tuple[SendForm, str], RequestSampler] = {}
 DEALT = Event()  # a worker is told to start its users while it still loads
 
 
@@ -98,7 +95,7 @@ class Checked(User):
     """Sends one image a request, or several, and looks at every answer."""
 
     abstract = True
-    send: Send = "encoded"
+    send: SendForm = "encoded"
 
     def on_start(self) -> None:
         """Wait for the images."""
@@ -139,7 +136,7 @@ class HttpUser(Checked, FastHttpUser):
             if response.status_code:
                 answer = read_answer(response.status_code, response.content or b"", request.output)
             else:
-                answer = Fault("no answer", str(response.error))
+                answer = RequestFault("no answer", str(response.error))
             fault = find_fault(cases, answer)
             if fault:
                 response.failure(_words(fault))
@@ -188,9 +185,9 @@ class GrpcUser(Checked):
             reply = self._stub.ModelInfer(message, timeout=TIMEOUT_S)
             return read_message(reply, output).classes, reply.ByteSize()
         except grpc.RpcError as error:
-            return Fault(f"gRPC {error.code().name}", error.details() or ""), 0
+            return RequestFault(f"gRPC {error.code().name}", error.details() or ""), 0
         except ValueError as error:
-            return Fault("unreadable answer", str(error)), 0
+            return RequestFault("unreadable answer", str(error)), 0
 
 
 class HttpFiles(HttpUser):
@@ -223,9 +220,9 @@ class _FailedError(Exception):
     pass
 
 
-def _name(send: Send, size: str) -> str:
+def _name(send: SendForm, size: str) -> str:
     return f"{send} {size}"
 
 
-def _words(fault: Fault) -> str:
+def _words(fault: RequestFault) -> str:
     return f"{fault.name}: {fault.detail}" if fault.detail else fault.name

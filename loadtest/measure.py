@@ -10,16 +10,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from loadtest.cases import Case, Target
-from loadtest.engine import LEAD_S, Engine, Users, make_sender, run_closed, run_open
-from loadtest.errors import EndedError
-from loadtest.histogram import Times
-from loadtest.observer import Observer, memory_growth
-from loadtest.recorder import Failure, Recorder, Window
-from loadtest.sampler import Sample
-from loadtest.schedule import Plan
-from loadtest.triton_stats import ModelView
-from loadtest.workload import Deck, Workload
+from alexnet_triton.loadtest.cases import Case, Target
+from alexnet_triton.loadtest.engine import LEAD_S, LoadEngine, Users, make_sender, run_closed, run_open
+from alexnet_triton.loadtest.errors import EndedError
+from alexnet_triton.loadtest.observer import ModelView, Observer, memory_growth
+from alexnet_triton.loadtest.recorder import Failure, Recorder, Times, Window
+from alexnet_triton.loadtest.sampler import Sample
+from alexnet_triton.loadtest.workload import Plan, RequestSampler, Workload
 
 RATE_TOLERANCE = 0.01
 LAG_PART = 0.1  # that latencies may be longer from the intended moment than from the sending
@@ -128,9 +125,9 @@ async def measure(target: Target, cases: Sequence[Case], setup: Setup, seed: int
         SettingError: a load that cannot be.
         EndedError: it was ended before anything was measured.
     """
-    deck = Deck(target, cases, setup.workload)
+    deck = RequestSampler(target, cases, setup.workload)
     recorder = Recorder()
-    engine = Engine(
+    engine = LoadEngine(
         deck,
         recorder,
         setup.timeout_s,
@@ -146,7 +143,7 @@ async def measure(target: Target, cases: Sequence[Case], setup: Setup, seed: int
         gc.unfreeze()
 
 
-async def _measure(engine: Engine, target: Target, setup: Setup, seed: int) -> Measured:
+async def _measure(engine: LoadEngine, target: Target, setup: Setup, seed: int) -> Measured:
     recorder, load = engine.recorder, setup.load
     start_s = time.perf_counter() + LEAD_S
     recorder.begin(start_s + load.warmup_s, start_s + load.warmup_s + load.duration_s)
@@ -174,13 +171,13 @@ def _on_interrupt(call: Any) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, call)
 
 
-def _interrupt(engine: Engine, observer: Observer) -> None:
+def _interrupt(engine: LoadEngine, observer: Observer) -> None:
     engine.recorder.end_s = min(engine.recorder.end_s, time.perf_counter())
     engine.stop()
     observer.interrupt()
 
 
-def _figures(engine: Engine, observer: Observer, setup: Setup) -> Measured:
+def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
     recorder = engine.recorder
     seconds = recorder.end_s - recorder.start_s
     failures, samples = recorder.failure_list(), observer.sampler.samples

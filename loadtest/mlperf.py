@@ -1,141 +1,200 @@
-"""The server under MLCommons' LoadGen, which decides by itself when to send, and whether a run is valid.
+"""python -m loadtest mlperf: a run of MLCommons' LoadGen, its logs kept, its judgement the exit code."""
 
-https://github.com/mlcommons/inference/blob/master/loadgen/README.md, and for the scenarios and their metrics
-https://github.com/mlcommons/inference_policies/blob/master/inference_rules.adoc
-"""
-
-import ctypes
-import threading
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+import argparse
+import asyncio
+import json
+import os
+import re
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import mlperf_loadgen as lg
+from alexnet_triton.client.config import Config
+from alexnet_triton.loadtest.arguments import Parser, add_output, add_target, client_config, output_folder, seconds
+from alexnet_triton.loadtest.cases import Target, find_images, reach
+from alexnet_triton.loadtest.errors import ResultError, SettingError
+from alexnet_triton.loadtest.machine import describe_command
+from alexnet_triton.loadtest.results import Json, prepare_folder, wrap
+from alexnet_triton.loadtest.run import INTERRUPTED, MISSED, OK, describe_target, save
+from alexnet_triton.loadtest.summary import error_console, out_console, waiting
+from alexnet_triton.loadtest.variants import fresh_server
 
-from client.images import payload
-from client.wire import serialize_bytes
-from loadtest.answers import Answer, Fault
-from loadtest.cases import Case, Target
-from loadtest.mlperf_sender import Sending
+if TYPE_CHECKING:
+    from alexnet_triton.loadtest.loadgen import Rules
 
-Scenario = Literal["SingleStream", "Offline", "Server"]
-NS = 1_000_000_000
-ANY = frozenset[int]()  # performance is measured without looking at the answers, accuracy in a run of its own
+
+# WAS alexnet_triton.loadtest.mlperf: What LoadGen wrote: its summary, and the answers of its accuracy run.
+
+
+SUMMARY, ACCURACY = "mlperf_log_summary.txt", "mlperf_log_accuracy.json"
+LINE = re.compile(r"^\s*([^:]+?)\s*:\s*(.+?)\s*$", re.MULTILINE)
+RATES = {"Offline": "Samples per second", "Server": "Completed samples per second"}
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What LoadGen is told. The names are its own.
+class Summary:
+    """LoadGen's figures and its judgement.
 
     Attributes:
-        target_qps: of Server, the rate of its Poisson arrivals; of Offline, what sizes its one query.
-        target_latency_s: of Server, for 99 % of the requests.
-        performance_samples: images that are held in memory and drawn from.
+        rate_per_s: samples a second; None of SingleStream, whose figure is a latency.
+        latency_ms: of Server the 99th, of SingleStream the 90th percentile; None of Offline.
     """
 
-    scenario: Scenario
-    accuracy: bool = False
-    min_duration_s: float = 60.0
-    target_qps: float = 100.0
-    target_latency_s: float = 0.15
-    performance_samples: int = 1024
-    batch: int = 16
-    concurrency: int = 6
-
-    def settings(self) -> Any:
-        """As LoadGen's TestSettings; seeds and whatever else keep LoadGen's defaults."""
-        settings = lg.TestSettings()
-        settings.scenario = getattr(lg.TestScenario, self.scenario)
-        settings.mode = lg.TestMode.AccuracyOnly if self.accuracy else lg.TestMode.PerformanceOnly
-        settings.min_duration_ms = round(self.min_duration_s * 1e3)
-        settings.min_query_count = 1 if self.scenario == "Offline" else 100
-        settings.offline_expected_qps = settings.server_target_qps = self.target_qps
-        settings.server_target_latency_ns = round(self.target_latency_s * NS)
-        settings.server_target_latency_percentile = 0.99
-        settings.single_stream_target_latency_percentile = 0.9
-        return settings
+    valid: bool
+    rate_per_s: float | None
+    latency_ms: float | None
+    lines: dict[str, str]
 
 
-class Library:
-    """LoadGen's query sample library: the images of a folder, loaded when LoadGen asks for them."""
+def read_summary(folder: Path, scenario: str) -> Summary:
+    """LoadGen's summary.
 
-    def __init__(self, target: Target, paths: Sequence[Path]) -> None:
-        self._target, self.paths = target, paths
-        self.cases: dict[int, Case] = {}
-
-    def load(self, indices: Sequence[int]) -> None:
-        """Into memory."""
-        signature = self._target.signature
-        for index in indices:
-            image = payload(self.paths[index], signature)
-            tensor = serialize_bytes([image]) if signature.kind == "encoded" else image
-            self.cases[index] = Case(str(self.paths[index]), tensor, ANY)
-
-    def unload(self, indices: Sequence[int]) -> None:
-        """Out of memory."""
-        for index in indices:
-            self.cases.pop(index, None)
-
-
-class SystemUnderTest:
-    """Takes LoadGen's queries to the server, and the answers back; a response is the class, int32, or nothing."""
-
-    def __init__(self, target: Target, library: Library, rules: Rules) -> None:
-        batch = rules.batch if rules.scenario == "Offline" else 1
-        in_flight = rules.concurrency if rules.scenario == "Offline" else None
-        self._sending = Sending(target, batch, in_flight, self._answered)
-        self._library = library
-        self.labels: dict[int, str] = {}
-        self.failures: Counter[str] = Counter()
-
-    def start(self) -> None:
-        """Connect."""
-        self._sending.start()
-
-    def issue(self, samples: Sequence[Any]) -> None:
-        """LoadGen's callback for a query."""
-        self._sending.put([(sample.id, self._library.cases[sample.index]) for sample in samples])
-
-    def flush(self) -> None:
-        """LoadGen's callback behind the last query; nothing is held back here."""
-
-    def close(self) -> None:
-        """Drop the connections."""
-        self._sending.close()
-
-    def _answered(self, ids: Sequence[int], answer: Answer) -> None:
-        if isinstance(answer, Fault) or len(answer) != len(ids):
-            self.failures[answer.name if isinstance(answer, Fault) else "unreadable answer"] += len(ids)
-            lg.QuerySamplesComplete([lg.QuerySampleResponse(each, 0, 0) for each in ids])
-            return
-        classes = (ctypes.c_int32 * len(ids))(*(self._class(text) for text in answer))
-        start = ctypes.addressof(classes)
-        lg.QuerySamplesComplete([lg.QuerySampleResponse(each, start + 4 * i, 4) for i, each in enumerate(ids)])
-
-    def _class(self, text: str) -> int:
-        _, index, *label = text.split(":", 2)
-        if label:
-            self.labels[int(index)] = label[0]
-        return int(index)
-
-
-def run_loadgen(sut: SystemUnderTest, library: Library, rules: Rules, folder: Path) -> None:
-    """One run, whose logs LoadGen writes into the folder. Ctrl-C is heard while it runs."""
-    output = lg.LogOutputSettings()
-    output.outdir, output.copy_summary_to_stdout = str(folder), False
-    log = lg.LogSettings()
-    log.log_output, log.enable_trace = output, False
-    system = lg.ConstructSUT(sut.issue, sut.flush)
-    samples = min(rules.performance_samples, len(library.paths))
-    images = lg.ConstructQSL(len(library.paths), samples, library.load, library.unload)
-    # A daemon: LoadGen cannot be told to stop, and must not keep an interrupted program alive.
-    thread = threading.Thread(
-        target=lg.StartTestWithLogSettings, args=(system, images, rules.settings(), log, ""), daemon=True
+    Raises:
+        ResultError: there is none.
+    """
+    try:
+        lines = dict(LINE.findall((folder / SUMMARY).read_text()))
+    except OSError as error:
+        raise ResultError(f"no {folder / SUMMARY}: {error.strerror}; LoadGen did not finish") from None
+    rate = lines.get(RATES.get(scenario, ""))
+    quantile = {"Server": "99.00", "SingleStream": "90.00"}.get(scenario)
+    latency = lines.get(f"{quantile} percentile latency (ns)")
+    return Summary(
+        lines.get("Result is") == "VALID",
+        float(rate) if rate else None,
+        float(latency) / 1e6 if latency else None,
+        lines,
     )
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    lg.DestroyQSL(images)
-    lg.DestroySUT(system)
+
+
+def accuracy(folder: Path, paths: Sequence[Path], labels: Mapping[int, str]) -> float:
+    """Part of the images whose answer is their folder's name, from LoadGen's log of answers.
+
+    Raises:
+        ResultError: the log cannot be read.
+    """
+    try:
+        entries = json.loads((folder / ACCURACY).read_text())
+        answers = {
+            each["qsl_idx"]: struct.unpack("<i", bytes.fromhex(each["data"]))[0] for each in entries if each["data"]
+        }
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise ResultError(f"{folder / ACCURACY}: {error}") from None
+    right = sum(labels.get(index) == paths[number].parent.name for number, index in answers.items())
+    return right / len(paths)
+
+
+def add_parser(commands: Any) -> None:
+    """The command's options."""
+    parser: Parser = commands.add_parser("mlperf", help="MLCommons' LoadGen: SingleStream, Offline or Server")
+    group = parser.add_argument_group("LoadGen")
+    group.add_argument("--scenario", choices=("SingleStream", "Offline", "Server"), required=True)
+    group.add_argument("--accuracy", action="store_true", help="LoadGen's accuracy run: every image once")
+    group.add_argument(
+        "--min-duration", type=seconds, default=60.0, metavar="TIME", help="of a valid run: 60s; a submission needs 10m"
+    )
+    group.add_argument(
+        "--target-qps", type=float, metavar="R", help="Server: arrivals a second; Offline: what to expect"
+    )
+    group.add_argument("--target-latency", type=seconds, default=0.15, metavar="TIME", help="Server: of 99 %%, 150ms")
+    group.add_argument("--offline-batch", type=int, default=16, metavar="N", help="images a request (default: 16)")
+    group.add_argument("--offline-requests", type=int, default=6, metavar="N", help="in flight (default: 6)")
+    add_target(parser)
+    add_output(parser)
+    parser.set_defaults(call=run, limit=10_000, images=Path("artifacts/test"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run LoadGen, save what it says, and end with 0 where it calls the run valid."""
+    from alexnet_triton.loadtest.loadgen import Rules
+
+    rules = Rules(**_rules(arguments))
+    paths = sorted(find_images(arguments.images, arguments.limit, arguments.seed))
+    folder = prepare_folder(output_folder(arguments))
+    try:
+        with fresh_server(arguments) as url:
+            return _run(arguments, url, rules, paths, folder)
+    except KeyboardInterrupt:
+        print("loadtest: interrupted, without LoadGen's judgement", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)  # LoadGen's threads cannot be told to stop, and would abort an orderly end
+
+
+def _run(arguments: argparse.Namespace, url: str | None, rules: "Rules", paths: list[Path], folder: Path) -> int:
+    from alexnet_triton.loadtest.loadgen import Library, SystemUnderTest, run_loadgen
+
+    target = asyncio.run(_reach(client_config(arguments, url), paths[0]))
+    if not 1 <= rules.batch <= target.signature.max_batch:
+        raise SettingError(f"--offline-batch {rules.batch}: the model takes 1 to {target.signature.max_batch} images")
+    library = Library(target, paths)
+    sut = SystemUnderTest(target, library, rules)
+    sut.start()
+    try:
+        with waiting(f"LoadGen, {rules.scenario}", _expected_s(rules, len(paths))):
+            run_loadgen(sut, library, rules, folder)
+    finally:
+        sut.close()
+    top1 = accuracy(folder, paths, sut.labels) if rules.accuracy else None
+    summary = asdict(read_summary(folder, rules.scenario)) if not rules.accuracy else None
+    result = wrap(
+        "mlperf",
+        describe_command(arguments.words),
+        arguments.title or f"MLPerf LoadGen, {rules.scenario}{', accuracy' if rules.accuracy else ''}",
+        target=describe_target(target, arguments),
+        rules=asdict(rules),
+        images=len(paths),
+        failures=dict(sut.failures),
+        summary=summary,
+        top1=top1,
+    )
+    save(result, folder, arguments)
+    _show(result, folder)
+    return OK if not sut.failures and (summary is None or summary["valid"]) else MISSED
+
+
+def _rules(arguments: argparse.Namespace) -> Json:
+    needs_rate = arguments.scenario != "SingleStream" and not arguments.accuracy
+    if needs_rate and not (arguments.target_qps and 0 < arguments.target_qps <= 100_000):
+        raise SettingError(
+            f"--scenario {arguments.scenario} wants --target-qps: what the server does, as `loadtest sweep` finds it"
+        )
+    if arguments.offline_requests < 1 or arguments.min_duration < 1:
+        raise SettingError("--offline-requests is 1 or more, --min-duration a second or more")
+    return {
+        "scenario": arguments.scenario,
+        "accuracy": arguments.accuracy,
+        "min_duration_s": arguments.min_duration,
+        "target_qps": arguments.target_qps or 100.0,
+        "target_latency_s": arguments.target_latency,
+        "batch": arguments.offline_batch,
+        "concurrency": arguments.offline_requests,
+    }
+
+
+async def _reach(config: Config, first: Path) -> Target:
+    target, _ = await reach(config, [first])
+    return target
+
+
+def _expected_s(rules: Any, images: int) -> float:
+    return images / 200 if rules.accuracy else 1.1 * rules.min_duration_s
+
+
+def _show(result: Json, folder: Path) -> None:
+    console = out_console()
+    console.print(f"[bold]{result['title']}[/]")
+    if result["top1"] is not None:
+        console.print(f"top-1 {result['top1']:.4f} on {result['images']:,} images")
+    if summary := result["summary"]:
+        word = "[green]VALID[/]" if summary["valid"] else "[red]INVALID[/]"
+        rate = f"{summary['rate_per_s']:,.1f} samples/s  " if summary["rate_per_s"] else ""
+        latency = f"latency {summary['latency_ms']:,.2f} ms" if summary["latency_ms"] else ""
+        console.print(f"{word}  {rate}{latency}")
+        for name, text in summary["lines"].items():
+            if "satisfied" in name and text != "Yes":
+                console.print(f"    {name}: {text}")
+    for name, count in result["failures"].items():
+        console.print(f"[red]{count:,} x {name}[/]")
+    error_console().print(f"{folder}")

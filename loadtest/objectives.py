@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from loadtest.errors import SettingError
+from alexnet_triton.loadtest.errors import SettingError
 
 UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 LATENCIES = ("p50", "p90", "p99", "p99.9", "max", "mean")

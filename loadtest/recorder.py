@@ -5,9 +5,49 @@ from dataclasses import dataclass, field
 
 from hdrh.histogram import HdrHistogram
 
-from loadtest.answers import TIMEOUT, WRONG, Fault
-from loadtest.histogram import Times, new_histogram, record
-from loadtest.workload import Request
+from alexnet_triton.loadtest.workload import TIMEOUT, WRONG, Request, RequestFault
+
+# WAS alexnet_triton.loadtest.recorder: Times in HDR histograms: microseconds from 1 to an hour, to three digits.
+
+
+LOWEST_US, HIGHEST_US = 1, 3_600_000_000
+QUANTILES = (50.0, 90.0, 99.0, 99.9)
+
+
+def new_histogram(digits: int = 3) -> HdrHistogram:
+    """An empty one."""
+    return HdrHistogram(LOWEST_US, HIGHEST_US, digits)
+
+
+def record(histogram: HdrHistogram, seconds: float) -> None:
+    """Add one time; what is out of range enters at its end."""
+    histogram.record_value(min(max(LOWEST_US, round(seconds * 1e6)), HIGHEST_US))
+
+
+@dataclass(frozen=True)
+class Times:
+    """A histogram's figures in milliseconds, and the histogram itself in HdrHistogram's own V2 encoding."""
+
+    count: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+    histogram: str = ""
+
+    @classmethod
+    def of(cls, histogram: HdrHistogram, keep: bool = True) -> "Times":
+        """The figures of a histogram, all 0 where it is empty."""
+        count = histogram.get_total_count()
+        if not count:
+            return cls(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        p50, p90, p99, p999 = (histogram.get_value_at_percentile(each) / 1e3 for each in QUANTILES)
+        encoded = histogram.encode().decode() if keep else ""
+        mean, largest = histogram.get_mean_value() / 1e3, histogram.get_max_value() / 1e3
+        return cls(count, mean, p50, p90, p99, p999, largest, encoded)
+
 
 EXAMPLES = 5
 MOST_WINDOWS = 300
@@ -76,7 +116,7 @@ class Recorder:
         window = self._window(request)
         window.lag_s = max(window.lag_s, lag_s)
 
-    def note_done(self, request: Request, fault: Fault | None, now_s: float) -> None:
+    def note_done(self, request: Request, fault: RequestFault | None, now_s: float) -> None:
         """A request was answered, refused or given up."""
         if fault is None and self.start_s <= now_s < self.end_s:
             self.finished_in_time += 1
@@ -101,7 +141,7 @@ class Recorder:
         if request.priority:
             record(self.by_priority.setdefault(request.priority, new_histogram()), latency_s)
 
-    def _note_failure(self, fault: Fault) -> None:
+    def _note_failure(self, fault: RequestFault) -> None:
         self.failures[fault.name] += 1
         examples = self.examples.setdefault(fault.name, [])
         if fault.detail and fault.detail not in examples and len(examples) < EXAMPLES:

@@ -1,5 +1,6 @@
 """The report: one HTML page with everything in it, and its charts once more as PNGs."""
 
+import argparse
 import base64
 import io
 import statistics
@@ -10,11 +11,12 @@ from typing import Any
 import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
-from loadtest import charts
-from loadtest.charts import Chart
-from loadtest.errors import ResultError
-from loadtest.results import Json, write_bytes, write_text
-from loadtest.summary import load_words
+from alexnet_triton.loadtest import charts
+from alexnet_triton.loadtest.arguments import Parser
+from alexnet_triton.loadtest.charts import Chart
+from alexnet_triton.loadtest.errors import ResultError, SettingError
+from alexnet_triton.loadtest.results import Json, prepare_folder, read_result, write_bytes, write_text
+from alexnet_triton.loadtest.summary import load_words
 
 TEMPLATES = Path(__file__).parent
 PAGE = "report.html"
@@ -98,3 +100,26 @@ def _render(chart: Chart, form: str) -> bytes:
     buffer = io.BytesIO()
     chart.figure.savefig(buffer, format=form, dpi=PNG_DPI, metadata=METADATA if form == "svg" else None)
     return buffer.getvalue()
+
+
+# WAS alexnet_triton.loadtest.report: python -m loadtest report RESULT [RESULT]: the page of a saved result, or of two runs side by side.
+
+
+def add_parser(commands: Any) -> None:
+    """The command's options."""
+    parser: Parser = commands.add_parser("report", help="the page of a saved result, or of two runs side by side")
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="folder of --output, or result.json")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the page (default: the first result's)")
+    parser.set_defaults(call=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page and say where it is."""
+
+    if len(arguments.results) > 2:
+        raise SettingError("one result or two: an old one and a new one")
+    results = [read_result(path) for path in arguments.results]
+    first = arguments.results[0]
+    folder = prepare_folder(arguments.output or (first if first.is_dir() else first.parent))
+    print(write_report(folder, results))
+    return 0

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import ResultError, SettingError
-from loadtest.machine import describe_machine, describe_versions
+from alexnet_triton.loadtest.errors import ResultError, SettingError
+from alexnet_triton.loadtest.machine import describe_machine, describe_versions
 
 FORMAT = 1
 NAME = "result.json"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from client.address import Address
-from serving.runs import find_runs
+from alexnet_triton.client.config import Address
+from alexnet_triton.serving.runs import find_runs
 
 INTERVAL_S = 1.0
 MOST_SAMPLES = 1800

@@ -1,5 +1,6 @@
 """A built repository with other settings: a copy of links to the same files, with configurations of its own."""
 
+import argparse
 import itertools
 import os
 import shutil
@@ -11,8 +12,9 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from loadtest.errors import SettingError
-from serving.repository import VARIANTS, Repository
+from alexnet_triton.loadtest.errors import SettingError
+from alexnet_triton.serving import Server
+from alexnet_triton.serving.repository import VARIANTS, Repository
 
 Setting = Mapping[str, str]
 NETWORK, DECODER = "alexnet", "preprocess"
@@ -116,3 +118,24 @@ EDITS: dict[str, Callable[[Mapping[str, ModelConfig], str], None]] = {
     "precision": _precision,
     "threads": _threads,
 }
+
+
+# WAS alexnet_triton.loadtest.variants: A server that is started for a load, where none is named.
+
+
+@contextmanager
+def fresh_server(arguments: argparse.Namespace, setting: Setting | None = None) -> Iterator[str | None]:
+    """The address of a fresh server on `--repository` with the setting, or nothing where that is not given.
+
+    Raises:
+        ServingError: it does not start.
+        SettingError: a setting that cannot be.
+    """
+    if arguments.repository is None:
+        yield None
+        return
+    with variant_of(arguments.repository, setting or {}) as repository:
+        server = Server(repository, http_port=0, grpc_port=0, metrics_port=0)
+        with server:
+            grpc = arguments.url and arguments.url[0].startswith("grpc")
+            yield f"grpc://{server.grpc_address}" if grpc else f"http://{server.http_address}"

@@ -1,15 +1,96 @@
 """What is sent: requests drawn from the cases, ready for the wire."""
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from client.grpc_transport import build_request as build_message
-from client.http_transport import HEADER_LENGTH, build_request
-from client.wire import InferRequest
-from loadtest.cases import Case, Target
-from loadtest.errors import SettingError
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_triton.client.grpc_transport import build_request as build_message
+from alexnet_triton.client.http_transport import HEADER_LENGTH, build_request
+from alexnet_triton.client.protocol import InferRequest
+from alexnet_triton.loadtest.cases import Case, Target
+from alexnet_triton.loadtest.errors import SettingError
+
+# WAS alexnet_triton.loadtest.workload: When requests are to be sent: constant or Poisson arrivals, at a rate that may change over time.
+
+
+Arrivals = Literal["constant", "poisson"]
+Shape = Literal["flat", "step", "spike", "day"]
+MOST_PER_S = 100_000.0
+MOST_REQUESTS = 50_000_000
+STEPS = 5
+SPIKE = 4.0  # times the rate, for a tenth of the time
+GRID = 100_001
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The intended load.
+
+    Attributes:
+        rate_per_s: of requests; of the shapes, `flat` keeps it, `step` climbs to it in five steps, `spike` has four
+            times as much for a tenth of the time, `day` swings between a fifth of it and all of it, as a day does.
+        duration_s: the measured time, behind `warmup_s`.
+    """
+
+    rate_per_s: float
+    duration_s: float
+    warmup_s: float = 0.0
+    arrivals: Arrivals = "constant"
+    shape: Shape = "flat"
+
+    def __post_init__(self) -> None:
+        """Raises SettingError for what cannot be."""
+        if not 0 < self.rate_per_s <= MOST_PER_S:
+            raise SettingError(f"--rate {self.rate_per_s:g}: give more than 0 and at most {MOST_PER_S:,.0f} a second")
+        check_times(self.duration_s, self.warmup_s)
+        if self.rate_per_s * (self.warmup_s + self.duration_s) > MOST_REQUESTS:
+            raise SettingError(f"more than {MOST_REQUESTS:,} requests: lower --rate or --duration")
+
+
+def check_times(duration_s: float, warmup_s: float) -> None:
+    """Raises SettingError for times that cannot be."""
+    if not 0 < duration_s <= 7 * 86_400 or not 0 <= warmup_s <= 86_400:
+        raise SettingError(f"--duration {duration_s:g} s, --warmup {warmup_s:g} s: give times of at most a week")
+
+
+def rate_at(plan: Plan, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Requests a second at moments of the measured time; before it, the first of it."""
+    part = np.clip(seconds / plan.duration_s, 0.0, 1.0)
+    if plan.shape == "step":
+        factor = np.minimum(np.floor(part * STEPS) + 1, STEPS) / STEPS
+    elif plan.shape == "spike":
+        factor = np.where((part >= 0.45) & (part < 0.55), SPIKE, 1.0)
+    elif plan.shape == "day":
+        factor = 0.6 - 0.4 * np.cos(2 * math.pi * part)
+    else:
+        factor = np.ones_like(part)
+    return plan.rate_per_s * factor
+
+
+def intended_times(plan: Plan, seed: int) -> NDArray[np.float64]:
+    """Seconds from the start of the warm-up, ascending.
+
+    The n-th request is due when the integral of the rate reaches n, or for Poisson arrivals the sum of n
+    exponential draws: an inhomogeneous Poisson process by inversion (Cinlar, 1975, chapter 4.7).
+    """
+    moments = np.linspace(0.0, plan.warmup_s + plan.duration_s, GRID)
+    rates = rate_at(plan, moments - plan.warmup_s)
+    steps = np.diff(moments) * (rates[1:] + rates[:-1]) / 2
+    expected = np.concatenate(([0.0], np.cumsum(steps)))
+    total = expected[-1]
+    if plan.arrivals == "constant":
+        due = np.arange(math.ceil(total - 1e-9), dtype=np.float64)
+    else:
+        count = int(total + 6 * math.sqrt(total) + 20)
+        due = np.cumsum(np.random.default_rng(seed).exponential(size=count))
+    return np.interp(due[due < total], expected, moments)
+
 
 _LENGTH_NAME = HEADER_LENGTH.encode()
 
@@ -40,7 +121,7 @@ class Workload:
     seed: int = 0
 
 
-class Deck:
+class RequestSampler:
     """Deals requests: every image once, in random order, then all anew."""
 
     def __init__(self, target: Target, cases: Sequence[Case], workload: Workload) -> None:
@@ -113,3 +194,36 @@ class HttpEncoder:
         header, data = build_request(request)
         lengths = b"\r\n%s: %d\r\nContent-Length: %d\r\n\r\n"
         return b"".join((self._head, lengths % (_LENGTH_NAME, len(header), len(header) + len(data)), header, data))
+
+
+# WAS alexnet_triton.loadtest.workload: What comes back for a request.
+
+
+class RequestFault(NamedTuple):
+    """Why a request was not answered rightly: the failure's name, and what was said."""
+
+    name: str
+    detail: str = ""
+
+
+Answer = Sequence[str] | RequestFault  # the classes, each as Triton's `value:index:label`
+Done = Callable[[Request, Answer], None]
+TIMEOUT = "timeout"
+WRONG = "wrong answer"
+
+
+def find_fault(cases: Sequence[Case], answer: Answer) -> RequestFault | None:
+    """What is wrong with an answer: nothing, when each image has the class that it should have."""
+    if isinstance(answer, RequestFault):
+        return answer
+    if len(answer) != len(cases):
+        return RequestFault("unreadable answer", f"{len(answer)} classes for {len(cases)} images")
+    for case, text in zip(cases, answer, strict=True):
+        try:
+            index = int(text.split(":", 2)[1])
+        except (IndexError, ValueError):
+            return RequestFault("unreadable answer", f"{text!r} is no class")
+        if index not in case.right:
+            right = " or ".join(map(str, sorted(case.right)))
+            return RequestFault(WRONG, f"{case.name} is class {right}, the answer {text}")
+    return None

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from serving.errors import (
+from alexnet_triton.serving.errors import (
     ControlError,
     EngineError,
     InstallationError,
@@ -13,7 +13,8 @@ from serving.errors import (
 )
 
 if TYPE_CHECKING:
-    from serving.server import Server
+    from alexnet_triton.serving.server import Server
+
 
 __all__ = [
     "ControlError",
@@ -30,7 +31,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # The models import this package in every stub: what starts a server (protobuf, gRPC) is loaded when asked for.
     if name == "Server":
-        from serving.server import Server
+        from alexnet_triton.serving.server import Server
 
         return Server
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving.errors import ServingError
-from serving.metrics import MetricsServer
-from serving.repository import VARIANTS
-from serving.runs import Run, find_runs
-from serving.server import Server
-from serving.tls import Tls
-from serving.watch import Watcher
+from alexnet_triton.serving.errors import ServingError
+from alexnet_triton.serving.launch import Tls
+from alexnet_triton.serving.repository import VARIANTS
+from alexnet_triton.serving.runs import RunningServer, find_runs
+from alexnet_triton.serving.server import Server
+from alexnet_triton.serving.watch import MetricsServer, Watcher
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def serve(words: Sequence[str]) -> int:
+    return main(["run", *words])
+
+
+def status(words: Sequence[str]) -> int:
+    return main(["status", *words])
+
+
+def stop(words: Sequence[str]) -> int:
+    return main(["stop", *words])
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -106,7 +117,7 @@ def _stop(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _stop_run(run: Run) -> None:
+def _stop_run(run: RunningServer) -> None:
     run.stop()
     print(f"{run.name} stopped")
 

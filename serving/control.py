@@ -4,10 +4,13 @@ so that watching costs a server's machine next to nothing."""
 import http.client
 import json
 import struct
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving.errors import ControlError
+from alexnet_triton.serving.errors import ControlError
+from alexnet_triton.serving.repository import Repository
 
 KEY_HEADER = "alexnet-triton-key"
 
@@ -112,3 +115,38 @@ def _reason(answer: bytes) -> str:
         return str(problem["error"]).strip().splitlines()[0]
     except (ValueError, KeyError, TypeError, IndexError):
         return ""
+
+
+# WAS alexnet_triton.serving.control: Ending a server without cutting anybody off.
+#
+# Told to exit, Triton 2.51 goes on taking requests from connections that are open, and cuts them when its time is up.
+# Unloaded, a model takes no new request and answers those it has; when all are unloaded, nothing is left to be cut.
+#
+
+
+_POLL_S = 0.02
+
+
+def drain(control: Control, repository: Repository, timeout_s: float) -> bool:
+    """Have every request in flight answered and every new one refused; whether that was done in `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    ensembles = [name for name, config in repository.configs.items() if config.HasField("ensemble_scheduling")]
+    others = [name for name in repository.configs if name not in ensembles]
+    try:
+        return all(_unload(control, models, deadline) for models in (ensembles, others))  # their steps last
+    except ControlError:
+        return False
+
+
+def _unload(control: Control, models: Sequence[str], deadline: float) -> bool:
+    for name in models:
+        control.unload(name, timeout_s=_left(deadline))
+    while set(control.loaded(timeout_s=_left(deadline))) & set(models):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _left(deadline: float) -> float:
+    return max(_POLL_S, deadline - time.monotonic())

@@ -1,6 +1,6 @@
 """Decoding and cropping by NVIDIA DALI: on a GPU, or on a processor to be compared with `imaging`.
 
-    python -m serving.dali --images FOLDER        # needs the extra `dali`, 1.1 GB
+    python -m alexnet_triton.serving.dali --images FOLDER        # needs the extra `dali`, 1.1 GB
 
 Geometry as in `imaging`: upright by EXIF, short side to 256 with antialiased bilinear scaling, centre crop.
 `device="mixed"`, decoding on a GPU: not run: no GPU.
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from imaging import SHORT_SIDE, ImageError, decode, identify
-from serving.pixels import Requests, Results, decode_requests
+from alexnet_triton.imaging import SHORT_SIDE, ImageError, decode, identify
+from alexnet_triton.serving.pixels import Requests, Results, decode_requests
 
 SUFFIXES = {".jpg", ".jpeg"}
 JPEG_END = b"\xff\xd9"
@@ -111,7 +111,9 @@ def compare(files: Sequence[bytes], size: int) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 compared, 1 no DALI or no images."""
-    parser = argparse.ArgumentParser(prog="python -m serving.dali", description="DALI's pixels beside this project's.")
+    parser = argparse.ArgumentParser(
+        prog="python -m alexnet_triton.serving.dali", description="DALI's pixels beside this project's."
+    )
     parser.add_argument("--images", type=Path, required=True, help="a folder of JPEGs, searched")
     parser.add_argument("--size", type=int, default=227, help="side of the crop (default 227)")
     options = parser.parse_args(argv)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import EngineError
+from alexnet_triton.serving.errors import EngineError
 
 # OpenVINO takes bf16 by itself where the processor has it. The precision is said instead, so that an
 # answer does not depend on the machine.

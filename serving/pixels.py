@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from imaging import ImageError, decode
+from alexnet_triton.imaging import ImageError, decode
 
 Requests = Sequence[np.ndarray]  # a request each, bytes objects [n, 1]
 Results = list[np.ndarray | str]  # of each request its pixels, uint8 [n, size, size, 3], or what is wrong with it
@@ -23,7 +23,7 @@ def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | Non
         ModuleNotFoundError: NVIDIA DALI is not installed.
     """
     if name == "dali":
-        from serving.dali import DaliDecoder
+        from alexnet_triton.serving.dali import DaliDecoder
 
         return DaliDecoder(size, max_batch_size, device_id).decode_requests
     if name != "imaging":

@@ -7,14 +7,14 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from serving.errors import RepositoryError
+from alexnet_triton.serving.errors import RepositoryError
 
 VARIANTS = {"gpu": "config.pbtxt", "cpu": "configs/cpu.pbtxt", "native": "configs/native.pbtxt"}
 PROBABILITY_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
-class KnownAnswer:
+class ReferenceAnswer:
     """An image whose class and probability are known: what `classify` has to say to count as well."""
 
     version: str
@@ -54,8 +54,8 @@ class Repository:
             raise RepositoryError(f"no model `classify` in {path}: build the repository with `make export`")
         return cls(path, variant, configs)
 
-    def known_answer(self, version: str) -> KnownAnswer:
-        """The known image of a version of `classify`, and its answer.
+    def reference_answer(self, version: str) -> ReferenceAnswer:
+        """The reference image of a version of `classify`, and its answer.
 
         Raises:
             RepositoryError: they are not there or not readable.
@@ -64,9 +64,9 @@ class Repository:
         try:
             answer = json.loads((folder / "known.json").read_text())
             image = (folder / "known.jpg").read_bytes()
-            return KnownAnswer(version, image, int(answer["index"]), answer["label"], float(answer["probability"]))
+            return ReferenceAnswer(version, image, int(answer["index"]), answer["label"], float(answer["probability"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RepositoryError(f"no known answer in {folder} ({error}): publish the model again") from error
+            raise RepositoryError(f"no reference answer in {folder} ({error}): publish the model again") from error
 
 
 def instance_count(config: ModelConfig) -> int:

@@ -1,23 +1,132 @@
 """What runs on this machine, and ending it."""
 
+import fcntl
 import json
 import os
+import secrets
+import shutil
 import signal
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from serving.control import Control
-from serving.errors import ServingError
-from serving.repository import Repository
-from serving.rundir import RunDir, alive_runs
+from alexnet_triton.serving.control import Control
+from alexnet_triton.serving.errors import ServingError
+from alexnet_triton.serving.repository import Repository
+
+# WAS alexnet_triton.serving.runs: The folder of a run: links that tritonserver needs, its log, its state; and the clearing of dead runs.
+
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class RunDir:
+    """A private folder that lives as long as its run; its lock says whether the run is alive."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def shm_prefix(self) -> str:
+        """What the names of this run's shared memory begin with, so that it can be told from any other's."""
+        return f"alexnet_triton_{self.path.name}_"
+
+    @property
+    def state_file(self) -> Path:
+        """Addresses, process ids and the key of the run, as JSON; readable by its user alone."""
+        return self.path / "run.json"
+
+    def link(self, folder: str, links: dict[str, Path]) -> Path:
+        """Make `folder` of links to files elsewhere."""
+        target = self.path / folder
+        target.mkdir(parents=True)
+        for name, source in links.items():
+            (target / name).symlink_to(source)
+        return target
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Replace the state in one step."""
+        new = self.path / "run.json.new"
+        new.write_text(json.dumps(state, indent=2) + "\n")
+        new.replace(self.state_file)
+
+    def clear_shared_memory(self) -> list[str]:
+        """Delete what the run left in /dev/shm; returns the names."""
+        names = [entry.name for entry in SHARED_MEMORY.glob(f"{self.shm_prefix}*")]
+        for name in names:
+            (SHARED_MEMORY / name).unlink(missing_ok=True)
+        return names
+
+    def remove(self) -> None:
+        """Clear shared memory and delete the folder."""
+        self.clear_shared_memory()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def runs_root() -> Path:
+    """The folder of this user's runs. Made private, because the runs' keys are in it."""
+    root = Path(tempfile.gettempdir()) / f"alexnet-triton-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    return root
+
+
+def create_run() -> tuple[RunDir, int]:
+    """A new run folder and its lock's file descriptor: the run is alive while any process has that open."""
+    with _root_locked() as root:
+        path = root / secrets.token_hex(6)
+        path.mkdir(mode=0o700)
+        lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return RunDir(path), lock
+
+
+def alive_runs() -> list[RunDir]:
+    """Runs whose lock is held."""
+    with _root_locked() as root:
+        return [run for run in _runs(root) if _alive(run)]
+
+
+def clear_dead_runs() -> list[str]:
+    """Delete the folders and the shared memory of runs that nobody holds any more; returns their names."""
+    with _root_locked() as root:
+        dead = [run for run in _runs(root) if not _alive(run)]
+        for run in dead:
+            run.remove()
+        return [run.path.name for run in dead]
+
+
+@contextmanager
+def _root_locked() -> Iterator[Path]:
+    root = runs_root()
+    with (root / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield root
+
+
+def _runs(root: Path) -> list[RunDir]:
+    return [RunDir(path) for path in sorted(root.iterdir()) if path.is_dir()]
+
+
+def _alive(run: RunDir) -> bool:
+    try:
+        with (run.path / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
 
 STOP_TIMEOUT_S = 25.0
 
 
 @dataclass(frozen=True)
-class Run:
+class RunningServer:
     """A live server of this user, whoever started it."""
 
     directory: RunDir
@@ -30,17 +139,17 @@ class Run:
     def describe(self) -> str:
         """One line: name, health, addresses, process, repository."""
         ports, host = self.state["ports"], self.state["host"]
-        health = "well" if self.is_well() else "not well"
+        health = "well" if self.is_healthy() else "not well"
         return (
             f"{self.name}  {health}  http://{host}:{ports['http']}  grpc://{host}:{ports['grpc']}  "
             f"pid {self.state['tritonserver']}  {self.state['repository']} ({self.state['variant']})"
         )
 
-    def is_well(self) -> bool:
-        """Whether the known image gets its known answer."""
+    def is_healthy(self) -> bool:
+        """Whether the reference image gets its reference answer."""
         control = Control(self.state["host"], self.state["ports"]["http"], self.state["key"])
         try:
-            known = Repository.open(self.state["repository"], self.state["variant"]).known_answer(
+            known = Repository.open(self.state["repository"], self.state["variant"]).reference_answer(
                 control.versions("classify")[-1]
             )
             _, probabilities = control.classify(known.image, priority=1)
@@ -64,10 +173,10 @@ class Run:
             time.sleep(0.1)
 
 
-def find_runs() -> list[Run]:
+def find_runs() -> list[RunningServer]:
     """This user's live servers; one that is just being started has no state yet and is left out."""
     runs = []
     for directory in alive_runs():
         with suppress(FileNotFoundError, ValueError):
-            runs.append(Run(directory, json.loads(directory.state_file.read_text())))
+            runs.append(RunningServer(directory, json.loads(directory.state_file.read_text())))
     return runs

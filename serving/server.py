@@ -7,18 +7,24 @@ from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
-from serving import log as triton_log
-from serving.command import ServerConfig, build_command, build_environment
-from serving.control import Control
-from serving.drain import drain
-from serving.errors import BackendAbortError, ControlError, PortTakenError, ServingError, StartError
-from serving.installation import find_installation
-from serving.kept import KeptProcess
-from serving.ports import VARIABLES, Ports, settle_ports
-from serving.repository import Repository, instance_count
-from serving.rundir import RunDir, clear_dead_runs, create_run
-from serving.secrecy import hide_argument
-from serving.tls import Tls
+from alexnet_triton.serving import supervisor as triton_log
+from alexnet_triton.serving.control import Control, drain
+from alexnet_triton.serving.errors import BackendAbortError, ControlError, PortTakenError, ServingError, StartError
+from alexnet_triton.serving.launch import (
+    PACKAGE,
+    VARIABLES,
+    Ports,
+    ServerConfig,
+    Tls,
+    build_command,
+    build_environment,
+    find_installation,
+    hide_argument,
+    settle_ports,
+)
+from alexnet_triton.serving.repository import Repository, instance_count
+from alexnet_triton.serving.runs import RunDir, clear_dead_runs, create_run
+from alexnet_triton.serving.supervisor import SupervisedProcess
 
 _POLL_S = 0.05
 START_ATTEMPTS = 5
@@ -64,12 +70,12 @@ class Server:
         self.ports: Ports = {}
         self.key = secrets.token_hex(16)
         self.watched = False  # whether this process starts it again: then stopping it means stopping this process
-        self._process: KeptProcess | None = None
+        self._process: SupervisedProcess | None = None
         self._run: RunDir | None = None
         self._well = False  # it has answered rightly once
 
     def start(self) -> None:
-        """Start, and return when the known image gets its known answer.
+        """Start, and return when the reference image gets its reference answer.
 
         Raises:
             InstallationError, RepositoryError, PortTakenError: before anything is started.
@@ -115,6 +121,7 @@ class Server:
             backends = self._run.path / "backends" if installation.wheel else None
             if backends:
                 self._run.link("backends/python", installation.backend_links())
+            modules = self._run.link("modules", {"alexnet_triton": PACKAGE})
             command = build_command(
                 installation.binary,
                 self.repository,
@@ -127,8 +134,8 @@ class Server:
             )
             self._log_start = self.log_path.stat().st_size
             with self.log_path.open("ab") as log:
-                environment = build_environment(installation)
-                self._process = KeptProcess(command, environment, log, self._run.shm_prefix, lock)
+                environment = build_environment(installation, modules)
+                self._process = SupervisedProcess(command, environment, log, self._run.shm_prefix, lock)
             self._write_state()
             self._wait_until_well()
             self._well = True
@@ -152,19 +159,19 @@ class Server:
             run.remove()
 
     def check(self, timeout_s: float = 5.0) -> None:
-        """Ask for the known image.
+        """Ask for the reference image.
 
         Raises:
             ControlError: no answer.
             StartError: a wrong one.
         """
         version = self.control.versions("classify", timeout_s)[-1]
-        known = self.repository.known_answer(version)
+        known = self.repository.reference_answer(version)
         _, probabilities = self.control.classify(known.image, timeout_s=timeout_s, priority=1)
         index = max(range(len(probabilities)), key=probabilities.__getitem__)
         if not known.agrees(index, probabilities[index]):
             raise StartError(
-                f"classify says class {index} with {probabilities[index]:.2f} for the known image, "
+                f"classify says class {index} with {probabilities[index]:.2f} for the reference image, "
                 f"which is {known.index} ({known.label}) with {known.probability:.2f}: publish the model again"
             )
 

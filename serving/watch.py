@@ -2,21 +2,25 @@
 
 import os
 import select
+import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from serving.errors import ControlError, ServingError
-from serving.server import Server
+from alexnet_triton.serving.errors import ControlError, PortTakenError, ServingError
+from alexnet_triton.serving.server import Server
 
 Event = Callable[..., None]  # name of the event, then what belongs to it by keyword
 
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """How often the known image is asked, how many failures in a row mean ill, how restarts are spaced."""
+    """How often the reference image is asked, how many failures in a row mean ill, how restarts are spaced."""
 
     interval_s: float = 2.0
     confirm_s: float = 0.2
@@ -83,7 +87,7 @@ class Watcher:
                 os.close(descriptor)
 
     def _ask(self) -> None:
-        """Ask for the known image. A refusal is a sign of life: only silence and wrong answers count."""
+        """Ask for the reference image. A refusal is a sign of life: only silence and wrong answers count."""
         try:
             self.server.check(self.config.answer_timeout_s)
         except ControlError as error:
@@ -147,3 +151,64 @@ class Watcher:
     def _count(self, name: str, **details: Any) -> None:
         self.counts[name] += 1
         self._event(name.removesuffix("s"), count=self.counts[name], **details)
+
+
+# WAS alexnet_triton.serving.watch: One Prometheus endpoint for the server and for what watches it.
+
+
+def watcher_metrics(watcher: Watcher) -> str:
+    """Health and counters of a watcher, in Prometheus' text format."""
+    values = (
+        ("alexnet_healthy", "gauge", "1 while the reference image gets its reference answer", int(watcher.healthy)),
+        ("alexnet_heals_total", "counter", "models loaded anew because a stub had ended", watcher.counts["heals"]),
+        ("alexnet_restarts_total", "counter", "servers started anew", watcher.counts["restarts"]),
+    )
+    return "".join(
+        f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in values
+    )
+
+
+class MetricsServer:
+    """Serves Triton's metrics and the watcher's at /metrics, in a thread, until `close`."""
+
+    def __init__(self, host: str, port: int, watcher: Watcher) -> None:
+        """Raises PortTakenError."""
+        try:
+            self._server = ThreadingHTTPServer((host, port), _handler(watcher))
+        except OSError as error:
+            raise PortTakenError(host, port, "METRICS_PORT") from error
+        self._server.daemon_threads = True
+        self.address = f"{host}:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(watcher: Watcher) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/metrics":
+                self.send_error(404, "ask for /metrics")
+                return
+            body = (_triton_metrics(watcher.server.metrics_address) + watcher_metrics(watcher)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Scrapes are not news."""
+
+    return Handler
+
+
+def _triton_metrics(address: str) -> str:
+    """What Triton says, or nothing while it is being started again."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=2.0) as response:
+            return response.read().decode()
+    except (urllib.error.URLError, OSError):
+        return ""

@@ -12,12 +12,12 @@ import pytest
 from filelock import FileLock
 from playwright.sync_api import Browser, sync_playwright
 
+from alexnet_triton.serving.server import Server
+from alexnet_triton.training import checkpoint, fashion_mnist
+from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import ROOT, MainJob, make
-from serving.server import Server
 from tests.serving.tiny import build_repository
 from tests.tools import CHROMIUM, find
-from training import checkpoint, fashion_mnist
-from training.checkpoint import Checkpoint
 
 BUDGET_S = 10  # of training; other tests share the cores with it
 WIDTH = 0.25  # of the network: a tenth of the work, with nothing left out

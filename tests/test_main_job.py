@@ -11,11 +11,11 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-from export.to_onnx import pytorch_runner
-from imaging import decode
+from alexnet_triton.export.to_onnx import pytorch_runner
+from alexnet_triton.imaging import decode
+from alexnet_triton.serving.server import Server
+from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import ROOT, MainJob, make
-from serving.server import Server
-from training.checkpoint import Checkpoint
 
 
 def classify(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from alexnet_triton.serving.server import Server
 from main_job import ROOT, MainJob, make
-from serving.server import Server
 
 README = (ROOT / "README.md").read_text()
 

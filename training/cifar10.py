@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from training.errors import DataError
-from training.fetch import Published, check, fetch
+from alexnet_triton.training.download import Published, check, fetch
+from alexnet_triton.training.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"

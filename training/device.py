@@ -1,10 +1,15 @@
 """What this machine computes with, and how."""
 
 import ctypes
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 # glibc's mallopt(3) parameters.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -58,3 +63,66 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_TOP_PAD, 2**28)
+
+
+# WAS alexnet_triton.training.device: Several processes as one run, started by torchrun: gloo between CPUs, nccl between GPUs.
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those of the run; one process alone needs no torchrun."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network with its gradients averaged over all processes."""
+        return DistributedDataParallel(network) if self.world > 1 else network
+
+    def of_first(self, values: list[float]) -> list[float]:
+        """The first process's numbers, in all processes."""
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=_device())
+        distributed.broadcast(tensor, src=0)
+        return tensor.tolist()
+
+    def sum(self, values: list[float]) -> list[float]:
+        """RunningMetrics over all processes, in all processes."""
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=_device())
+        distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Each process's value by rank, in all processes."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
+
+
+def _device() -> str:
+    return "cuda" if distributed.get_backend() == "nccl" else "cpu"
+
+
+@contextmanager
+def join() -> Iterator[Group]:
+    """Meet the other processes that torchrun started, if it did (its variables RANK, WORLD_SIZE, LOCAL_RANK)."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Group()
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Group(distributed.get_rank(), world)
+    finally:
+        distributed.destroy_process_group()

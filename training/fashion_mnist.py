@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.errors import DataError
+from alexnet_triton.training.errors import DataError
 
 CLASSES = (
     *("T-shirt or top", "Trouser", "Pullover", "Dress", "Coat"),

@@ -10,15 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imaging import center_box, resample
-from training.splits import Split
+from alexnet_triton.imaging import SHORT_SIDE, Box, center_box, resample
+from alexnet_triton.training.data import PixelStatistics, Split
+from alexnet_triton.training.recipe import Recipe
 
-Cut = Callable[[Image.Image, int], np.ndarray]  # an image and its place in the run to uint8 [S, S, 3]
+Crop = Callable[[Image.Image, int], np.ndarray]  # an image and its place in the run to uint8 [S, S, 3]
 Chunk = tuple[np.ndarray, np.ndarray]  # indices of images and their places in the run, int64 [B] each
 Batch = tuple[Tensor, Tensor]  # images uint8 [B, S, S, 3] and labels int64 [B]
 
 
-def center_cut(size: int) -> Cut:
+def center_crop(size: int) -> Crop:
     """The evaluation geometry, the server's own: short side to 256, central size x size."""
     return lambda image, _: resample(image, center_box(*image.size, size), size)
 
@@ -51,7 +52,7 @@ def share(chunks: Iterable[Chunk], rank: int, world: int) -> Iterator[Chunk]:
 
 
 def batches(
-    split: Split, chunks: Iterable[Chunk], cut: Cut, workers: int | None = None, pin: bool = False
+    split: Split, chunks: Iterable[Chunk], cut: Crop, workers: int | None = None, pin: bool = False
 ) -> Iterator[Batch]:
     """The images and labels of each chunk, without damaged ones; in pinned memory where `pin` says so.
 
@@ -80,3 +81,84 @@ def batches(
             yield ahead.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+# WAS alexnet_triton.training.loading: Random views of a training image, each decided by a seed and the image's place in the run.
+
+
+def random_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
+    """A random size x size crop of the central 256 x 256 of the image scaled to a short side of 256.
+
+    2012 paper, sections 2 and 4.1.
+    """
+    short = min(width, height)
+    side = short * size / SHORT_SIDE
+    left, upper = ((length - short) / 2 + rng.uniform(0, short - side) for length in (width, height))
+    return left, upper, left + side, upper + side
+
+
+class Lighting:
+    """Multiples of the principal components of the training set's colours, added to all pixels of an image.
+
+    2012 paper, section 4.1: the shift is sum of a_i * l_i * p_i over the components p_i with a_i Gaussian. As its
+    eigenvalues have no unit that would fit pixels, l_i is here the deviation along p_i, in pixel values 0 to 255.
+    """
+
+    def __init__(self, covariance: np.ndarray, deviation: float):
+        """`covariance` [3, 3] of RGB pixels in values 0 to 255; `deviation` of the multiples, 0.1 in the paper."""
+        variances, self.components = np.linalg.eigh(covariance)  # in columns
+        self.lengths = np.sqrt(np.maximum(variances, 0)) * deviation
+
+    def shift(self, multiples: np.ndarray) -> np.ndarray:
+        """What is added to R, G and B, float [3], for one standard Gaussian a component."""
+        return self.components @ (multiples * self.lengths)
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """uint8 [S, S, 3] to the same, rounded and kept in 0 to 255."""
+        shifts = np.rint(self.shift(rng.standard_normal(3))).astype(np.int16)
+        return np.clip(pixels + shifts, 0, 255).astype(np.uint8)
+
+
+def random_crop(size: int, seed: int, lighting: Lighting | None = None) -> Crop:
+    """Random crops, horizontal reflections and lighting: Pillow image to uint8 [size, size, 3]."""
+
+    def cut(image: Image.Image, place: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, place))
+        pixels = resample(image, random_box(*image.size, size, rng), size)
+        pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
+        return lighting(pixels, rng) if lighting else pixels
+
+    return cut
+
+
+def make_crop(size: int, recipe: Recipe, pixels: PixelStatistics) -> Crop:
+    """A recipe's views of training images."""
+    if not recipe.augment:
+        return center_crop(size)
+    lighting = Lighting(np.array(pixels.covariance), recipe.lighting) if recipe.lighting else None
+    return random_crop(size, recipe.seed, lighting)
+
+
+# WAS alexnet_triton.training.loading: Several views of a test image, whose probabilities are averaged.
+
+
+def five_boxes(width: int, height: int, size: int) -> tuple[Box, ...]:
+    """Four corners and the centre of the central 256 x 256 of an image scaled to a short side of 256."""
+    short = min(width, height)
+    side = short * size / SHORT_SIDE
+    left, upper, room = (width - short) / 2, (height - short) / 2, short - side
+    corners = ((0, 0), (room, 0), (0, room), (room, room), (room / 2, room / 2))
+    return tuple((left + x, upper + y, left + x + side, upper + y + side) for x, y in corners)
+
+
+def ten_crops(size: int) -> Crop:
+    """2012 paper, section 4.1: corners, centre and their reflections, uint8 [10, size, size, 3]."""
+
+    def cut(image: Image.Image, place: int) -> np.ndarray:
+        views = np.stack([resample(image, box, size) for box in five_boxes(*image.size, size)])
+        return np.concatenate([views, views[:, :, ::-1]])
+
+    return cut
+
+
+CROPS = {1: center_crop, 10: ten_crops}

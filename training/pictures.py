@@ -1,4 +1,4 @@
-"""Write images of a data set as files: python -m training.pictures --to artifacts/pictures --count 1000.
+"""Write images of a data set as files: python -m alexnet_triton.training.pictures --to artifacts/pictures --count 1000.
 
 Later stages, the client and the load tests read pictures, whatever data set they come from.
 """
@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from training.data import SPLITS, open_dataset
-from training.errors import DataError, TrainingError
-from training.splits import Split, skipped
+from alexnet_triton.training.data import SPLITS, Split, open_dataset, skipped
+from alexnet_triton.training.errors import DataError, TrainingError
 
 FORMATS: dict[str, dict[str, Any]] = {"jpeg": {"quality": 95}, "png": {}}
 
@@ -46,7 +45,7 @@ def write(split: Split, classes: tuple[str, ...], count: int, folder: Path, file
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.pictures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m alexnet_triton.training.pictures", description=__doc__)
     parser.add_argument("--data", default="fashion-mnist", help="fashion-mnist, or a folder with train/ and test/")
     parser.add_argument("--data-dir", type=Path, help="folder that holds Fashion-MNIST's archives")
     parser.add_argument("--split", choices=SPLITS, default="test")

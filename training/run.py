@@ -9,21 +9,17 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from training import checkpoint, curves, files, resume
-from training.augment import make_cut
-from training.checkpoint import Checkpoint
-from training.data import Dataset, pixel_statistics
-from training.device import keep_freed_memory
-from training.distributed import Group
-from training.errors import InterruptedRunError
-from training.history import EpochRow, History, Scalars, StepRow, write_csv
-from training.interrupts import Wish, interrupts
-from training.loading import center_cut
-from training.model import AlexNet, NetworkConfig, Normalize, initialize
-from training.recipe import Recipe
-from training.scores import accuracy, cross_entropy, predict
-from training.splits import Split, hold_out, skipped
-from training.trainer import Sums, Trainer
+from alexnet_triton.training import checkpoint, log
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.data import Dataset, Split, hold_out, pixel_statistics, skipped
+from alexnet_triton.training.device import Group, keep_freed_memory
+from alexnet_triton.training.errors import InterruptedRunError
+from alexnet_triton.training.evaluate import accuracy, cross_entropy, predict
+from alexnet_triton.training.loading import center_crop, make_crop
+from alexnet_triton.training.log import EpochRow, History, Scalars, StepRow, write_csv
+from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize, initialize
+from alexnet_triton.training.recipe import Recipe
+from alexnet_triton.training.trainer import RunningMetrics, StopRequest, Trainer, interrupts
 
 # The result, and the state: weights with up to two moments, written anew while the old one is there.
 BYTES_A_WEIGHT = 4 * (1 + 3 + 3)
@@ -45,7 +41,7 @@ def beside(output: Path, suffix: str) -> Path:
     return output.with_name(output.stem + suffix)
 
 
-class Run:
+class TrainingRun:
     """One process's part of a run; only the first writes."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, group: Group, progress: Progress):
@@ -59,11 +55,11 @@ class Run:
         network = AlexNet(config.network)
         initialize(network, config.recipe.initialization)
         torch.manual_seed(config.recipe.seed + group.rank)  # what is dropped out differs from process to process
-        cut = make_cut(config.network.input_size, config.recipe, self.pixels)
+        cut = make_crop(config.network.input_size, config.recipe, self.pixels)
         self.trainer = Trainer(network, self.normalize, self.train_split, cut, config.recipe, group)
-        self.history, self.row_sums = History(), Sums()
-        self.epoch_sums, self.epoch_seconds = Sums(), 0.0
-        self.center = center_cut(config.network.input_size)
+        self.history, self.row_sums = History(), RunningMetrics()
+        self.epoch_sums, self.epoch_seconds = RunningMetrics(), 0.0
+        self.center = center_crop(config.network.input_size)
         self.saved_at, self.saving_s = self.started, 0.0
         self.state_path = beside(config.output, ".state.pt")
 
@@ -76,7 +72,7 @@ class Run:
             DataError: too many images are damaged.
         """
         weights = sum(parameter.numel() for parameter in self.trainer.network.parameters())
-        files.require_space(self.config.output.parent, weights * BYTES_A_WEIGHT)
+        checkpoint.require_space(self.config.output.parent, weights * BYTES_A_WEIGHT)
         if self.config.resume:
             self._take_up()
         self.scalars = self._scalars()
@@ -86,7 +82,7 @@ class Run:
                 self._epoch(wish)
         return self._finish()
 
-    def _epoch(self, wish: Wish) -> None:
+    def _epoch(self, wish: StopRequest) -> None:
         before_s = self.trainer.clock.seconds - self.epoch_seconds
         for step in self.trainer.epoch():
             self.epoch_sums.merge(step)
@@ -115,7 +111,7 @@ class Run:
         sums = self.row_sums.over(self.group)
         row = StepRow(position.steps, position.images, sums.mean_loss, trainer.schedule.learning_rate)
         self.history.steps.append(row)
-        self.row_sums = Sums()
+        self.row_sums = RunningMetrics()
         if self.scalars:
             self.scalars.step(row)
 
@@ -140,7 +136,7 @@ class Run:
             *held,
         )
         self.history.epochs.append(row)
-        self.epoch_sums, self.epoch_seconds = Sums(), 0.0
+        self.epoch_sums, self.epoch_seconds = RunningMetrics(), 0.0
         if self.group.is_first:
             self._write_down(row)
 
@@ -159,7 +155,7 @@ class Run:
     def _draw(self) -> None:
         if self.group.is_first:
             title = f"{self.config.network.name} on {self.dataset.name}"
-            curves.draw(self.history, title, beside(self.config.output, ".curves.png"))
+            log.draw(self.history, title, beside(self.config.output, ".curves.png"))
 
     def _predict(self, split: Split, what: str) -> tuple[np.ndarray, np.ndarray]:
         task = self.progress.add_task(what, total=len(split.labels), note="")
@@ -201,16 +197,16 @@ class Run:
             "history": self.history.state(),
         }
         if self.group.is_first:
-            resume.save(self.state_path, self._identity(), {**state, **own})
+            checkpoint.save_state(self.state_path, self._identity(), {**state, **own})
         self.saved_at = time.perf_counter()
         self.saving_s = self.saved_at - start
 
     def _take_up(self) -> None:
-        state = resume.load(self.state_path, self._identity())
+        state = checkpoint.load_state(self.state_path, self._identity())
         self.trainer.restore(state)
         self.history = History.of_state(state["history"])
-        self.epoch_sums, self.epoch_seconds = Sums(**state["epoch_sums"]), state["epoch_seconds"]
-        self.row_sums = Sums(**state["row_sums"])
+        self.epoch_sums, self.epoch_seconds = RunningMetrics(**state["epoch_sums"]), state["epoch_seconds"]
+        self.row_sums = RunningMetrics(**state["row_sums"])
 
     def _finish(self) -> Checkpoint:
         if self.scalars:

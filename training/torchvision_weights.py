@@ -1,4 +1,4 @@
-"""Published ImageNet weights to a checkpoint: python -m training.torchvision_weights --weights imagenet.
+"""Published ImageNet weights to a checkpoint: python -m alexnet_triton.training.torchvision_weights --weights imagenet.
 
 torchvision's AlexNet is the one-column network of Krizhevsky 2014 (arXiv:1404.5997), here `alexnet_owt`;
 its state_dict has the same names. `imagenet` fetches it from its own address, with the 1,000 labels, and checks
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from training import checkpoint
-from training.checkpoint import Checkpoint
-from training.errors import CheckpointError, TrainingError
-from training.fetch import Published, fetch
-from training.model import NetworkConfig
+from alexnet_triton.training import checkpoint
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.download import Published, fetch
+from alexnet_triton.training.errors import CheckpointError, TrainingError
+from alexnet_triton.training.model import NetworkConfig
 
 # What torchvision normalises with, in pixel values 0 to 255.
 MEAN = (123.675, 116.28, 103.53)
@@ -75,7 +75,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.torchvision_weights",
+        prog="python -m alexnet_triton.training.torchvision_weights",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

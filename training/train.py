@@ -1,6 +1,6 @@
-"""Train a network: python -m training.train --data fashion-mnist --recipe fast --epochs 5.
+"""Train a network: python -m alexnet_triton.training.train --data fashion-mnist --recipe fast --epochs 5.
 
-Several processes or GPUs: torchrun --nproc-per-node 2 -m training.train ...; --batch is over all of them.
+Several processes or GPUs: torchrun --nproc-per-node 2 -m alexnet_triton.training.train ...; --batch is over all of them.
 Beside the checkpoint: .epochs.csv, .steps.csv, .curves.png, .tensorboard/, and while it runs .state.pt for --resume.
 Exit codes: 0 trained; 1 bad data, checkpoint or disk; 2 wrong command line; 130 stopped by a signal, state saved.
 """
@@ -10,20 +10,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from training.checkpoint import Checkpoint
-from training.data import open_dataset
-from training.device import PRECISIONS
-from training.distributed import Group, join
-from training.errors import InterruptedRunError, TrainingError
-from training.model import ACTIVATIONS, INPUT_SIZE, NetworkConfig
-from training.progress import progress_bar
-from training.recipe import RECIPES, Recipe
-from training.run import Run, RunConfig
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.data import open_dataset
+from alexnet_triton.training.device import PRECISIONS, Group, join
+from alexnet_triton.training.errors import InterruptedRunError, TrainingError
+from alexnet_triton.training.log import progress_bar
+from alexnet_triton.training.model import ACTIVATIONS, INPUT_SIZE, NetworkConfig
+from alexnet_triton.training.recipe import RECIPES, Recipe
+from alexnet_triton.training.run import RunConfig, TrainingRun
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m training.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m alexnet_triton.training.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--data", default="fashion-mnist", help="fashion-mnist, cifar10, or a folder with train/ and test/"
@@ -56,10 +57,10 @@ def _network_options(group: argparse._ArgumentGroup) -> None:
 def _recipe_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch", type=positive_int, help="images a step over all processes; scales the learning rate")
     group.add_argument("--learning-rate", type=positive_float, help="for this batch, not scaled")
-    group.add_argument("--dropout", type=part)
+    group.add_argument("--dropout", type=fraction)
     group.add_argument("--initialization", choices=("paper", "he"))
     group.add_argument("--precision", choices=("auto", *PRECISIONS))
-    group.add_argument("--holdout", type=part, help="part of the training images that is measured after each epoch")
+    group.add_argument("--holdout", type=fraction, help="part of the training images that is measured after each epoch")
     group.add_argument("--seed", type=int)
 
 
@@ -77,7 +78,7 @@ def positive_float(text: str) -> float:
     return value
 
 
-def part(text: str) -> float:
+def fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise ValueError
@@ -115,7 +116,7 @@ def train(options: argparse.Namespace, group: Group) -> Checkpoint:
     dataset = open_dataset(options.data, options.data_dir)
     config = make_config(options, len(dataset.classes), group.world)
     with progress_bar(group.is_first) as progress:
-        return Run(config, dataset, group, progress).train()
+        return TrainingRun(config, dataset, group, progress).train()
 
 
 def summary(trained: Checkpoint, output: Path) -> str:

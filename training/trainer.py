@@ -1,23 +1,89 @@
 """The training loop: steps, epochs, and the state that a run is taken up from."""
 
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.clock import Clock
-from training.device import mixed_precision, pick_device, pick_precision, place
-from training.distributed import Group
-from training.errors import DataError
-from training.loading import Cut, batches, share, shuffled, steps_per_epoch
-from training.model import Normalize
-from training.optimizers import Schedule, make_optimizer
-from training.recipe import Recipe
-from training.splits import Split
+from alexnet_triton.training.data import Split
+from alexnet_triton.training.device import Group, mixed_precision, pick_device, pick_precision, place
+from alexnet_triton.training.errors import DataError
+from alexnet_triton.training.loading import Crop, batches, share, shuffled, steps_per_epoch
+from alexnet_triton.training.model import Normalize
+from alexnet_triton.training.recipe import Recipe, Schedule, make_optimizer
+
+# WAS alexnet_triton.training.trainer: The time that a run has used.
+
+
+class Clock:
+    """Seconds of running between `start` and `pause`; those that the process was stopped for (SIGSTOP) don't count.
+
+    A process that is continued hears of it by SIGCONT, but not for how long it stood: the lap in which it stood counts
+    as the lap before.
+    """
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self._last: float | None = None
+        self._lap_s = 0.0
+        self._stood = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCONT, self._continued)
+
+    def _continued(self, number: int, frame: FrameType | None) -> None:
+        self._stood = True
+
+    def start(self) -> None:
+        self._last, self._stood = time.perf_counter(), False
+
+    def lap(self) -> float:
+        """Count the time since `start` or the lap before; says all seconds counted."""
+        assert self._last is not None, "start the clock before its laps"
+        now = time.perf_counter()
+        if not self._stood:
+            self._lap_s = now - self._last
+        self._last, self._stood = now, False
+        self.seconds += self._lap_s
+        return self.seconds
+
+
+# WAS alexnet_triton.training.trainer: Ctrl-C and SIGTERM as a wish that is granted after the running step.
+
+
+class StopRequest:
+    """Has anyone asked to stop?"""
+
+    def __init__(self) -> None:
+        self.stop = False
+
+
+@contextmanager
+def interrupts() -> Iterator[StopRequest]:
+    """Note the first signal in the wish; a second one ends the process as it always does."""
+    wish = StopRequest()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        wish.stop = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield wish
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
 
 
 @dataclass
@@ -31,7 +97,7 @@ class Position:
 
 
 @dataclass
-class Sums:
+class RunningMetrics:
     """Over the steps of one process."""
 
     images: int = 0
@@ -43,26 +109,26 @@ class Sums:
     def mean_loss(self) -> float:
         return self.loss / max(self.images, 1)
 
-    def merge(self, other: "Sums") -> None:
+    def merge(self, other: "RunningMetrics") -> None:
         self.images += other.images
         self.loss += other.loss
         self.hits += other.hits
         self.waited_s += other.waited_s
 
-    def over(self, group: Group) -> "Sums":
+    def over(self, group: Group) -> "RunningMetrics":
         """The sums of all processes, in all of them."""
         images, loss, hits, waited_s = group.sum([self.images, self.loss, self.hits, self.waited_s])
-        return Sums(int(images), loss, int(hits), waited_s)
+        return RunningMetrics(int(images), loss, int(hits), waited_s)
 
 
 @dataclass
 class Trainer:
-    """A network in training. Iterate over `epoch()`; each step yields its Sums."""
+    """A network in training. Iterate over `epoch()`; each step yields its RunningMetrics."""
 
     network: nn.Module
     normalize: Normalize
     split: Split
-    cut: Cut
+    cut: Crop
     recipe: Recipe
     group: Group = field(default_factory=Group)
 
@@ -83,7 +149,7 @@ class Trainer:
     def finished(self) -> bool:
         return self.progress >= 1.0
 
-    def epoch(self) -> Iterator[Sums]:
+    def epoch(self) -> Iterator[RunningMetrics]:
         """The steps left of this epoch, or of the run where that ends first."""
         self.network.train()
         self.clock.start()
@@ -91,7 +157,7 @@ class Trainer:
             self.schedule.before_step(self.progress)
             loss, hits = self._step(images, labels)
             self._advance()
-            yield Sums(len(labels), loss * len(labels), hits, waited_s)
+            yield RunningMetrics(len(labels), loss * len(labels), hits, waited_s)
             if self.finished:
                 return
         self.position.epoch, self.position.step = self.position.epoch + 1, 0

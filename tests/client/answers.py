@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from client import Classification
-from imaging import decode
+from alexnet_triton.client import Classification
+from alexnet_triton.imaging import decode
 from linear_network import features, parameters
 
 

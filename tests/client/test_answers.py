@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_triton.client import AsyncClassifier, BadImage, Classification, Classifier, Config, Failure, UsageError
+from alexnet_triton.imaging import decode
 from answers import agree, by_torch
-from client import AsyncClassifier, BadImage, Classification, Classifier, Config, Failure, UsageError
 from embedded_triton import Triton
-from imaging import decode
 from photographs import jpeg
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_triton.imaging import decode
 from embedded_triton import dead_port
-from imaging import decode
 
 SCRIPT = Path(__file__).resolve().parents[2] / "client/classify.py"
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from alexnet_triton.client import Classification, Classifier, Config
+from alexnet_triton.client.errors import BadAnswer, DeadlineExceeded, ServerError, Unreachable
+from alexnet_triton.client.servers import Deadline
+from alexnet_triton.client.session import Session
 from answers import agree, by_torch
-from client import Classification, Classifier, Config
-from client.errors import BadAnswer, DeadlineExceeded, ServerError, Unreachable
-from client.retry import Deadline
-from client.session import Session
 from embedded_triton import Triton, dead_port
 from photographs import jpeg
 from proxy import Last, Proxy, honest, proxied

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_triton.client import Classifier
+from alexnet_triton.client.cli import main
+from alexnet_triton.client.errors import AccessDenied, ModelNotFound, Overloaded, TlsError, Unsupported
 from answers import by_torch
-from client import Classifier
-from client.cli import main
-from client.errors import AccessDenied, ModelNotFound, Overloaded, TlsError, Unsupported
 from commands import classify
 from embedded_triton import REPOSITORY, Triton
 from photographs import jpeg

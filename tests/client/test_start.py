@@ -22,7 +22,10 @@ def seconds(words: list[str]) -> float:
     return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("module", ["client", "client.cli", "client.sync", "client.aio"])
+@pytest.mark.parametrize(
+    "module",
+    ["client", "alexnet_triton.client.cli", "alexnet_triton.client.classifier", "alexnet_triton.client.classifier"],
+)
 def test_import(module: str, record_property: Callable[[str, object], None]) -> None:
     empty = statistics.median(seconds([sys.executable, "-c", ""]) for _ in range(RUNS))
     whole = statistics.median(seconds([sys.executable, "-c", f"import {module}"]) for _ in range(RUNS))
@@ -31,7 +34,7 @@ def test_import(module: str, record_property: Callable[[str, object], None]) -> 
     loaded = subprocess.run(
         [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"], capture_output=True, text=True, check=True
     ).stdout.split()
-    light = module in ("client", "client.cli")
+    light = module in ("client", "alexnet_triton.client.cli")
     assert HEAVY.isdisjoint(loaded) if light else {"torch", "tritonclient", "grpc", "aiohttp"}.isdisjoint(loaded)
 
 

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from alexnet_triton.client import Classifier
 from answers import agree, by_torch
-from client import Classifier
 from photographs import jpeg
 
 THREADS = 32

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_triton.client import Classifier, Tls
+from alexnet_triton.client.errors import TlsError
 from answers import agree, by_torch
-from client import Classifier, Tls
-from client.errors import TlsError
 from commands import classify, lines
 from embedded_triton import Triton
 from photographs import jpeg

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import Server
+from alexnet_triton.serving import Server
 from tests.docker.gateway import Gateway, make_secrets
 from tests.serving.tiny import build_repository
 

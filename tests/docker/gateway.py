@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from client.config import Tls
+from alexnet_triton.client.config import Tls
 
 ROOT = Path(__file__).resolve().parents[2]
 START = ROOT / "docker/gateway/start.sh"

@@ -16,10 +16,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from client import Classifier
-from serving import Server
-from serving.metrics import MetricsServer
-from serving.watch import Watcher
+from alexnet_triton.client import Classifier
+from alexnet_triton.serving import Server
+from alexnet_triton.serving.watch import MetricsServer, Watcher
 from tests.docker.gateway import ROOT, free_port
 from tests.serving.tiny import jpeg
 from tests.tools import need

@@ -11,9 +11,9 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from client import Classifier
-from client.errors import Unsupported
-from serving import Server
+from alexnet_triton.client import Classifier
+from alexnet_triton.client.errors import Unsupported
+from alexnet_triton.serving import Server
 from tests.docker.gateway import GRPC, INFER, ROOT, Gateway, infer_request
 from tests.serving.tiny import jpeg
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving import Server
+from alexnet_triton.serving import Server
 from tests.docker.gateway import ROOT, Gateway, run
 from tests.serving.tiny import jpeg
 
@@ -85,7 +85,10 @@ INSTALLED = {
         "shtab",
     },
 }
-ENTRANCES = {"serve": ["serving.cli", "serving.engine", "serving.pixels"], "client": ["client.cli", "client.sync"]}
+ENTRANCES = {
+    "serve": ["alexnet_triton.serving.cli", "alexnet_triton.serving.engine", "alexnet_triton.serving.pixels"],
+    "client": ["alexnet_triton.client.cli", "alexnet_triton.client.classifier"],
+}
 
 
 def modules_of(entrances: list[str]) -> list[Path]:
@@ -223,11 +226,11 @@ def test_key_refuses_a_name(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "keys").exists()
 
 
-def test_health_check_asks_the_known_image(tritons: list[Server], runs_folder: Path, tmp_path: Path) -> None:
-    well = run(sys.executable, ROOT / "docker/known_image.py", TMPDIR=str(runs_folder))
+def test_health_check_asks_the_reference_image(tritons: list[Server], runs_folder: Path, tmp_path: Path) -> None:
+    well = run(sys.executable, ROOT / "docker/reference_image.py", TMPDIR=str(runs_folder))
     assert (well.returncode, " well " in well.stdout) == (0, True), well.stdout + well.stderr
-    none = run(sys.executable, ROOT / "docker/known_image.py", TMPDIR=str(tmp_path))
-    assert (none.returncode, none.stderr) == (1, "known_image: no server runs\n")
+    none = run(sys.executable, ROOT / "docker/reference_image.py", TMPDIR=str(tmp_path))
+    assert (none.returncode, none.stderr) == (1, "reference_image: no server runs\n")
 
 
 def test_ask_finds_address_and_key(gateway: Gateway, tmp_path: Path) -> None:
@@ -260,7 +263,7 @@ class GpuMachine:
             "python",
             f'case "$*" in -c*) echo 11.0.0; exit ;; esac\necho "$*" >>{self.calls}\n'
             f"[ ! -e {folder}/broken ] || exit 1\n"
-            f'case "$*" in *export.publish*) mkdir -p {published}; : >{published}/config.pbtxt ;; esac',
+            f'case "$*" in *alexnet_triton.export.publish*) mkdir -p {published}; : >{published}/config.pbtxt ;; esac',
         )
 
     def program(self, name: str, body: str) -> None:
@@ -285,7 +288,7 @@ class GpuMachine:
 def test_engine_is_built_verified_and_published_once(tmp_path: Path) -> None:
     machine = GpuMachine(tmp_path)
     assert machine.build().returncode == 0
-    assert machine.modules() == ["export.build_engine", "export.publish"]
+    assert machine.modules() == ["alexnet_triton.export.build_engine", "alexnet_triton.export.publish"]
     assert machine.build().returncode == 0
     assert len(machine.modules()) == 2  # it fits
     machine.program("nvidia-smi", "echo 'NVIDIA L4, 8.9'")
@@ -297,7 +300,7 @@ def test_engine_that_fails_is_not_published(tmp_path: Path) -> None:
     machine = GpuMachine(tmp_path)
     (tmp_path / "broken").touch()
     assert machine.build().returncode == 1
-    assert machine.modules() == ["export.build_engine"]
+    assert machine.modules() == ["alexnet_triton.export.build_engine"]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import grpc
 import pytest
 
-from serving import Server
+from alexnet_triton.serving import Server
 from tests.docker.gateway import INFER, Gateway, infer_request
 from tests.docker.test_gateway import grpc_infer, grpc_stub
 from tests.serving.tiny import jpeg

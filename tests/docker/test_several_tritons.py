@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from client import Classifier, ServerError
-from serving import Server
-from serving.errors import StartError
+from alexnet_triton.client import Classifier, ServerError
+from alexnet_triton.serving import Server
+from alexnet_triton.serving.errors import StartError
 from tests.docker.gateway import Gateway
 from tests.docker.test_gateway import SCHEMES
 from tests.serving.tiny import jpeg

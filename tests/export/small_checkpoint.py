@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training import checkpoint
-from training.checkpoint import Checkpoint
-from training.model import AlexNet, NetworkConfig
+from alexnet_triton.training import checkpoint
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.model import AlexNet, NetworkConfig
 
 CLASSES = ("bird", "cat", "dog", "fox", "owl", "pig")
 

@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export import adapt, onnx_file, tensorrt_api
-from export.errors import ModelError
-from export.tensorrt_api import EngineConfig
+from alexnet_triton.export import adapt, onnx_file, tensorrt
+from alexnet_triton.export.errors import ModelError
+from alexnet_triton.export.tensorrt import EngineConfig
 
 SIZE, CLASSES, FEATURES = 12, 5, 8
 LABELS = tuple(f"class {n}" for n in range(CLASSES))
@@ -156,7 +156,7 @@ def test_every_form_answers_as_before(
 def test_tensorrt_takes_every_form(layout: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(Classifier(layout, kind).adapted().model.SerializeToString())
-    built = tensorrt_api.build(tensorrt_api.load(rtx=True), path, EngineConfig(2, 4), None)
+    built = tensorrt.build(tensorrt.load(rtx=True), path, EngineConfig(2, 4), None)
     assert built.signature["inputs"] == [{"name": "images", "dtype": "UINT8", "shape": [-1, SIZE, SIZE, 3]}]
     assert built.signature["outputs"] == [{"name": "probabilities", "dtype": "FLOAT", "shape": [-1, CLASSES]}]
 

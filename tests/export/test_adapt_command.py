@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from export import adapt
+from alexnet_triton.export import adapt
 
 MEAN, SCALE = "123.675,116.28,103.53", "58.395,57.12,57.375"
 INPUT = ("input", TensorProto.FLOAT, ["N", 3, 8, 8])

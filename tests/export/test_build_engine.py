@@ -18,12 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from export import build_engine, quantize, tensorrt_api, to_onnx
-from export.cuda import find_gpu
-from export.tensorrt_api import EngineConfig
+from alexnet_triton.export import build_engine, quantize, tensorrt, to_onnx
+from alexnet_triton.export.tensorrt import EngineConfig, find_gpu
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.model import INPUT_SIZE, AlexNet, NetworkConfig, initialize
 from small_graphs import small_graph
-from training.checkpoint import Checkpoint
-from training.model import INPUT_SIZE, AlexNet, NetworkConfig, initialize
 
 PRECISIONS = ("fp32", "fp16", "int8")
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
@@ -120,7 +119,7 @@ def test_sidecar_says_what_the_plan_is(plan: Plan) -> None:
     sidecar = json.loads(plan.path.with_name("model.plan.json").read_text())
     assert sidecar == plan.sidecar
     assert sidecar["purpose"] == "a check, built by TensorRT-RTX: not for Triton"
-    assert sidecar["builder"] == {"name": "TensorRT-RTX", "version": tensorrt_api.load(rtx=True).__version__}
+    assert sidecar["builder"] == {"name": "TensorRT-RTX", "version": tensorrt.load(rtx=True).__version__}
     assert sidecar["plan"] == {"bytes": len(plan.data), "sha256": hashlib.sha256(plan.data).hexdigest()}
     assert sidecar["config"]["max_batch"] == MAX
     assert sidecar["verified"].startswith("not run: ")

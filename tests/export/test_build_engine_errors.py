@@ -1,4 +1,4 @@
-"""What export.build_engine says of models, options and machines that it cannot use."""
+"""What alexnet_triton.export.build_engine says of models, options and machines that it cannot use."""
 
 import resource
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from export import build_engine
-from export.cuda import find_gpu
+from alexnet_triton.export import build_engine
+from alexnet_triton.export.tensorrt import find_gpu
 from small_graphs import small_graph
 
 without_gpu = pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
@@ -43,7 +43,7 @@ BAD = {
     ),
     "other signature": (
         lambda path: path.write_bytes(small_graph(path).read_bytes().replace(b"images", b"bitmap")),
-        "export.adapt",
+        "alexnet_triton.export.adapt",
     ),
 }
 

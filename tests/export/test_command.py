@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_triton.serving.repository import Repository
 from main_job import ROOT
-from serving.repository import Repository
 from tests.export.small_checkpoint import write_checkpoint, write_pictures
 
 IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -27,7 +27,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(inputs: Path, output: Path, *more: str) -> list[str]:
-    words = [sys.executable, "-m", "export", "all", str(inputs / "checkpoint.pt"), "--rounds", "1", *more]
+    words = [sys.executable, "-m", "alexnet_triton", "export", str(inputs / "checkpoint.pt"), "--rounds", "1", *more]
     for name in ("test", "calibration"):
         words += [f"--{name}", str(inputs / name)]
     return [*words, "--onnx", str(output / "onnx"), "--repository", str(output / "model_repository")]
@@ -99,9 +99,9 @@ def test_interrupted_by_the_keyboard(inputs: Path, tmp_path: Path, stage: str) -
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("export.publish", ["{onnx}", "--images", "{test}", "--repository", "{here}/built"]),
-        ("export.verify", ["{onnx}", "--against", "{onnx}", "--images", "{test}"]),
-        ("export.to_onnx", ["{checkpoint}", "{here}/model.onnx", "--images", "{test}"]),
+        ("alexnet_triton.export.publish", ["{onnx}", "--images", "{test}", "--repository", "{here}/built"]),
+        ("alexnet_triton.export.numerics", ["{onnx}", "--against", "{onnx}", "--images", "{test}"]),
+        ("alexnet_triton.export.to_onnx", ["{checkpoint}", "{here}/model.onnx", "--images", "{test}"]),
     ],
 )
 def test_other_commands_are_interrupted_alike(
@@ -127,7 +127,7 @@ def test_other_commands_are_interrupted_alike(
 
 
 def test_folders_that_are_not_there(tmp_path: Path, inputs: Path) -> None:
-    words = [sys.executable, "-m", "export", "all", str(inputs / "checkpoint.pt")]
+    words = [sys.executable, "-m", "alexnet_triton", "export", str(inputs / "checkpoint.pt")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from export import gate
-from export.errors import AccuracyError, PublishError
-from export.files import sha256
-from export.prepare import plan_beside as beside
+from alexnet_triton.common.files import sha256
+from alexnet_triton.export import prepare
+from alexnet_triton.export.errors import AccuracyError, PublishError
+from alexnet_triton.export.prepare import plan_beside as beside
 
 
 def report(**top1: float) -> dict[str, Any]:
@@ -19,27 +19,27 @@ def report(**top1: float) -> dict[str, Any]:
 @pytest.mark.parametrize(("precision", "allowed"), [("fp16", 0.2), ("bf16", 0.2), ("int8", 0.5)])
 def test_the_bound_is_in_points_of_top1(precision: str, allowed: float) -> None:
     just, too_much = 0.9 - allowed / 100, 0.9 - (allowed + 0.01) / 100
-    assert gate.check(report(fp32=0.9, **{precision: just}), force=False) == []
+    assert prepare.check(report(fp32=0.9, **{precision: just}), force=False) == []
     with pytest.raises(AccuracyError, match=f"{precision} loses {allowed + 0.01:.2f} points of top-1, more than"):
-        gate.check(report(fp32=0.9, **{precision: too_much}), force=False)
-    assert gate.check(report(fp32=0.9, **{precision: too_much}), force=True) == [precision]
+        prepare.check(report(fp32=0.9, **{precision: too_much}), force=False)
+    assert prepare.check(report(fp32=0.9, **{precision: too_much}), force=True) == [precision]
 
 
 def test_a_report_on_other_files_is_refused(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"weights")
-    (tmp_path / gate.REPORT).write_text(json.dumps({"rows": [], "sha256": {"model.onnx": sha256(model)}}))
-    assert gate.read_report(model) is not None
+    (tmp_path / prepare.REPORT).write_text(json.dumps({"rows": [], "sha256": {"model.onnx": sha256(model)}}))
+    assert prepare.read_report(model) is not None
     model.write_bytes(b"other weights")
     with pytest.raises(PublishError, match="not the file that"):
-        gate.read_report(model)
-    (tmp_path / gate.REPORT).write_text("{")
+        prepare.read_report(model)
+    (tmp_path / prepare.REPORT).write_text("{")
     with pytest.raises(PublishError, match="damaged"):
-        gate.read_report(model)
+        prepare.read_report(model)
 
 
 def test_no_report_no_verified_precision(tmp_path: Path) -> None:
-    assert gate.read_report(tmp_path / "model.onnx") is None
+    assert prepare.read_report(tmp_path / "model.onnx") is None
 
 
 @pytest.mark.parametrize("sidecar", [None, {"purpose": "a check, not for Triton"}, {"purpose": "for Triton"}])

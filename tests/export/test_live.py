@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
-from export import publish
-from export.errors import PublishError
-from export.repository import served_version, versions, write_version
-from serving.server import Server
+from alexnet_triton.export import publish
+from alexnet_triton.export.errors import PublishError
+from alexnet_triton.export.repository import served_version, versions, write_version
+from alexnet_triton.serving.server import Server
 from tests.export.test_repository import publication
 
 CLIENTS = 32
@@ -82,9 +82,9 @@ def test_publish_rollback_and_broken_publications_under_load(tmp_path: Path) -> 
         assert changes(answers) == {(new,)}
         assert versions(repository) == [1, 2]
 
-        wrong = {**publication(tmp_path, 2).known_answer, "probability": 0.0}
-        with asking(server, image) as answers, pytest.raises(PublishError, match="for its known image"):
-            publish_seed(2, known_answer=wrong)
+        wrong = {**publication(tmp_path, 2).reference_answer, "probability": 0.0}
+        with asking(server, image) as answers, pytest.raises(PublishError, match="for its reference image"):
+            publish_seed(2, reference_answer=wrong)
         assert changes(answers) == {(new,)}
 
         with asking(server, image) as answers:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from export import publish, to_onnx
-from export.onnx_file import image_input
-from export.repository import read_network
-from serving.server import Server
-from training import torchvision_weights
-from training.model import AlexNet, NetworkConfig
+from alexnet_triton.export import publish, to_onnx
+from alexnet_triton.export.onnx_file import image_input
+from alexnet_triton.export.repository import read_network
+from alexnet_triton.serving.server import Server
+from alexnet_triton.training import torchvision_weights
+from alexnet_triton.training.model import AlexNet, NetworkConfig
 
 LABELS = [f"class {number:03}" for number in range(1000)]
 

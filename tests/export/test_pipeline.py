@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from export import publish, verify
-from export.images import find_images
-from export.runners import onnx_runtime, openvino
+from alexnet_triton.export import numerics, publish
+from alexnet_triton.export.images import find_images
+from alexnet_triton.export.numerics import onnx_runtime, openvino
+from alexnet_triton.serving.server import Server
+from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import ROOT, MainJob
-from serving.server import Server
-from training.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def exported(main_job: MainJob, calibration: Path, tmp_path_factory: pytest.Temp
         "--images": 64,
         "--rounds": 1,
     }
-    command = [sys.executable, "-m", "export", "all", str(main_job.artifacts / "checkpoint.pt"), "--force"]
+    command = [sys.executable, "-m", "alexnet_triton", "export", str(main_job.artifacts / "checkpoint.pt"), "--force"]
     command += [str(each) for option in options.items() for each in option]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def test_int8_runs_in_both_runtimes_alike(exported: Path, main_job: MainJob, tra
     images = find_images(main_job.artifacts / "pictures", trained.classes, 64)
     pixels = images.pixels(0, 64, 227)
     path = exported / "model.int8.onnx"
-    answers = [verify.run_in_batches(run, pixels, 32) for run in (onnx_runtime(path), openvino(path))]
+    answers = [numerics.run_in_batches(run, pixels, 32) for run in (onnx_runtime(path), openvino(path))]
     assert (answers[0].argmax(axis=1) == answers[1].argmax(axis=1)).mean() >= 0.95
 
 
@@ -126,9 +126,9 @@ def test_wrong_answers_are_refused_with_their_size() -> None:
         return right(images) + (0.001 if len(images) >= 7 else 0)
 
     images = np.zeros((64, 1, 1, 3), np.uint8)
-    assert verify.check_batches(right, right, images) == dict.fromkeys((1, 2, 7, 32), 0.0)
-    with pytest.raises(verify.AccuracyError, match=r"differ by 1.00e-03"):
-        verify.check_batches(wrong_from_batch_7, right, images)
+    assert numerics.check_batches(right, right, images) == dict.fromkeys((1, 2, 7, 32), 0.0)
+    with pytest.raises(numerics.AccuracyError, match=r"differ by 1.00e-03"):
+        numerics.check_batches(wrong_from_batch_7, right, images)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,19 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.errors import PublishError
-from export.publish import rehearse
-from export.repository import Network, Publication, served_version, switch, versions, withdraw, write_version
-from serving.repository import Repository
-from serving.server import Server
+from alexnet_triton.export.errors import PublishError
+from alexnet_triton.export.publish import smoke_test
+from alexnet_triton.export.repository import (
+    Network,
+    Publication,
+    remove_version,
+    served_version,
+    set_served_version,
+    versions,
+    write_version,
+)
+from alexnet_triton.serving.repository import Repository
+from alexnet_triton.serving.server import Server
 from tests.serving.tiny import answer, jpeg, network
 
 LABELS = tuple(f"class {number}" for number in range(10))
@@ -31,7 +39,7 @@ def publication(folder: Path, seed: int, name: str = "alexnet", classes: int = 1
 
 def publish(repository: Path, what: Publication) -> int:
     version = write_version(repository, what)
-    switch(repository, version)
+    set_served_version(repository, version)
     return version
 
 
@@ -62,7 +70,7 @@ def assert_served(repository: Path, allowed: set[int]) -> None:
             expected = {"classify": "known.json", "preprocess": "model.py"}.get(name, "model.onnx")
             assert (folder / expected).is_file()
     assert served_version(repository) in allowed
-    opened.known_answer(str(served_version(repository)))
+    opened.reference_answer(str(served_version(repository)))
 
 
 def test_killed_at_any_renaming_the_version_before_or_the_new_one_is_served(tmp_path: Path) -> None:
@@ -117,7 +125,7 @@ def test_a_withdrawn_version_leaves_nothing(tmp_path: Path) -> None:
     repository = tmp_path / "built"
     publish(repository, publication(tmp_path, 0))
     version = write_version(repository, publication(tmp_path, 1))
-    withdraw(repository, version)
+    remove_version(repository, version)
     assert_served(repository, {1})
     assert versions(repository) == [1]
     assert not list(repository.glob(f"*/{version}"))
@@ -139,7 +147,7 @@ def test_a_full_disk_is_one_line_and_nothing_changes(tmp_path: Path) -> None:
     assert sorted(path for path in repository.rglob("*")) == before
 
 
-@pytest.mark.parametrize("damage", ["truncated model", "wrong known answer"])
+@pytest.mark.parametrize("damage", ["truncated model", "wrong reference answer"])
 def test_a_version_is_rehearsed_before_it_is_served(tmp_path: Path, damage: str) -> None:
     repository = tmp_path / "built"
     publish(repository, publication(tmp_path, 0))
@@ -147,7 +155,7 @@ def test_a_version_is_rehearsed_before_it_is_served(tmp_path: Path, damage: str)
     if damage == "truncated model":
         what.artefacts["model.onnx"].write_bytes(what.artefacts["model.onnx"].read_bytes()[:50])
     else:
-        what.known_answer["index"] = (what.known_answer["index"] + 1) % 10
+        what.reference_answer["index"] = (what.reference_answer["index"] + 1) % 10
     version = write_version(repository, what)
-    with pytest.raises(PublishError, match=r"does not run|for its known image"):
-        rehearse(repository, version)
+    with pytest.raises(PublishError, match=r"does not run|for its reference image"):
+        smoke_test(repository, version)

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from alexnet_triton.imaging import decode
+from alexnet_triton.serving.server import Server
 from commands import classify, lines
-from imaging import decode
 from main_job import ROOT
-from serving.server import Server
 
 LABELS = [f"class {number:03}" for number in range(1000)]
 BLOCKS, WIDTH = (3, 4, 6, 3), 8  # ResNet-50's blocks, an eighth of its channels
@@ -79,7 +79,7 @@ def folder(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def readme_command() -> list[str]:
-    """`export.publish --onnx resnet50.onnx ...` as it stands in the README."""
+    """`alexnet_triton.export.publish --onnx resnet50.onnx ...` as it stands in the README."""
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^ *(\.venv/bin/python -m export\.publish --onnx .*)$", text, re.MULTILINE)
     return shlex.split(line)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from export import tensorrt_api
-from export.cuda import Device, find_gpu
-from export.errors import ExportError
-from export.tensorrt_runner import tensorrt
+from alexnet_triton.export import tensorrt
+from alexnet_triton.export.errors import ExportError
+from alexnet_triton.export.tensorrt import Device, find_gpu, plan_runner
 
 without_gpu = pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
 without_tensorrt = pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed")
@@ -16,14 +15,14 @@ without_tensorrt = pytest.mark.skipif(importlib.util.find_spec("tensorrt") is no
 
 def test_absent_plan(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"absent\.plan: No such file or directory; build it"):
-        tensorrt(tmp_path / "absent.plan")
+        plan_runner(tmp_path / "absent.plan")
 
 
 @without_tensorrt
 def test_tensorrt_that_is_not_installed(tmp_path: Path) -> None:
     (tmp_path / "model.plan").write_bytes(b"a plan")
     with pytest.raises(ExportError, match=r"tensorrt is not installed: pip install -e '\.\[gpu\]'"):
-        tensorrt(tmp_path / "model.plan")
+        plan_runner(tmp_path / "model.plan")
 
 
 @without_gpu
@@ -34,7 +33,7 @@ def test_device_without_a_gpu() -> None:
 
 def test_a_file_that_is_no_plan() -> None:
     with pytest.raises(ExportError, match=r"cannot load the plan: .*; build it anew"):
-        tensorrt_api.deserialize(tensorrt_api.load(rtx=True), b"no plan" * 100, host_code=False)
+        tensorrt.deserialize(tensorrt.load(rtx=True), b"no plan" * 100, host_code=False)
 
 
 @pytest.mark.skipif(find_gpu() is None, reason="not run: no GPU")

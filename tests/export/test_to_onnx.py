@@ -6,10 +6,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export import to_onnx
-from export.files import sha256
+from alexnet_triton.common.files import sha256
+from alexnet_triton.export import to_onnx
+from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import MainJob
-from training.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`python -m export.verify`: files of every kind against one another."""
+"""`python -m alexnet_triton.export.numerics`: files of every kind against one another."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import onnx_file, report, to_onnx, verify_command
-from export.networks import plan_report
-from export.verify import half_precision_tolerance
+from alexnet_triton.export import onnx_file, report, to_onnx, verify
+from alexnet_triton.export.numerics import half_precision_tolerance
+from alexnet_triton.export.verify import plan_report
 from tests.export.small_checkpoint import write_checkpoint, write_pictures
 
 NO_GPU = "not run: no GPU"
@@ -38,7 +38,7 @@ SIDECAR = {
 
 def run(folder: Path, *words: str, against: str = "checkpoint.pt") -> int:
     candidates = [str(folder / word) if "." in word and not word[0].isdigit() else word for word in words]
-    return verify_command.main([*candidates, "--against", str(folder / against), "--images", str(folder / "images")])
+    return verify.main([*candidates, "--against", str(folder / against), "--images", str(folder / "images")])
 
 
 def test_every_runtime_has_a_row(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +52,7 @@ def test_every_runtime_has_a_row(folder: Path, tmp_path: Path, capsys: pytest.Ca
     }
     assert rows["fp32", "ONNX Runtime"]["largest_difference"] <= 1e-5
     assert all(row["images"] == 40 for row in rows.values())
-    assert found["command"].startswith("python -m export.verify ")
+    assert found["command"].startswith("python -m alexnet_triton.export.numerics ")
     assert found["not_run"] == {"model.plan": NO_GPU}
     printed = capsys.readouterr().out
     assert NO_GPU in printed

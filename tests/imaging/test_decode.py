@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imaging import MAX_BYTES, ImageError, center_box, decode, resample
+from alexnet_triton.imaging import MAX_BYTES, ImageError, center_box, decode, resample
 
 SIZE = 227
 

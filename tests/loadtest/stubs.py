@@ -58,7 +58,7 @@ class Done:
 
 
 def command(name: str, *options: object, output: Path) -> list[str]:
-    return [sys.executable, "-m", "loadtest", name, *map(str, options), "--output", str(output)]
+    return [sys.executable, "-m", "alexnet_triton", "loadtest", name, *map(str, options), "--output", str(output)]
 
 
 def loadtest(name: str, *options: object, output: Path, timeout_s: float = 100) -> Done:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from serving import Server
+from alexnet_triton.serving import Server
 from tests.loadtest.stubs import ROOT, Running, stub
 
 

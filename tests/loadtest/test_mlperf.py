@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.config import Config
-from loadtest.cases import Case, reach
-from loadtest.cli import main
-from loadtest.mlperf_sender import Sending
-from serving import Server
+from alexnet_triton.client.config import Config
+from alexnet_triton.loadtest.cases import Case, reach
+from alexnet_triton.loadtest.cli import main
+from alexnet_triton.loadtest.loadgen import Sending
+from alexnet_triton.serving import Server
 from tests.loadtest.stubs import ROOT, Running, command, loadtest, stub
 from tests.serving.tiny import SOURCE, answer, network
 

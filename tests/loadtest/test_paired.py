@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from loadtest.errors import SettingError
-from loadtest.paired import estimate, fewest_pairs
+from alexnet_triton.loadtest.compare import estimate, fewest_pairs
+from alexnet_triton.loadtest.errors import SettingError
 
 TRIALS, PAIRS, LIMIT = 200, 20, 0.05
 

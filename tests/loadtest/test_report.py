@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from loadtest.cli import main
-from serving import Server
+from alexnet_triton.loadtest.cli import main
+from alexnet_triton.serving import Server
 from tests.loadtest.stubs import Running
 
 PHONE = {"width": 390, "height": 844}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.cli import main
-from serving import Server
+from alexnet_triton.loadtest.cli import main
+from alexnet_triton.serving import Server
 from tests.loadtest.stubs import ROOT, Running, command, loadtest, stub
 
 SHORT = ("--duration", "1s", "--warmup", "200ms", "--no-report")

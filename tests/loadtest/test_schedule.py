@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from loadtest.errors import SettingError
-from loadtest.schedule import SPIKE, STEPS, Plan, intended_times
+from alexnet_triton.loadtest.errors import SettingError
+from alexnet_triton.loadtest.workload import SPIKE, STEPS, Plan, intended_times
 
 
 def test_constant_arrivals_are_evenly_apart() -> None:

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from loadtest.cli import main
-from loadtest.errors import SettingError
-from loadtest.histogram import Times
-from loadtest.measure import Generator, Measured, ServerView
-from loadtest.objectives import parse_objectives
-from loadtest.search import Point, Range, find_knee
-from loadtest.variants import parse_settings, variant_of
-from serving.repository import Repository
+from alexnet_triton.loadtest.cli import main
+from alexnet_triton.loadtest.errors import SettingError
+from alexnet_triton.loadtest.measure import Generator, Measured, ServerView
+from alexnet_triton.loadtest.objectives import parse_objectives
+from alexnet_triton.loadtest.recorder import Times
+from alexnet_triton.loadtest.sweep import Point, Range, find_knee
+from alexnet_triton.loadtest.variants import parse_settings, variant_of
+from alexnet_triton.serving.repository import Repository
 from tests.loadtest.stubs import ROOT, Running, command, loadtest
 
 NOTHING = Times(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)

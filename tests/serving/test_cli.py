@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _serve(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "serving", "run", *map(str, arguments)],
+        [sys.executable, "-m", "alexnet_triton", "serve", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "HTTP_PORT": "0", "GRPC_PORT": "0", "METRICS_PORT": "0", **environment},
         stdout=subprocess.PIPE,

@@ -10,13 +10,13 @@ from google.protobuf import text_format
 from PIL import Image
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from client import Classifier
-from client.errors import BadImage
-from client.results import Classification
-from imaging import decode
-from serving import Server
-from serving.dali import DaliDecoder, main
-from serving.pixels import decode_requests, make_decoder
+from alexnet_triton.client import Classifier
+from alexnet_triton.client.errors import BadImage
+from alexnet_triton.client.protocol import Classification
+from alexnet_triton.imaging import decode
+from alexnet_triton.serving import Server
+from alexnet_triton.serving.dali import DaliDecoder, main
+from alexnet_triton.serving.pixels import decode_requests, make_decoder
 from tests.serving.tiny import SIZE, answer, build_repository, jpeg, network
 
 CLOSE = 1.5  # of 255, on average: DALI decodes at full size, `imaging` at a reduced scale where that is enough

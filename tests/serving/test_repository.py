@@ -6,8 +6,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, TYPE_UINT8, ModelConfig
 
-from serving import RepositoryError
-from serving.repository import VARIANTS, Repository
+from alexnet_triton.serving import RepositoryError
+from alexnet_triton.serving.repository import VARIANTS, Repository
 from tests.serving.tiny import SOURCE, build_repository
 
 CONFIGS = sorted(SOURCE.glob("**/*.pbtxt"))
@@ -75,11 +75,11 @@ def test_config_of_bytes_is_named(tmp_path: Path) -> None:
         Repository.open(built, "cpu")
 
 
-def test_known_answer_is_read_and_wanted(tiny_repository: Path) -> None:
+def test_reference_answer_is_read_and_wanted(tiny_repository: Path) -> None:
     repository = Repository.open(tiny_repository, "cpu")
-    known = repository.known_answer("1")
+    known = repository.reference_answer("1")
     assert known.agrees(known.index, known.probability + 0.04)
     assert not known.agrees(known.index, known.probability + 0.06)
     assert not known.agrees(known.index + 1, known.probability)
-    with pytest.raises(RepositoryError, match=r"no known answer in .*/classify/9"):
-        repository.known_answer("9")
+    with pytest.raises(RepositoryError, match=r"no reference answer in .*/classify/9"):
+        repository.reference_answer("9")

@@ -17,11 +17,11 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from serving import ControlError, PortTakenError, Server, StartError
-from serving.control import Control
-from serving.errors import BackendAbortError
-from serving.rundir import SHARED_MEMORY
-from serving.server import START_ATTEMPTS
+from alexnet_triton.serving import ControlError, PortTakenError, Server, StartError
+from alexnet_triton.serving.control import Control
+from alexnet_triton.serving.errors import BackendAbortError
+from alexnet_triton.serving.runs import SHARED_MEMORY
+from alexnet_triton.serving.server import START_ATTEMPTS
 from tests.serving.tiny import answer, jpeg, network
 
 
@@ -179,7 +179,7 @@ def test_a_wrong_answer_is_not_well(tiny_repository: Path, tmp_path: Path) -> No
     shutil.copytree(tiny_repository, wrong)
     known = wrong / "classify" / "1" / "known.json"
     known.write_text(json.dumps(json.loads(known.read_text()) | {"probability": 0.01}))
-    with pytest.raises(StartError, match="for the known image"):
+    with pytest.raises(StartError, match="for the reference image"):
         Server(wrong, http_port=0, grpc_port=0, metrics_port=0).start()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import Server, ServingError
-from serving.tls import Tls
+from alexnet_triton.serving import Server, ServingError
+from alexnet_triton.serving.launch import Tls
 from tests.serving.tiny import answer, jpeg, network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_a_caller_without_one_is_not(mutual: Server, certificates: Path) -> None
 
 
 def test_tls_without_its_key_or_with_anything_else_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "serving", "run", "--tls-cert", str(tmp_path / "nothing.pem")]
+    command = [sys.executable, "-m", "alexnet_triton", "serve", "--tls-cert", str(tmp_path / "nothing.pem")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "serving: TLS needs both --tls-cert and --tls-key\n")
     (tmp_path / "text").write_text("no certificate")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving import ControlError, Server
+from alexnet_triton.serving import ControlError, Server
 from tests.serving.tiny import answer, build_repository, jpeg, network, publish, switch
 
 SEEDS = {"1": 0, "2": 1}

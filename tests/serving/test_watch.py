@@ -16,9 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
-from serving import Server
-from serving.metrics import MetricsServer
-from serving.watch import WatchConfig, Watcher
+from alexnet_triton.serving import Server
+from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher
 from tests.serving.tiny import answer, jpeg, network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +94,7 @@ def test_metrics_are_triton_s_and_the_watcher_s(watched: tuple[Watcher, list]) -
 
 
 def test_status_and_stop(tiny_repository: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "serving"]
+    command = [sys.executable, "-m", "alexnet_triton"]
     environment = {
         **os.environ,
         "HTTP_PORT": "0",

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from imaging import decode
+from alexnet_triton.imaging import decode
 
 SOURCE = Path(__file__).resolve().parents[2] / "model_repository"
 SIZE, CLASSES = 227, 10
@@ -60,11 +60,11 @@ def build_repository(target: Path, version: int = 1, seed: int = 0) -> Path:
         (target / model / "1").rename(target / model / str(version))
     model = network(seed)
     onnx.save(model, target / "alexnet" / str(version) / "model.onnx")
-    write_known_answer(target / "classify" / str(version), model)
+    write_reference_answer(target / "classify" / str(version), model)
     return target
 
 
-def write_known_answer(folder: Path, model: onnx.ModelProto) -> None:
+def write_reference_answer(folder: Path, model: onnx.ModelProto) -> None:
     image = jpeg(seed=7)
     probabilities = answer(model, image)
     index = int(probabilities.argmax())
@@ -83,7 +83,7 @@ def publish(repository: Path, version: int, seed: int) -> None:
             onnx.save(model, folder / "model.onnx")
             shutil.copy(SOURCE / "alexnet" / "1" / "model.py", folder)
         else:
-            write_known_answer(folder, model)
+            write_reference_answer(folder, model)
         folder.rename(repository / name / str(version))
     switch(repository, version)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.augment import Lighting, random_box, random_cut
+from alexnet_triton.training.loading import Lighting, random_box, random_crop
 
 
 def test_random_crops_stay_in_the_central_square_and_fill_it() -> None:
@@ -21,12 +21,12 @@ def test_random_crops_stay_in_the_central_square_and_fill_it() -> None:
 
 def test_half_of_the_views_are_reflected_and_each_is_decided_by_its_place() -> None:
     ramp = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1)))
-    cut = random_cut(32, seed=7)
+    cut = random_crop(32, seed=7)
     views = [cut(ramp, place) for place in range(200)]
     reflected = sum(int(view[0, 0, 0]) > int(view[0, -1, 0]) for view in views)
     assert 80 < reflected < 120
     assert np.array_equal(views[3], cut(ramp, 3))
-    assert not np.array_equal(views[3], random_cut(32, seed=8)(ramp, 3))
+    assert not np.array_equal(views[3], random_crop(32, seed=8)(ramp, 3))
 
 
 def test_lighting_is_the_papers_sum_over_components() -> None:

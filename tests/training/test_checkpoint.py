@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import checkpoint
-from training.checkpoint import Checkpoint
-from training.errors import CheckpointError
-from training.model import AlexNet, NetworkConfig
+from alexnet_triton.training import checkpoint
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.errors import CheckpointError
+from alexnet_triton.training.model import AlexNet, NetworkConfig
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import cifar10
-from training.data import open_dataset
-from training.errors import DataError
+from alexnet_triton.training import cifar10
+from alexnet_triton.training.data import open_dataset
+from alexnet_triton.training.errors import DataError
 
 ROWS = 4  # a part, where CIFAR-10's have 10,000
 

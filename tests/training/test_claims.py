@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.claims import __main__ as claims
-from training.claims import activation
-from training.claims.common import Images
-from training.splits import ArraySplit
+from alexnet_triton.training.claims import activation
+from alexnet_triton.training.claims import command as claims
+from alexnet_triton.training.claims.common import Images
+from alexnet_triton.training.data import ArraySplit
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import train
-from training.data import open_dataset, pixel_statistics
-from training.errors import DataError
-from training.loading import batches, center_cut, in_order
-from training.splits import Subset, hold_out, skipped
+from alexnet_triton.training import train
+from alexnet_triton.training.data import Subset, hold_out, open_dataset, pixel_statistics, skipped
+from alexnet_triton.training.errors import DataError
+from alexnet_triton.training.loading import batches, center_crop, in_order
 
 TINY = ["--epochs", "1", "--batch", "32", "--width", "0.05"]
 
@@ -114,7 +113,7 @@ def test_damaged_photographs_take_their_labels_with_them(tmp_path: Path) -> None
     folder = write_photographs(tmp_path / "pets", 100, 1)
     (folder / "train" / "cat" / "5.png").write_text("no picture")
     split = open_dataset(str(folder)).train
-    seen = list(batches(split, in_order(200, 64), center_cut(8)))
+    seen = list(batches(split, in_order(200, 64), center_crop(8)))
     assert [len(labels) for _, labels in seen] == [63, 64, 64, 8]
     for images, labels in seen:
         assert np.array_equal(images[:, 0, 0, 2] == 255, labels == 1)

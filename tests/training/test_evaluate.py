@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from training import checkpoint, evaluate
-from training.checkpoint import Checkpoint
-from training.crops import ten_crops
-from training.distributed import Group
-from training.loading import center_cut
-from training.model import AlexNet, NetworkConfig, Normalize
-from training.scores import accuracy, confusion, cross_entropy, merge, predict
-from training.splits import ArraySplit
+from alexnet_triton.training import checkpoint, evaluate
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.data import ArraySplit
+from alexnet_triton.training.device import Group
+from alexnet_triton.training.evaluate import accuracy, confusion, cross_entropy, merge, predict
+from alexnet_triton.training.loading import center_crop, ten_crops
+from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize
 
 
 def test_accuracy_counts_the_first_and_the_first_five() -> None:
@@ -41,7 +40,7 @@ def known() -> np.ndarray:
 
 
 def test_one_crop_is_the_centre(known: np.ndarray) -> None:
-    assert np.array_equal(center_cut(224)(Image.fromarray(known), 0), known[16:240, 16:240])
+    assert np.array_equal(center_crop(224)(Image.fromarray(known), 0), known[16:240, 16:240])
 
 
 def test_ten_crops_are_corners_centre_and_their_reflections(known: np.ndarray) -> None:
@@ -85,7 +84,7 @@ def test_processes_that_share_the_images_out_give_the_answers_of_one() -> None:
             return [value]
 
     def answers(group: Group) -> tuple[np.ndarray, np.ndarray]:
-        return predict(ColourNet(), normalize, split, center_cut(8), group=group)
+        return predict(ColourNet(), normalize, split, center_crop(8), group=group)
 
     whole, labels = answers(Group())
     for rank in (0, 1):

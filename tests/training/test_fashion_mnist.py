@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import fashion_mnist
-from training.errors import DataError
+from alexnet_triton.training import fashion_mnist
+from alexnet_triton.training.errors import DataError
 
 
 def test_the_files_are_found_and_whole(fashion_mnist_folder: Path) -> None:

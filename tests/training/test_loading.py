@@ -3,14 +3,14 @@
 import numpy as np
 from PIL import Image
 
-from training.loading import batches, center_cut, in_order, share, shuffled
-from training.splits import ArraySplit
+from alexnet_triton.training.data import ArraySplit
+from alexnet_triton.training.loading import batches, center_crop, in_order, share, shuffled
 
 
 def test_batches_keep_images_and_labels_together_and_in_order() -> None:
     images = np.arange(50, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
     split = ArraySplit(images, np.arange(50))
-    seen = list(batches(split, in_order(50, 8), center_cut(32)))
+    seen = list(batches(split, in_order(50, 8), center_crop(32)))
     assert [len(labels) for _, labels in seen] == [8, 8, 8, 8, 8, 8, 2]
     for pixels, labels in seen:
         assert pixels.shape == (len(labels), 32, 32, 3)

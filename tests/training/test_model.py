@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.lrn import LocalResponseNorm
-from training.model import AlexNet, NetworkConfig, Normalize, initialize
+from alexnet_triton.training.model import AlexNet, LocalResponseNorm, NetworkConfig, Normalize, initialize
 
 # Krizhevsky et al. 2012, section 3.5, weights and biases: the figures of the layers add up to 60,965,224.
 PAPER_LAYERS = {

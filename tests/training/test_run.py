@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from alexnet_triton.training import checkpoint, train
+from alexnet_triton.training.errors import CheckpointError
 from main_job import ROOT
-from training import checkpoint, files, train
-from training.errors import CheckpointError
 
 # A narrow network on few images: what is tested here doesn't depend on either.
 TINY = ["--recipe", "fast", "--batch", "16", "--width", "0.05", "--holdout", "0.1", "--log-every", "1"]
@@ -103,7 +103,7 @@ def test_a_stopped_run_ends_in_the_same_bits(
 ) -> None:
     output = tmp_path / "run.pt"
     command = arguments(folder, output, "--dropout", "0.5")
-    process = start("training.train", *command, threads=torch.get_num_threads())
+    process = start("alexnet_triton.training.train", *command, threads=torch.get_num_threads())
     epochs = tmp_path / "run.epochs.csv"
     while not (epochs.exists() and (tmp_path / "run.state.pt").exists()):
         assert process.poll() is None, process.communicate()[1]
@@ -144,7 +144,7 @@ def test_another_recipe_is_not_taken_up(folder: Path, tmp_path: Path, capsys: py
 def test_two_processes_make_the_steps_of_one(folder: Path, tmp_path: Path) -> None:
     options = ["--dropout", "0", "--precision", "fp32"]
     assert train.main(arguments(folder, tmp_path / "one.pt", *options, epochs=5)) == 0
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alexnet_triton.training.train"]
     process = start(*torchrun, *arguments(folder, tmp_path / "two.pt", *options, epochs=5), threads=1)
     errors = process.communicate(timeout=250)[1]
     assert process.returncode == 0, errors
@@ -182,4 +182,4 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
 
 def test_too_little_space_is_said_before_training(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"MiB free, .* MiB needed for checkpoints; free space"):
-        files.require_space(tmp_path / "not yet there", needed=10**18)
+        checkpoint.require_space(tmp_path / "not yet there", needed=10**18)

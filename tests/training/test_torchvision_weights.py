@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import checkpoint, torchvision_weights
-from training.fetch import Published
-from training.model import AlexNet, NetworkConfig
+from alexnet_triton.training import checkpoint, torchvision_weights
+from alexnet_triton.training.download import Published
+from alexnet_triton.training.model import AlexNet, NetworkConfig
 
 CLASSES = 12
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from torch import nn
 
+from alexnet_triton.training import pictures, train
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.recipe import RECIPES, Schedule, make_optimizer
+from alexnet_triton.training.trainer import Clock
 from main_job import MainJob
-from training import pictures, train
-from training.checkpoint import Checkpoint
-from training.clock import Clock
-from training.optimizers import Schedule, make_optimizer
-from training.recipe import RECIPES
 
 
 def test_a_short_training_learns(trained: Checkpoint) -> None:

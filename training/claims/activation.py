@@ -7,11 +7,20 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from training import files
-from training.claims.common import Advance, Figures, Images, picture_path, shown, spread, train, whole_image
-from training.curves import from_zero
-from training.model import ACTIVATIONS, GAINS
-from training.recipe import Recipe
+from alexnet_triton.common import files
+from alexnet_triton.training.claims.common import (
+    Advance,
+    Figures,
+    Images,
+    picture_path,
+    shown,
+    spread,
+    train,
+    whole_image,
+)
+from alexnet_triton.training.log import from_zero
+from alexnet_triton.training.model import ACTIVATIONS, GAINS
+from alexnet_triton.training.recipe import Recipe
 
 CHOOSING_EPOCHS = 3
 POOLED_GAIN = 0.5  # the largest of nine is about twice as far from zero as one, which would add up over the layers
@@ -190,4 +199,5 @@ def _draw(outcomes: Outcomes, target: float, images: Images, path: Path) -> None
         axes.grid(alpha=0.3)
         from_zero(axes)
     panels[0].set_ylabel("training error")
-    files.replace(path, lambda temporary: figure.savefig(temporary, format="png"))
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

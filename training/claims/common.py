@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from training.data import Dataset
-from training.loading import Cut
-from training.model import Normalize
-from training.recipe import Recipe
-from training.splits import ArraySplit, Split
-from training.trainer import Sums, Trainer
+from alexnet_triton.training.data import ArraySplit, Dataset, Split
+from alexnet_triton.training.loading import Crop
+from alexnet_triton.training.model import Normalize
+from alexnet_triton.training.recipe import Recipe
+from alexnet_triton.training.trainer import RunningMetrics, Trainer
 
 SIDE = 32  # pixels that images are held at
 
@@ -75,7 +74,7 @@ def whole_image(image: Image.Image, place: int) -> np.ndarray:
 def train(
     network: nn.Module,
     images: Images,
-    cut: Cut,
+    cut: Crop,
     recipe: Recipe,
     epochs: int,
     windows: int = 1,
@@ -86,12 +85,12 @@ def train(
     trainer = Trainer(network, normalize or images.normalize(), images.train, cut, replace(recipe, epochs=epochs))
     window = max(trainer.steps_per_epoch // windows, 1)
     while not trainer.finished:
-        sums = Sums()
+        sums = RunningMetrics()
         for step in trainer.epoch():
             sums.merge(step)
             if trainer.position.steps % window == 0:
                 yield trainer.position.steps / trainer.steps_per_epoch, sums.mean_loss, 1 - sums.hits / sums.images
-                sums = Sums()
+                sums = RunningMetrics()
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:

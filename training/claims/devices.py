@@ -11,14 +11,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training import files
-from training.claims.common import Advance, Figures, Images, picture_path, shown
-from training.curves import from_zero
-from training.errors import TrainingError
+from alexnet_triton.common import files
+from alexnet_triton.training.claims.common import Advance, Figures, Images, picture_path, shown
+from alexnet_triton.training.errors import TrainingError
+from alexnet_triton.training.log import from_zero
 
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training.train")
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alexnet_triton.training.train")
 ONE, TWO, BOTH = "one process on one core", "two processes, a core each", "one process on two cores"
-WAYS = {ONE: (("training.train",), 1), TWO: (TORCHRUN, 1), BOTH: (("training.train",), 2)}  # and threads a process
+VARIANTS = {
+    ONE: (("alexnet_triton.training.train",), 1),
+    TWO: (TORCHRUN, 1),
+    BOTH: (("alexnet_triton.training.train",), 2),
+}  # and threads a process
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,11 @@ class Outcome:
 
 def show(images: Images, size: Size, folder: Path, advance: Advance) -> Figures:
     part = images.part(size.images)
-    outcomes: dict[str, list[Outcome]] = {way: [] for way in WAYS}
+    outcomes: dict[str, list[Outcome]] = {way: [] for way in VARIANTS}
     with tempfile.TemporaryDirectory() as temporary:
         _write(part, Path(temporary, "data"))
         for number in range(size.rounds):
-            for way in WAYS:
+            for way in VARIANTS:
                 advance(f"{way}, round {number + 1}")
                 outcomes[way].append(_run(way, size, Path(temporary)))
     losses = {way: np.array(of[0].losses) for way, of in outcomes.items()}
@@ -79,7 +83,7 @@ def _write(images: Images, folder: Path) -> None:
 
 
 def _run(way: str, size: Size, folder: Path) -> Outcome:
-    module, threads = WAYS[way]
+    module, threads = VARIANTS[way]
     options = {
         "--data": folder / "data",
         "--output": folder / "run.pt",
@@ -123,4 +127,5 @@ def _draw(rates: dict[str, list[float]], losses: dict[str, np.ndarray], path: Pa
     from_zero(curves)
     curves.legend()
     curves.grid(alpha=0.3)
-    files.replace(path, lambda temporary: figure.savefig(temporary, format="png"))
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

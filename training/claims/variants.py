@@ -6,14 +6,13 @@ from pathlib import Path
 
 import torch
 
-from training import files
-from training.augment import random_cut
-from training.claims.common import Advance, Figures, Images, picture_path, shown, train
-from training.curves import from_zero
-from training.loading import center_cut
-from training.model import AlexNet, NetworkConfig, initialize
-from training.recipe import Recipe
-from training.scores import accuracy, predict
+from alexnet_triton.common import files
+from alexnet_triton.training.claims.common import Advance, Figures, Images, picture_path, shown, train
+from alexnet_triton.training.evaluate import accuracy, predict
+from alexnet_triton.training.loading import center_crop, random_crop
+from alexnet_triton.training.log import from_zero
+from alexnet_triton.training.model import AlexNet, NetworkConfig, initialize
+from alexnet_triton.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def _train_one(images: Images, size: Size, seed: int, options: dict[str, object]
     network = AlexNet(config)
     initialize(network, "he")
     recipe = Recipe("claim", 32, 4e-4, optimizer="adamw", momentum=0.9, weight_decay=0.0, seed=seed)
-    center = center_cut(config.input_size)
-    cut = random_cut(config.input_size, seed) if size.augment else center
+    center = center_crop(config.input_size)
+    cut = random_crop(config.input_size, seed) if size.augment else center
     curve = tuple((epoch, error) for epoch, _, error in train(network, images, cut, recipe, size.epochs))
     normalize = images.normalize()
     errors = [1 - accuracy(*predict(network, normalize, split, center)).top1 for split in (images.train, images.test)]
@@ -157,4 +156,5 @@ def _draw(outcomes: dict[str, list[Outcome]], title: str, path: Path) -> None:
     for axes in (curves, ends):
         axes.grid(alpha=0.3)
         from_zero(axes)
-    files.replace(path, lambda temporary: figure.savefig(temporary, format="png"))
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

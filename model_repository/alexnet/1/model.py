@@ -5,7 +5,7 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
-from serving.engine import Engine, EngineConfig
+from alexnet_triton.serving.engine import Engine, EngineConfig
 
 
 class TritonPythonModel:

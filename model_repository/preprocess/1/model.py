@@ -5,7 +5,7 @@ import os
 
 import triton_python_backend_utils as pb_utils
 
-from serving.pixels import make_decoder
+from alexnet_triton.serving.pixels import make_decoder
 
 
 class TritonPythonModel:

@@ -7,7 +7,7 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 sys.path.append(str(Path(__file__).parents[3]))
-from imaging import ImageError, decode
+from alexnet_triton.imaging import ImageError, decode
 from linear_network import probabilities
 
 

@@ -1,0 +1,72 @@
+"""The command `alexnet-triton`: each sub-command is loaded when it is called."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module, metadata
+
+from alexnet_triton.common.command import USAGE, complain, leave_on_interrupt
+
+# In the order of use: name -> (module, function that takes the words and returns the exit code, one line of help).
+COMMANDS = {
+    "train": ("training.train", "main", "train a network on Fashion-MNIST, CIFAR-10 or a folder of photographs"),
+    "evaluate": ("training.evaluate", "main", "top-1 and top-5 of a checkpoint on a whole split"),
+    "claims": ("training.claims.command", "main", "the 2012 paper's claims, shown again on small networks"),
+    "pictures": ("training.pictures", "main", "write images of a data set as files"),
+    "imagenet-weights": ("training.torchvision_weights", "main", "published ImageNet weights to a checkpoint"),
+    "step-speed": ("training.step_speed", "main", "how fast training steps are"),
+    "export": ("export.pipeline", "main", "a checkpoint or an ONNX file: every precision, verified and published"),
+    "to-onnx": ("export.to_onnx", "main", "a checkpoint to ONNX"),
+    "verify": ("export.verify", "main", "compare networks with a reference on a whole test set"),
+    "build-engine": ("export.build_engine", "main", "ONNX to a TensorRT plan, on the GPU that serves it"),
+    "publish": ("export.publish", "main", "a network to the next version of a model repository"),
+    "rollback": ("export.publish", "rollback_main", "serve the version before"),
+    "serve": ("serving.cli", "serve", "Triton in the foreground until Ctrl-C"),
+    "status": ("serving.cli", "status", "which servers run, and whether they are healthy"),
+    "stop": ("serving.cli", "stop", "end a server"),
+    "classify": ("client.cli", "main", "classify images; also installed as alexnet-classify"),
+    "loadtest": ("loadtest.cli", "main", "load on a server: run, sweep, compare, mlperf, report"),
+    "bench": ("loadtest.bench.cli", "main", "this server beside its peers and the machine's bound"),
+    "tune": ("loadtest.bench.cli", "tune_stage", "the settings that are fastest on this machine"),
+    "faults": ("loadtest.bench.cli", "faults_stage", "kill stubs and servers under load, and check every answer"),
+}
+USAGE_LINE = "usage: alexnet-triton COMMAND [OPTION]...   alexnet-triton COMMAND --help"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a sub-command; returns its exit code."""
+    name, *rest = list(sys.argv[1:] if words is None else words) or ["--help"]
+    if name in ("-h", "--help"):
+        return _help()
+    if name == "--version":
+        print(metadata.version("alexnet-triton"))
+        return 0
+    if name not in COMMANDS:
+        complain("alexnet-triton", f"no command {name!r}; see alexnet-triton --help")
+        return USAGE
+    module, function, _ = COMMANDS[name]
+    leave_on_interrupt()
+    try:
+        command = getattr(import_module(f"alexnet_triton.{module}"), function)
+    except ModuleNotFoundError as error:
+        return _explain_missing(name, error)
+    return command(rest)
+
+
+def _help() -> int:
+    print(f"{USAGE_LINE}\n\nAlexNet from training to load test; the commands in the order of use:\n")
+    width = max(map(len, COMMANDS))
+    for name, (_, _, line) in COMMANDS.items():
+        print(f"  {name:{width}}  {line}")
+    return 0
+
+
+def _explain_missing(name: str, error: ModuleNotFoundError) -> int:
+    """A package of an extra that is not installed; anything else is a fault of this project's."""
+    if not error.name or error.name.partition(".")[0] == "alexnet_triton":
+        raise error
+    complain(f"alexnet-triton {name}", f"needs {error.name}: pip install 'alexnet-triton[train,export,serve,loadtest]'")
+    return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,2 +1,0 @@
-"""Other servers of the same network, each as its own documentation would have it. They run in an environment of
-their own (`make .venv-bench`), with `imaging` and `serving.engine` of this project on their path."""

@@ -1,0 +1,147 @@
+"""How far a long run is."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from alexnet_triton.client.protocol import Failure
+from alexnet_triton.client.session import Result
+
+# WAS alexnet_triton.client.output: Names of files and labels on one line of a terminal.
+
+
+def printable(text: str) -> str:
+    """The text with line breaks, control characters and undecodable bytes escaped, as `ls -b` does."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else _escape(each) for each in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a name that is no UTF-8
+        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+    return character.encode("unicode_escape").decode()
+
+
+# WAS alexnet_triton.client.output: Results as text, JSON lines and CSV.
+
+
+BAR_WIDTH = 24
+EIGHTHS = " ▏▎▍▌▋▊▉"
+BOLD, DIM, COLOUR, PLAIN = "\033[1m", "\033[2m", "\033[36m", "\033[0m"
+
+
+def formatter(name: str, top: int, terminal: bool) -> Callable[[Result], str]:
+    """A function from a result to its text, line breaks included; bars and colour on a terminal."""
+    if name == "json":
+        return to_json
+    if name == "csv":
+        return lambda result: to_csv(result, top)
+    return to_bars if terminal else to_text
+
+
+def header(name: str, top: int) -> str:
+    """What comes before the first result."""
+    if name != "csv":
+        return ""
+    columns = [f"{column}_{rank}" for rank in range(1, top + 1) for column in ("label", "index", "probability")]
+    return _row(["path", "model", "version", "ms", "error", *columns])
+
+
+def to_json(result: Result) -> str:
+    """One object on one line; bytes of a name that are no UTF-8 become lone surrogates, as Python has them."""
+    if isinstance(result, Failure):
+        return json.dumps({"path": result.path, "error": str(result.error)}) + "\n"
+    # Written out: dataclasses.asdict takes as long as the rest of the answer's way through this program.
+    top = [{"label": each.label, "index": each.index, "probability": each.probability} for each in result.top]
+    fields = {"path": result.path, "model": result.model, "version": result.version, "top": top}
+    return json.dumps(fields | {"ms": round(result.ms, 3)}) + "\n"
+
+
+def to_csv(result: Result, top: int) -> str:
+    """One row, of as many columns as the header has."""
+    if isinstance(result, Failure):
+        return _row([result.path, "", "", "", str(result.error), *[""] * (3 * top)])
+    columns = [value for label in result.top for value in (label.label, label.index, f"{label.probability:.6f}")]
+    columns += [""] * (3 * top - len(columns))
+    return _row([result.path, result.model, result.version, f"{result.ms:.3f}", "", *columns])
+
+
+def to_text(result: Result) -> str:
+    """The name, then a line a class; nothing for a failure, which goes to standard error."""
+    if isinstance(result, Failure):
+        return ""
+    lines = [f"  {label.probability:.4f}  {printable(label.label)}" for label in result.top]
+    return "\n".join([printable(result.path or ""), *lines]) + "\n"
+
+
+def to_bars(result: Result) -> str:
+    """As `to_text`, with a bar for every probability."""
+    if isinstance(result, Failure):
+        return ""
+    lines = [_bar_line(label.probability, printable(label.label), rank) for rank, label in enumerate(result.top)]
+    return "\n".join([f"{BOLD}{printable(result.path or '')}{PLAIN}", *lines]) + "\n"
+
+
+def bar(share: float) -> str:
+    """A bar of `BAR_WIDTH` characters for a share of 0..1, to an eighth of a character."""
+    whole, eighth = divmod(round(share * BAR_WIDTH * 8), 8)
+    return ("█" * whole + (EIGHTHS[eighth] if eighth else "")).ljust(BAR_WIDTH)
+
+
+def _bar_line(probability: float, label: str, rank: int) -> str:
+    name = f"{BOLD}{label}{PLAIN}" if rank == 0 else label
+    return f"  {probability:7.2%} {COLOUR}{bar(probability)}{PLAIN} {name}"
+
+
+def _row(values: list[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue()
+
+
+class Progress:
+    """Counts results, and shows count, rate and errors on standard error where it is wanted."""
+
+    def __init__(self, total: int | None, shown: bool) -> None:
+        self.done = self.failed = 0
+        self._bar = _make_bar() if shown else None
+        self._task: Any = self._bar.add_task("", total=total, errors=0, rate=0.0) if self._bar else None
+
+    def add(self, result: Result) -> None:
+        """One more."""
+        self.done += 1
+        self.failed += isinstance(result, Failure)
+        if self._bar is not None:
+            task = self._bar.tasks[0]
+            rate = self.done / task.elapsed if task.elapsed else 0.0
+            self._bar.update(self._task, completed=self.done, errors=self.failed, rate=rate)
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _make_bar() -> Any:
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]:,.0f} images/s  {task.fields[errors]} errors"),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        refresh_per_second=4,
+    )

@@ -1,0 +1,88 @@
+"""Where and with what a figure was made: the machine, the versions, the command."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+SECRET_OPTIONS = ("--header",)
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+def describe_machine() -> dict[str, object]:
+    """Processor, cores that this process may use, memory in GiB, system, and NVIDIA's GPUs where there are any."""
+    gpus = gpu_names()
+    return {
+        "processor": processor_name(),
+        "cores": usable_cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        **({"gpus": gpus} if gpus else {}),
+    }
+
+
+def describe_run(packages: Sequence[str]) -> dict[str, object]:
+    """Machine, versions of these packages, and the command of this process."""
+    return {**describe_machine(), "versions": describe_versions(packages), "command": describe_command()}
+
+
+def describe_hardware() -> str:
+    """The machine in one line: processor, cores, GPUs."""
+    return ", ".join([processor_name(), f"{usable_cores()} cores", *gpu_names()])
+
+
+def processor_name() -> str:
+    """The processor's name as Linux has it, or the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_names() -> list[str]:
+    """NVIDIA's GPUs, as its driver names them."""
+    files = sorted(_NVIDIA.glob("*/information")) if _NVIDIA.is_dir() else []
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+
+
+def describe_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of Python and of those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_command(words: Sequence[str] | None = None) -> str:
+    """A command line as one would type it, without its secrets. Default: this process's own."""
+    if words is None:
+        words = [Path(sys.argv[0]).name.replace("__main__.py", "alexnet-triton"), *sys.argv[1:]]
+    shown, hide = [], False
+    for word in words:
+        name, _, value = word.partition("=")
+        if hide:
+            shown.append(_hidden(word))
+        elif name in SECRET_OPTIONS and value:
+            shown.append(f"{name}={_hidden(value)}")
+        else:
+            shown.append(word)
+        hide = word in SECRET_OPTIONS
+    return shlex.join(shown)
+
+
+def _hidden(header: str) -> str:
+    return f"{header.partition(':')[0]}: ..."

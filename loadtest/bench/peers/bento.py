@@ -1,0 +1,40 @@
+"""BentoML: a batching service of one worker a core, behind one that takes the raw bodies.
+
+Adaptive batching as docs.bentoml.com/en/latest/get-started/adaptive-batching.html has it, its example of a wrapper for
+single requests included; `max_latency_ms` high, because what would take longer is refused.
+"""
+
+import bentoml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from alexnet_triton.loadtest.bench.peers.network import BATCH, WORKERS, Network
+
+
+@bentoml.service(
+    workers=WORKERS, traffic={"timeout": 60, "max_concurrency": 1024}, logging={"access": {"enabled": False}}
+)
+class Classifier:
+    def __init__(self) -> None:
+        self._network = Network()
+
+    @bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=10_000)
+    def classify(self, files: list[bytes]) -> list[dict]:
+        return self._network.classify(files)
+
+
+async def _classify(request: Request) -> JSONResponse:
+    answers = await _front().classifier.to_async.classify([await request.body()])
+    return JSONResponse(answers[0])
+
+
+def _front() -> "Front":
+    return bentoml.get_current_service()
+
+
+@bentoml.service(workers=1, traffic={"timeout": 60, "max_concurrency": 1024}, logging={"access": {"enabled": False}})
+@bentoml.asgi_app(Starlette(routes=[Route("/classify", _classify, methods=["POST"])]))
+class Front:
+    classifier = bentoml.depends(Classifier)

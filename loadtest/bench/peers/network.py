@@ -1,0 +1,32 @@
+"""The decoder and the engine that this project serves, for the other servers: what is compared is the serving."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_triton.imaging import decode
+from alexnet_triton.serving.engine import Engine, EngineConfig
+
+BATCH = int(os.environ.get("BENCH_BATCH", "16"))
+WORKERS = os.cpu_count() or 1
+
+
+class Network:
+    """Files to answers, as one batch; a thread of its own, because each core has a worker."""
+
+    def __init__(self) -> None:
+        self._engine = Engine(Path(os.environ["BENCH_NETWORK"]), EngineConfig(threads=1, max_batch_size=BATCH))
+        self._engine.warm_up()
+
+    def classify(self, files: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Class and probability of each JPEG."""
+        size = self._engine.input_size
+        pixels = np.empty((len(files), size, size, 3), np.uint8)
+        for row, file in zip(pixels, files, strict=True):
+            row[:] = decode(file, size)
+        probabilities = self._engine.infer(pixels)
+        best = probabilities.argmax(axis=1)
+        return [{"index": int(i), "probability": float(p[i])} for i, p in zip(best, probabilities, strict=True)]

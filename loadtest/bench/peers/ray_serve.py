@@ -1,0 +1,45 @@
+"""Ray Serve: a replica a core, each with its own batches.
+
+`serve.batch` and its settings as docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html has them, the switches
+of .../performance.html in the environment (`alexnet_triton.loadtest.bench.peers.programs`).
+"""
+
+import os
+import signal
+
+import ray
+from ray import serve
+from starlette.requests import Request
+
+from alexnet_triton.loadtest.bench.peers.network import BATCH, WORKERS, Network
+
+
+@serve.deployment(
+    num_replicas=WORKERS,
+    max_ongoing_requests=512,
+    ray_actor_options={"num_cpus": 1},
+    logging_config={"log_level": "ERROR"},
+)
+class Classifier:
+    def __init__(self) -> None:
+        self._network = Network()
+
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.005)
+    async def classify(self, files: list[bytes]) -> list[dict]:
+        return self._network.classify(files)
+
+    async def __call__(self, request: Request) -> dict:
+        return await self.classify(await request.body())
+
+
+def main() -> None:
+    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["PORT"])})
+    serve.run(Classifier.bind(), route_prefix="/classify")  # type: ignore[attr-defined]
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    serve.shutdown()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""python -m loadtest compare OLD NEW: is the new version slower? Pairs of runs in alternation, and an interval."""
+
+import argparse
+import asyncio
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import track
+
+from alexnet_triton.client.arguments import add_server_options
+from alexnet_triton.loadtest.arguments import (
+    Parser,
+    add_output,
+    add_target,
+    add_times,
+    client_config,
+    load_of,
+    output_folder,
+    percent,
+    setup_of,
+)
+from alexnet_triton.loadtest.cases import Case, Target, prepare
+from alexnet_triton.loadtest.errors import EndedError, SettingError, TargetError
+from alexnet_triton.loadtest.machine import describe_command
+from alexnet_triton.loadtest.measure import Measured, measure
+from alexnet_triton.loadtest.objectives import LATENCIES
+from alexnet_triton.loadtest.results import Json, prepare_folder, wrap
+from alexnet_triton.loadtest.run import INTERRUPTED, MISSED, OK, UNDECIDED, describe_load, describe_target, save
+from alexnet_triton.loadtest.summary import error_console, out_console, tracked
+from alexnet_triton.serving import Server
+
+# WAS alexnet_triton.loadtest.compare: Whether one of two versions is slower, from pairs of runs: Hodges and Lehmann's estimate and Wilcoxon's interval.
+#
+# Source: Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd edition, 3.2 and 3.3. The interval is exact
+# for every symmetric distribution, so that one run which the machine disturbed does not decide, as it would in a mean.
+#
+
+
+Decision = Literal["slower", "not slower", "undecided"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How much longer the new version takes, as a ratio: 1.1 is a tenth longer. `confidence` is what is reached."""
+
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    pairs: int
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is a difference at all."""
+        return not self.low <= 1.0 <= self.high
+
+    def decide(self, limit: float) -> Decision:
+        """Whether it is slower by more than `limit`, a part of 1."""
+        if self.low > 1 + limit:
+            return "slower"
+        return "not slower" if self.high <= 1 + limit else "undecided"
+
+
+def estimate(ratios: Sequence[float], confidence: float) -> Estimate:
+    """The ratio behind paired ratios, new to old, all above 0.
+
+    Raises:
+        SettingError: too few pairs for the confidence.
+    """
+    pairs = len(ratios)
+    cut = _cut(pairs, confidence)
+    logs = [math.log(each) for each in ratios]
+    averages = sorted((logs[i] + logs[j]) / 2 for i in range(pairs) for j in range(i, pairs))
+    middle = (averages[(len(averages) - 1) // 2] + averages[len(averages) // 2]) / 2
+    reached = 1 - 2 * sum(_rank_sums(pairs)[: cut + 1]) / 2**pairs
+    return Estimate(math.exp(middle), math.exp(averages[cut]), math.exp(averages[-1 - cut]), reached, pairs)
+
+
+def fewest_pairs(confidence: float) -> int:
+    """Pairs without which no interval reaches the confidence."""
+    return math.ceil(1 - math.log2(1 - confidence))
+
+
+def _cut(pairs: int, confidence: float) -> int:
+    """How many of the sorted averages may be left out at each end."""
+    if not 0.5 <= confidence < 1 or pairs < fewest_pairs(confidence):
+        needed = (
+            f": a confidence of {confidence:g} takes {fewest_pairs(confidence)} or more"
+            if 0.5 <= confidence < 1
+            else ""
+        )
+        raise SettingError(f"--pairs {pairs} --confidence {confidence:g}{needed or ': give 0.5 to 0.999'}")
+    counts, below, cut = _rank_sums(pairs), 0, -1
+    while 2 * (below + counts[cut + 1]) <= (1 - confidence) * 2**pairs:
+        cut += 1
+        below += counts[cut]
+    return cut
+
+
+def _rank_sums(pairs: int) -> list[int]:
+    """How many of the 2^n sign patterns have each sum of signed ranks."""
+    counts = [1]
+    for rank in range(1, pairs + 1):
+        longer = counts + [0] * rank
+        for total, count in enumerate(counts):
+            longer[total + rank] += count
+        counts = longer
+    return counts
+
+
+CODES = {"slower": MISSED, "not slower": OK, "undecided": UNDECIDED}
+
+
+def add_parser(commands: Any) -> None:
+    """The command's options."""
+    parser: Parser = commands.add_parser("compare", help="is NEW slower than OLD? pairs of runs, in alternation")
+    parser.add_argument("old", metavar="OLD", help="a server's address, or a built repository to start one on")
+    parser.add_argument("new", metavar="NEW", help="as OLD")
+    group = parser.add_argument_group("comparison")
+    group.add_argument("--fail-if-slower", type=percent, metavar="5%%", help="exit with 1 when it is slower by more")
+    group.add_argument("--metric", choices=(*LATENCIES, "rate"), default="p50", help="that decides (default: p50)")
+    group.add_argument("--pairs", type=int, default=20, metavar="N", help="of runs (default: 20)")
+    group.add_argument("--confidence", type=float, default=0.99, metavar="P", help="of the interval (default: 0.99)")
+    group.add_argument("--rate", type=float, metavar="R", help="open loop: requests a second")
+    group.add_argument("--users", type=int, metavar="N", help="closed loop: requests in flight (default: 1)")
+    add_times(parser, "2s", "500ms")
+    add_target(parser, server=False)
+    add_server_options(parser)
+    add_output(parser)
+    parser.set_defaults(call=run, arrivals="poisson", shape="flat", think=0.0)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure pairs, save, show; the exit code is the decision's."""
+    if arguments.rate is None and arguments.users is None:
+        arguments.users = 1
+    setup = setup_of(arguments, load_of(arguments))
+    estimate([1.0] * max(1, min(arguments.pairs, 10_000)), arguments.confidence)  # refuses before anything is measured
+    folder = prepare_folder(output_folder(arguments))
+    with ExitStack() as stack:
+        urls = [_address(each, stack) for each in (arguments.old, arguments.new)]
+        targets, pairs = asyncio.run(_measure_pairs(arguments, urls))
+    if len(pairs) < fewest_pairs(arguments.confidence):
+        raise EndedError(f"ended after {len(pairs)} pairs, which are too few to say anything")
+    values = [tuple(each.objectives[arguments.metric] for each in pair) for pair in pairs]
+    if any(each.failed or not each.right for pair in pairs for each in pair):
+        raise TargetError("requests failed, so that times say little: see why with `python -m loadtest run`")
+    inverse = arguments.metric == "rate"
+    ratios = [old / new if inverse else new / old for old, new in values]
+    found = estimate(ratios, arguments.confidence)
+    decision = None if arguments.fail_if_slower is None else found.decide(arguments.fail_if_slower)
+    result = wrap(
+        "compare",
+        describe_command(arguments.words),
+        arguments.title or f"{arguments.old} and {arguments.new}",
+        targets=[describe_target(each, arguments) for each in targets],
+        load=describe_load(setup),
+        metric=arguments.metric,
+        values=values,
+        ratios=ratios,
+        estimate=asdict(found),
+        limit=arguments.fail_if_slower,
+        decision=decision,
+        measured=[[each.to_json() for each in pair] for pair in pairs[:1]],
+    )
+    save(result, folder, arguments)
+    _show(result, found, out_console())
+    error_console().print(f"{folder}")
+    if len(pairs) < arguments.pairs:
+        return INTERRUPTED
+    return OK if decision is None else CODES[decision]
+
+
+def _address(text: str, stack: ExitStack) -> str:
+    """The address of a server that runs, or of one that is started on a repository and runs until the end."""
+    if "://" in text:
+        return text
+    if not Path(text).is_dir():
+        raise SettingError(f"{text} is neither a server's address nor the folder of a built repository")
+    server = stack.enter_context(Server(text, http_port=0, grpc_port=0, metrics_port=0))
+    return f"http://{server.http_address}"
+
+
+async def _measure_pairs(
+    arguments: argparse.Namespace, urls: list[str]
+) -> tuple[list[Target], list[tuple[Measured, Measured]]]:
+    sides = [await _prepare(arguments, url) for url in urls]
+    setup, pairs, console = setup_of(arguments, load_of(arguments)), [], error_console()
+    numbers = range(arguments.pairs)
+    for number in track(numbers, "pairs", console=console, transient=True, disable=not console.is_terminal):
+        order = (0, 1) if number % 2 == 0 else (1, 0)  # what drifts in one direction favours neither
+        done = {side: await measure(*sides[side], setup, arguments.seed + number) for side in order}
+        if any(each.interrupted for each in done.values()):
+            break
+        pairs.append((done[0], done[1]))
+    return [target for target, _ in sides], pairs
+
+
+async def _prepare(arguments: argparse.Namespace, url: str) -> tuple[Target, list[Case]]:
+    config = client_config(arguments, url)
+    return await prepare(config, arguments.images, arguments.limit, arguments.seed, arguments.answers, tracked)
+
+
+def _show(result: Json, found: Estimate, console: Console) -> None:
+    unit = "/s" if result["metric"] == "rate" else " ms"
+    for old, new in result["values"]:
+        console.print(f"  {old:10,.3f}{unit} {new:10,.3f}{unit}  {new / old - 1:+.2%}")
+    console.print(
+        f"{result['metric']}: new takes {found.ratio - 1:+.2%}, between {found.low - 1:+.2%} and {found.high - 1:+.2%} "
+        f"with {found.confidence:.1%} confidence, of {found.pairs} pairs: "
+        f"{'a difference' if found.differs else 'no difference found'}",
+        highlight=False,
+    )
+    if result["decision"]:
+        limit = f"slower by more than {result['limit']:.1%}"
+        words = {"slower": limit, "not slower": f"not {limit}", "undecided": f"undecided whether {limit}: more --pairs"}
+        console.print(f"[bold]{words[result['decision']]}[/]")
