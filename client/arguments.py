@@ -1,16 +1,15 @@
-"""The command line."""
+"""The command line: its options, its help, and the settings that they make."""
 
 import argparse
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
 
 from alexnet_triton.client.config import AUTO_BATCH, Config, Tls
 from alexnet_triton.client.errors import UsageError
+from alexnet_triton.common.command import Parser, fraction
 
-# WAS alexnet_triton.client.arguments: The words of --help.
-
+PROGRAM = "alexnet-classify"
 
 DESCRIPTION = """\
 Classify images with AlexNet on a Triton server.
@@ -22,16 +21,16 @@ input); or an http or https address, with --allow-urls. A file whose name begins
 with @ or - is given as ./@name, ./-name. `info` describes the server; a file of
 that name is ./info.
 
-An image is turned as its EXIF says, converted to 8-bit RGB (CMYK, 16-bit and
-palette images too), its first frame taken, transparency laid on white, the short
-side scaled to 256 pixels and the centre cropped. Files over 32 MiB and pictures
-over 100 million pixels are refused before they are decoded.
+An image is turned as its EXIF says and converted to 8-bit RGB (CMYK, 16-bit and
+palette images too). Its first frame is taken, transparency is laid on white, the
+short side is scaled to 256 pixels and the centre is cropped. Files over 32 MiB and
+pictures over 100 million pixels are refused before they are decoded.
 """
 
 EPILOG = """\
 exit codes
   0  all images were classified
-  1  some image could not be; each has a line on standard error, the others are printed
+  1  some image was not; each has a line on standard error, the others are printed
   2  wrong usage
   3  the server is not reachable, not ready, does not answer in time, or lacks the model
   130  interrupted
@@ -41,20 +40,20 @@ results
         {"path", "model", "version", "top": [{"label", "index", "probability"}], "ms"}
         or {"path", "error"}; ms is the time of the request that carried the image
   csv   path,model,version,ms,error,label_1,index_1,probability_1,...
-  With --output each result is in FILE when the next is asked for. A run that was cut
-  off is continued by the same command with --resume: every image is in FILE once.
+  With --output each result is in FILE when the next is asked for. The same command
+  with --resume continues a run that was cut off: every image is in FILE once.
   Failed images in FILE count as done; remove their lines to try them again.
-  FILE.settings remembers --model, --model-version, --top, --threshold and --labels:
-  going on with others is refused, as the results would not be alike.
+  FILE.settings remembers --model, --model-version, --top, --threshold and --labels.
+  --resume with others is refused, as the results would not be alike.
 
 when things go wrong
   A request that met a broken connection, a busy or a restarting server is sent again
   after a random pause of at most 0.1, 0.2, 0.4 ... 2 s, up to --retries times and
   within --timeout. All requests together repeat at most a tenth of what they sent
-  (and a first few hundred), so that a server in trouble is left in peace. A server
-  that went away in the middle of a run is waited for until --timeout. With several
-  --url the first that is well is used; a lost one is asked every second until it is
-  back. A run ends with exit code 3 at the first image that no server answered.
+  (and a first few hundred), so that a server in trouble is not overloaded. When a
+  server goes away in the middle of a run, the run waits for it until --timeout. With
+  several --url the first healthy one is used; a lost one is asked every second until
+  it is back. A run ends with exit code 3 at the first image that no server answered.
 
 environment
   GRPC_PORT  port of the default address
@@ -69,18 +68,7 @@ examples
   eval "$(alexnet-classify --completion bash)"
 """
 
-INFO_DESCRIPTION = "Describe the server: its models and their versions, and what --model takes and gives."
-
-
-PROGRAM = "alexnet-classify"
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
-        self.exit(2, f"{PROGRAM}: {message}; see {PROGRAM} --help\n")
+INFO_DESCRIPTION = "Describe the server: its models, their versions, and the inputs and outputs of --model."
 
 
 def build_parser() -> Parser:
@@ -111,15 +99,15 @@ def build_info_parser() -> Parser:
     return parser
 
 
-def add_server_options(parser: Parser) -> None:
-    """What says whom to ask."""
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name a server and a model, and say how to reach them."""
     group = parser.add_argument_group("server")
     group.add_argument(
         "--url",
         action="append",
         default=[],
         help="grpc://, grpcs://, http:// or https://HOST:PORT; several, repeated or with commas, "
-        "take over from one another (default: grpc://127.0.0.1:8001, or GRPC_PORT's)",
+        "take over from one another (default: grpc://127.0.0.1:8001, or the port GRPC_PORT)",
     )
     group.add_argument("--model", help="model to ask (default: classify, or alexnet with --send pixels)")
     group.add_argument("--model-version", default="", metavar="N", help="its version (default: the server's choice)")
@@ -160,11 +148,11 @@ def _add_output_options(parser: Parser) -> None:
         "--top", type=int, default=Config.top, metavar="N", help="classes an image (default: %(default)s)"
     )
     group.add_argument(
-        "--threshold", type=float, default=0.0, metavar="P", help="leave out classes less probable than P (0..1)"
+        "--threshold", type=fraction, default=0.0, metavar="P", help="leave out classes less probable than P (0..1)"
     )
     group.add_argument("--labels", metavar="FILE", help="names of the classes, one a line, in place of the server's")
     group.add_argument("--no-progress", action="store_true", help="no progress bar on a terminal")
-    group.add_argument("--verbose", "-v", action="store_true", help="say where the time of each request went")
+    group.add_argument("--verbose", "-v", action="store_true", help="print where the time of each request went")
 
 
 def _add_sending_options(parser: Parser) -> None:
@@ -189,7 +177,6 @@ def _add_sending_options(parser: Parser) -> None:
         default="auto",
         help="files as they are, or pixels decoded here (default: what the model takes)",
     )
-    group.add_argument("--shm", action="store_true", help="hand images over in shared memory, on the same machine")
     group.add_argument("--compress", choices=("gzip", "deflate"), help="compress requests")
     group.add_argument(
         "--retries",
@@ -203,12 +190,12 @@ def _add_sending_options(parser: Parser) -> None:
 
 
 def build_config(arguments: argparse.Namespace) -> Config:
-    """The classifier's settings.
+    """The classifier's settings. Options that the parser did not have keep their defaults.
 
     Raises:
-        UsageError: one that cannot work.
+        UsageError: a setting that cannot work.
     """
-    sending = ("batch", "concurrency", "send", "shm", "compress", "retries", "priority", "top")
+    sending = ("batch", "concurrency", "send", "compress", "retries", "priority", "top")
     return Config(
         urls=tuple(url for urls in arguments.url for url in urls.split(",")),
         model=arguments.model,
@@ -222,7 +209,7 @@ def build_config(arguments: argparse.Namespace) -> Config:
 
 
 def _header_lines(given: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each header, those of files among them, as curl's --header takes them; before it what a message may show of it.
+    """Each header, also those in files, as curl's --header takes them; before it what a message may show of it.
 
     Raises:
         UsageError: a file cannot be read.
@@ -248,5 +235,5 @@ def _header(shown: str, text: str) -> tuple[str, str]:
 def _version() -> str:
     try:
         return f"%(prog)s {metadata.version('alexnet-triton')}"
-    except metadata.PackageNotFoundError:  # the plain script, of a checkout that is not installed
+    except metadata.PackageNotFoundError:  # the script in a checkout that is not installed
         return "%(prog)s, not installed"

@@ -1,48 +1,46 @@
-"""The command: `main(argv)` parses, runs, and returns the exit code."""
+"""The command `alexnet-classify`: parses its words, runs, and returns the exit code."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-from alexnet_triton.client.arguments import PROGRAM, Parser, build_config, build_info_parser, build_parser
-from alexnet_triton.client.errors import ServerError, UsageError
-from alexnet_triton.client.output import printable
+from alexnet_triton.client.arguments import PROGRAM, build_config, build_info_parser, build_parser
+from alexnet_triton.client.errors import UsageError
+from alexnet_triton.common.command import Parser, finish
 
-OK, SOME_FAILED, USAGE, NO_SERVER, INTERRUPTED = 0, 1, 2, 3, 130
+OK, SOME_FAILED = 0, 1
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run the command. 0: all classified; 1: some image failed; 2: usage; 3: no server."""
-    words = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would add its own lines to the one that says what failed
+    return finish(PROGRAM, lambda: _run(list(sys.argv[1:] if words is None else words)))
+
+
+def _run(words: list[str]) -> int:
     try:
-        return _run(words)
-    except UsageError as error:
-        return _complain(error, USAGE)
-    except ServerError as error:
-        return _complain(error, NO_SERVER)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+        return _info(words[1:]) if words[:1] == ["info"] else _classify(words)
     except BrokenPipeError:
-        # Who read the results has enough. Python would complain once more when it flushes at the end.
+        # The reader of the results has left. Without this Python complains once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
 
 
-def _run(words: list[str]) -> int:
-    if words[:1] == ["info"]:
-        return _info(build_info_parser().parse_args(words[1:]))
+def _classify(words: list[str]) -> int:
     parser = build_parser()
     arguments = parser.parse_args(words)
     if arguments.completion:
         return _complete(parser, arguments.completion)
     if not arguments.images:
         parser.error("no IMAGE is named")
-    return _classify(arguments)
+    return _classify_images(arguments)
 
 
-def _classify(arguments: argparse.Namespace) -> int:
+# asyncio, numpy and Pillow are loaded in the functions that need them: `--help` and a refusal come sooner.
+
+
+def _classify_images(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from alexnet_triton.client.run import Job, run
@@ -51,11 +49,12 @@ def _classify(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if asyncio.run(run(job, build_config(arguments))) else OK
 
 
-def _info(arguments: argparse.Namespace) -> int:
+def _info(words: list[str]) -> int:
     import asyncio
 
     from alexnet_triton.client.info import describe
 
+    arguments = build_info_parser().parse_args(words)
     sys.stdout.write(asyncio.run(describe(build_config(arguments), arguments.wait, arguments.format == "json")))
     return OK
 
@@ -69,8 +68,3 @@ def _complete(parser: Parser, shell: str) -> int:
     vars(images)["complete"] = shtab.FILE
     sys.stdout.write(shtab.complete(parser, shell))
     return OK
-
-
-def _complain(message: object, code: int) -> int:
-    print(f"{PROGRAM}: {printable(str(message))}", file=sys.stderr)
-    return code

@@ -1,4 +1,4 @@
-"""What a classifier is told, frozen."""
+"""A classifier's settings, and the addresses of servers."""
 
 import math
 import os
@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from alexnet_triton.client.errors import UsageError
 
-# WAS alexnet_triton.client.config: A server's address.
-
-
+InputFormat = Literal["auto", "encoded", "pixels"]
+Compression = Literal["gzip", "deflate"]
+AUTO_BATCH = 4
 PORTS = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
 EXAMPLE = "give grpc://127.0.0.1:8001, http://127.0.0.1:8000, grpcs://... or https://..."
 
@@ -27,12 +27,12 @@ class Address:
 
     @property
     def secure(self) -> bool:
-        """Whether TLS is spoken."""
+        """Whether the connection uses TLS."""
         return self.scheme in ("grpcs", "https")
 
     @property
     def is_grpc(self) -> bool:
-        """Whether gRPC is spoken."""
+        """Whether the protocol is gRPC; else it is HTTP."""
         return self.scheme.startswith("grpc")
 
     @property
@@ -48,7 +48,7 @@ def parse_address(url: str) -> Address:
     """Read a URL.
 
     Raises:
-        UsageError: another scheme, no host, no such port, or a user, path or query where none belongs.
+        UsageError: another scheme, no host, no such port, or a user, path or query that does not belong there.
     """
     try:
         parts = urlsplit(url)
@@ -63,14 +63,9 @@ def parse_address(url: str) -> Address:
     return Address(parts.scheme, host, PORTS[parts.scheme] if port is None else port, prefix)
 
 
-SendForm = Literal["auto", "encoded", "pixels"]
-Compression = Literal["gzip", "deflate"]
-AUTO_BATCH = 4
-
-
 @dataclass(frozen=True)
 class Tls:
-    """Files in PEM: the authority that signed the server, and this client's own certificate and key."""
+    """PEM files: the authority that signed the server's certificate, and this client's own certificate and key."""
 
     ca: str | None = None
     cert: str | None = None
@@ -82,20 +77,20 @@ class Config:
     """A classifier's settings; `Classifier` takes the same names as keyword arguments.
 
     Attributes:
-        urls: grpc://, grpcs://, http:// or https://; the first that is well is used.
+        urls: grpc://, grpcs://, http:// or https://; the first healthy one is used.
         model: None takes `classify`, or `alexnet` when pixels are sent.
         version: empty lets the server choose, which is its latest.
         top: classes an answer holds.
-        timeout_s: for one image, retries and waiting for a server that went away included.
+        timeout_s: for one image, with retries and the wait for a server that went away.
         retries: repeats of one request, each after a pause with full jitter of at most
             `backoff_cap_s`; all requests together repeat at most a tenth of what they send.
         batch: images a request, at most what the model takes. 0 sends one each until `concurrency`
-            requests are in flight, then `AUTO_BATCH`, which costs this side half as much an image.
+            requests are in flight, then `AUTO_BATCH`, which halves this side's work for an image.
         concurrency: requests in flight.
         send: `encoded` files, `pixels` decoded here, or `auto`: what the model takes.
         hedge_s: send a second request when the first has had no answer for so long.
-        priority: Triton's, 0 being the model's default.
-        shm: hand images over in system shared memory, to a server on this machine.
+        priority: Triton's, 0 is the model's default.
+        headers: sent with every request.
     """
 
     urls: tuple[str, ...] = ()
@@ -108,27 +103,20 @@ class Config:
     backoff_cap_s: float = 2.0
     batch: int = 1
     concurrency: int = 16
-    send: SendForm = "auto"
+    send: InputFormat = "auto"
     compress: Compression | None = None
     hedge_s: float | None = None
     priority: int = 0
-    shm: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: Tls = field(default_factory=Tls)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            UsageError: a number out of its range.
-        """
-        for name, least in (("top", 1), ("batch", 0), ("concurrency", 1)):
+        """Raises UsageError for a number out of its range."""
+        for name, least in (("top", 1), ("batch", 0), ("concurrency", 1), ("retries", 0), ("priority", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}: give {least} or more")
         if not 0 < self.timeout_s < math.inf:
             raise UsageError(f"timeout is {self.timeout_s:g} s: give more than 0")
-        if self.retries < 0 or self.priority < 0:
-            raise UsageError("retries and priority are 0 or more")
 
     @property
     def largest_batch(self) -> int:
@@ -137,7 +125,7 @@ class Config:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses, or the one that a server has when nobody says otherwise."""
+        """The URLs, or by default that of a server on this machine."""
         return self.urls or (f"grpc://127.0.0.1:{os.environ.get('GRPC_PORT', '8001')}",)
 
     @property

@@ -1,17 +1,17 @@
-"""Everything that can go wrong, as one tree. Nothing of gRPC's, aiohttp's or tritonclient's leaves this package.
+"""Everything that can go wrong, as one tree. No exception of gRPC's, aiohttp's or tritonclient's leaves this package.
 
 ClassifierError
   UsageError            a wrong address, option or file of labels; the server was not asked
   BadImage              this image cannot be classified; others can
   ServerError           has .host and .model
     Unreachable         no connection, or it broke before the answer
-      TlsError          the connection is there, trust is not
-    NotReady            it answers, but the server or the model is still loading
+      TlsError          the TLS handshake failed
+    NotReady            the server or the model is still loading
     DeadlineExceeded    no answer in time
-    Overloaded          it refused work; .retry_after_s where it said when to come back
-    BadAnswer           what came back is not an answer to what was asked
-    ServerFault         it failed inside (HTTP 5xx, gRPC INTERNAL)
-    AccessDenied        it wants credentials, or other ones
+    Overloaded          the server refused work; .retry_after_s if it said when to come back
+    BadAnswer           the bytes that came back do not answer the request
+    ServerFault         the server failed inside (HTTP 5xx, gRPC INTERNAL)
+    AccessDenied        the server wants credentials, or other ones
     ModelNotFound       no such model or version; the message lists what there is
     SignatureMismatch   the model does not take images, or gives no class probabilities
     RequestRefused      the server calls the request invalid
@@ -20,33 +20,51 @@ ClassifierError
 
 import re
 
+from alexnet_triton.common.command import USAGE, UserError
+
 # ruff: noqa: N818 - they are named by what happened
 
+NO_SERVER = 3  # exit code
 
-class ClassifierError(Exception):
+# Triton's words for a full queue and for a request that waited in it for too long.
+BUSY = re.compile(r"queue size|timeout expired|too many", re.IGNORECASE)
+
+# What Triton puts before a model's own message.
+FRAME = re.compile(
+    r"^(in ensemble '[^']*', )?"
+    r"(Failed to process the request\(s\) for model (instance )?'[^']*',? ?(message: )?)?"
+    r"(TritonModelException: |Triton(Error|Model)[^:]*: )?"
+)
+
+
+class ClassifierError(UserError):
     """The message is one line: what failed, and what to do next."""
 
 
 class UsageError(ClassifierError):
     """Called wrongly; nothing was sent."""
 
+    exit_code = USAGE
+
 
 class BadImage(ClassifierError):
-    """This image cannot be classified, and repeating will not help. The message does not name the file."""
+    """This image cannot be classified, and a repeat will not help. The message does not name the file."""
 
 
 class ServerError(ClassifierError):
-    """The server's, or the way's to it.
+    """The server or the connection failed.
 
     Attributes:
         retryable: whether the same request may be answered when it is sent again.
+        hint: what to do next.
     """
 
+    exit_code = NO_SERVER
     retryable = True
     hint = ""
 
     def __init__(self, detail: str, host: str = "", model: str = "", hint: str | None = None) -> None:
-        """`detail` says what happened; host, model and hint are put around it."""
+        """`detail` says what happened; the message puts host, model and hint around it."""
         self.detail, self.host, self.model = detail, host, model
         place = " ".join(part for part in (host, f"model {model!r}" if model else "") if part)
         advice = self.hint = self.hint if hint is None else hint
@@ -73,7 +91,7 @@ class NotReady(ServerError):
 
 
 class DeadlineExceeded(ServerError):
-    """No answer within the time that was given."""
+    """No answer came in time."""
 
     retryable = False
     hint = "see whether it is busy, or give it longer with --timeout"
@@ -83,7 +101,7 @@ class Overloaded(ServerError):
     """The server, or a gateway before it, refused the work.
 
     Attributes:
-        retry_after_s: what the server asked to wait, None when it did not say.
+        retry_after_s: how long the server asked to wait, None when it did not say.
     """
 
     hint = "send less at a time with --concurrency, or give it longer with --timeout"
@@ -94,7 +112,7 @@ class Overloaded(ServerError):
 
 
 class BadAnswer(ServerError):
-    """Bytes came back that are no answer to the request."""
+    """The bytes that came back do not answer the request."""
 
     hint = "see that the address is Triton's and that no proxy on the way rewrites it"
 
@@ -106,14 +124,14 @@ class ServerFault(ServerError):
 
 
 class AccessDenied(ServerError):
-    """Credentials are wanted."""
+    """The server wants credentials, or other ones."""
 
     retryable = False
     hint = "give them with --header 'Authorization: Bearer ...'"
 
 
 class ModelNotFound(ServerError):
-    """No such model or version on this server."""
+    """The server has no such model or version."""
 
     retryable = False
 
@@ -137,25 +155,11 @@ class Unsupported(ServerError):
     hint = "see that the address is Triton's; a gateway may take no --compress"
 
 
-# WAS alexnet_triton.client.errors: Reading what Triton says.
-
-
-# Triton's words for a full queue and for a request that waited in it for too long.
-BUSY = re.compile(r"queue size|timeout expired|too many", re.IGNORECASE)
-
-# What Triton puts before the words of a model.
-FRAME = re.compile(
-    r"^(in ensemble '[^']*', )?"
-    r"(Failed to process the request\(s\) for model (instance )?'[^']*',? ?(message: )?)?"
-    r"(TritonModelException: |Triton(Error|Model)[^:]*: )?"
-)
-
-
 def one_line(text: str) -> str:
-    """The text without line breaks and without the addresses of code that Python's backend adds."""
+    """The text without line breaks and without the addresses of code that the Python backend adds."""
     return " ".join(text.split("\n\nAt:")[0].split())
 
 
-def words_of_model(text: str) -> str:
-    """The text without the names of the models that passed it on."""
+def model_message(text: str) -> str:
+    """A model's own message, without the names of the models that passed it on."""
     return FRAME.sub("", text)

@@ -10,69 +10,25 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from alexnet_triton.client import errors
 from alexnet_triton.client.config import Address, Config, Tls
-from alexnet_triton.client.errors import BUSY, BadAnswer, NotReady, ServerError, Unreachable, one_line
-from alexnet_triton.client.protocol import InferReply, InferRequest, Json, SharedMemory, parse_bytes
+from alexnet_triton.client.errors import (
+    BUSY,
+    AccessDenied,
+    BadAnswer,
+    DeadlineExceeded,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    RequestRefused,
+    ServerError,
+    ServerFault,
+    TlsError,
+    Unreachable,
+    Unsupported,
+    one_line,
+)
+from alexnet_triton.client.protocol import InferReply, InferRequest, Json, parse_bytes
 from alexnet_triton.client.tls import explain, pem
-
-# WAS alexnet_triton.client.grpc_transport: gRPC's status codes as this package's exceptions.
-
-
-# What Triton itself says with UNAVAILABLE; everything else with that code comes from the connection.
-LOADING = re.compile(r"no available versions|not ready|unloaded|Stub process|stopping", re.IGNORECASE)
-CONNECTING = "failed to connect to all addresses; last error: "
-TLS = re.compile(r"ssl|tls|handshake|certificate", re.IGNORECASE)
-
-# Sent by gRPC servers and gateways beside RESOURCE_EXHAUSTED and UNAVAILABLE:
-# https://github.com/grpc/proposal/blob/master/A6-client-retries.md
-PUSHBACK = "grpc-retry-pushback-ms"
-
-
-def translate(error: grpc.aio.AioRpcError, host: str, model: str, timeout_s: float) -> errors.ServerError:
-    """The exception to raise for a call that failed."""
-    code, detail = error.code(), one_line(error.details() or error.code().name)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.DeadlineExceeded(f"no answer within {timeout_s:.3g} s", host, model)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return errors.Overloaded(detail, host, model, _pushback_s(error))
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return _unavailable(detail, host, model, _pushback_s(error))
-    return _KINDS.get(code, errors.ServerFault)(detail, host, model)
-
-
-def _unavailable(detail: str, host: str, model: str, retry_after_s: float | None) -> errors.ServerError:
-    if CONNECTING in detail:
-        kind = errors.TlsError if TLS.search(detail) else errors.Unreachable
-        return kind(f"cannot connect: {detail.rsplit(': ', 1)[1].lower()}", host)
-    if "protocol is restricted" in detail:
-        return errors.AccessDenied(detail, host, model)
-    if BUSY.search(detail) or retry_after_s is not None:
-        return errors.Overloaded(detail, host, model, retry_after_s)
-    if LOADING.search(detail):
-        return errors.NotReady(detail, host, model)
-    return errors.Unreachable(detail, host)
-
-
-def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:
-    for name, value in error.trailing_metadata() or ():
-        if name == PUSHBACK and str(value).isdigit():
-            return int(value) / 1000
-        if name == "retry-after" and str(value).isdigit():
-            return float(value)
-    return None
-
-
-_KINDS: dict[grpc.StatusCode, type[errors.ServerError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: errors.RequestRefused,
-    grpc.StatusCode.NOT_FOUND: errors.ModelNotFound,
-    grpc.StatusCode.UNAUTHENTICATED: errors.AccessDenied,
-    grpc.StatusCode.PERMISSION_DENIED: errors.AccessDenied,
-    grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
-    grpc.StatusCode.UNKNOWN: errors.BadAnswer,
-    grpc.StatusCode.CANCELLED: errors.Unreachable,
-}
-
 
 # A connection that died without a word is found out within 30 s while calls wait on it. Two pings at most
 # between data: Triton's default takes more for an attack and closes the connection.
@@ -83,7 +39,7 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 2),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # which is how long one attempt to connect may take
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one attempt to connect may take
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
@@ -93,6 +49,15 @@ COMPRESSION = {
     "gzip": grpc.Compression.Gzip,
     "deflate": grpc.Compression.Deflate,
 }
+
+# What Triton itself says with UNAVAILABLE; everything else with that code comes from the connection.
+LOADING = re.compile(r"no available versions|not ready|unloaded|Stub process|stopping", re.IGNORECASE)
+CONNECTING = "failed to connect to all addresses; last error: "
+TLS = re.compile(r"ssl|tls|handshake|certificate", re.IGNORECASE)
+
+# Sent by gRPC servers and gateways beside RESOURCE_EXHAUSTED and UNAVAILABLE:
+# https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+PUSHBACK = "grpc-retry-pushback-ms"
 
 
 class GrpcTransport:
@@ -122,13 +87,10 @@ class GrpcTransport:
         """As `Transport.server_metadata`."""
         return _as_json(await self._call(self._stub.ServerMetadata, pb.ServerMetadataRequest(), timeout_s))
 
-    async def model_metadata(self, model: str, version: str, timeout_s: float) -> Json:
-        """As `Transport.model_metadata`."""
-        request = pb.ModelMetadataRequest(name=model, version=version)
-        answer = _as_json(await self._call(self._stub.ModelMetadata, request, timeout_s, model))
-        for tensor in (*answer.get("inputs", ()), *answer.get("outputs", ())):
-            tensor["shape"] = [int(size) for size in tensor.get("shape", ())]  # int64 is text in protobuf's JSON
-        return answer
+    async def model_versions(self, model: str, timeout_s: float) -> Sequence[str]:
+        """As `Transport.model_versions`."""
+        request = pb.ModelMetadataRequest(name=model)
+        return list((await self._call(self._stub.ModelMetadata, request, timeout_s, model)).versions)
 
     async def model_config(self, model: str, version: str, timeout_s: float) -> Json:
         """As `Transport.model_config`."""
@@ -144,16 +106,6 @@ class GrpcTransport:
         """As `Transport.statistics`."""
         answer = _as_json(await self._call(self._stub.ModelStatistics, pb.ModelStatisticsRequest(), timeout_s))
         return answer.get("model_stats", [])
-
-    async def register(self, name: str, key: str, byte_size: int, timeout_s: float) -> None:
-        """As `Transport.register`."""
-        request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=byte_size)
-        await self._call(self._stub.SystemSharedMemoryRegister, request, timeout_s)
-
-    async def unregister(self, name: str, timeout_s: float) -> None:
-        """As `Transport.unregister`."""
-        request = pb.SystemSharedMemoryUnregisterRequest(name=name)
-        await self._call(self._stub.SystemSharedMemoryUnregister, request, timeout_s)
 
     async def infer(self, request: InferRequest, timeout_s: float) -> InferReply:
         """As `Transport.infer`."""
@@ -186,15 +138,10 @@ class GrpcTransport:
 
 
 def build_request(request: InferRequest) -> pb.ModelInferRequest:
-    """As protobuf."""
+    """The request as protobuf."""
     message = pb.ModelInferRequest(model_name=request.model, model_version=request.version)
-    tensor = message.inputs.add(name=request.input, datatype=request.datatype, shape=request.shape)
-    if isinstance(request.data, SharedMemory):
-        tensor.parameters["shared_memory_region"].string_param = request.data.region
-        tensor.parameters["shared_memory_byte_size"].int64_param = request.data.byte_size
-        tensor.parameters["shared_memory_offset"].int64_param = request.data.offset
-    else:
-        message.raw_input_contents.append(request.data)
+    message.inputs.add(name=request.input, datatype=request.datatype, shape=request.shape)
+    message.raw_input_contents.append(request.data)
     output = message.outputs.add(name=request.output)
     output.parameters["classification"].int64_param = request.class_count
     for name, value in request.parameters.items():
@@ -203,10 +150,10 @@ def build_request(request: InferRequest) -> pb.ModelInferRequest:
 
 
 def read_reply(message: pb.ModelInferResponse, output: str) -> InferReply:
-    """From protobuf.
+    """Read the protobuf of an answer.
 
     Raises:
-        ValueError: without the output, or it is cut off.
+        ValueError: the output is not in it, or is cut off.
     """
     for position, tensor in enumerate(message.outputs):
         if tensor.name != output or tensor.datatype != "BYTES":
@@ -229,3 +176,48 @@ def _open(address: Address, tls: Tls) -> grpc.aio.Channel:
 
 def _as_json(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def translate(error: grpc.aio.AioRpcError, host: str, model: str, timeout_s: float) -> ServerError:
+    """This package's exception for a call that failed."""
+    code, detail = error.code(), one_line(error.details() or error.code().name)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"no answer within {timeout_s:.3g} s", host, model)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(detail, host, model, _pushback_s(error))
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return _unavailable(detail, host, model, _pushback_s(error))
+    return _CODES.get(code, ServerFault)(detail, host, model)
+
+
+_CODES: dict[grpc.StatusCode, type[ServerError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: RequestRefused,
+    grpc.StatusCode.NOT_FOUND: ModelNotFound,
+    grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
+    grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
+    grpc.StatusCode.UNIMPLEMENTED: Unsupported,
+    grpc.StatusCode.UNKNOWN: BadAnswer,
+    grpc.StatusCode.CANCELLED: Unreachable,
+}
+
+
+def _unavailable(detail: str, host: str, model: str, retry_after_s: float | None) -> ServerError:
+    if CONNECTING in detail:
+        kind = TlsError if TLS.search(detail) else Unreachable
+        return kind(f"cannot connect: {detail.rsplit(': ', 1)[1].lower()}", host)
+    if "protocol is restricted" in detail:
+        return AccessDenied(detail, host, model)
+    if BUSY.search(detail) or retry_after_s is not None:
+        return Overloaded(detail, host, model, retry_after_s)
+    if LOADING.search(detail):
+        return NotReady(detail, host, model)
+    return Unreachable(detail, host)
+
+
+def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:
+    for name, value in error.trailing_metadata() or ():
+        if name == PUSHBACK and str(value).isdigit():
+            return int(value) / 1000
+        if name == "retry-after" and str(value).isdigit():
+            return float(value)
+    return None

@@ -1,7 +1,7 @@
 """Triton over HTTP, on aiohttp.
 
-The framing is written here and not taken from tritonclient, whose HTTP client drops the headers of an
-answer, Retry-After among them, and takes twice the time to import.
+tritonclient's HTTP client is not used: it drops the headers of an answer, Retry-After among them, and takes twice the
+time to import.
 """
 
 import asyncio
@@ -13,93 +13,32 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 
-from alexnet_triton.client import errors
 from alexnet_triton.client.config import Address, Config
-from alexnet_triton.client.errors import BUSY, BadAnswer, ModelNotFound, NotReady, RequestRefused, Unreachable, one_line
-from alexnet_triton.client.protocol import InferReply, InferRequest, Json, SharedMemory
+from alexnet_triton.client.errors import (
+    BUSY,
+    AccessDenied,
+    BadAnswer,
+    DeadlineExceeded,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    RequestRefused,
+    ServerError,
+    ServerFault,
+    TlsError,
+    Unreachable,
+    Unsupported,
+    one_line,
+)
+from alexnet_triton.client.protocol import InferReply, InferRequest, Json
 from alexnet_triton.client.tls import explain, make_context
+from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, infer_path, model_path
 
-# WAS alexnet_triton.client.http_transport: HTTP statuses and aiohttp's errors as this package's exceptions.
-
-
-def translate(error: Exception, host: str, model: str, timeout_s: float) -> errors.ServerError:
-    """The exception to raise for a request that got no answer."""
-    if isinstance(error, asyncio.TimeoutError):
-        return errors.DeadlineExceeded(f"no answer within {timeout_s:.3g} s", host, model)
-    if isinstance(error, (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)):
-        return errors.TlsError(one_line(str(error)), host)
-    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)):
-        return errors.BadAnswer(f"the answer is no HTTP or was cut off ({type(error).__name__})", host, model)
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return errors.Unreachable(f"cannot connect: {_reason(error.os_error)}", host)
-    return errors.Unreachable(f"the connection broke: {one_line(str(error)) or type(error).__name__}", host)
-
-
-def _reason(error: OSError) -> str:
-    """The system's words, which asyncio replaces by its own."""
-    if error.errno and error.errno > 0:
-        return os.strerror(error.errno).lower()
-    return one_line(error.strerror or str(error)) or "the connection was closed"
-
-
-def refusal(status: int, content: bytes, retry_after: str | None, host: str, model: str) -> errors.ServerError:
-    """The exception to raise for an answer that is not 200."""
-    detail = _message(status, content)
-    if status == 400 and b"SSL certificate" in content:  # nginx's page
-        return errors.TlsError("it wants a client certificate, or another one", host)
-    if status == 429 or (status == 503 and (BUSY.search(detail) or retry_after)):
-        return errors.Overloaded(detail, host, model, parse_retry_after(retry_after))
-    if status >= 500:
-        return _SERVER_SIDE.get(status, errors.ServerFault)(detail, host, model)
-    return _CALLER_SIDE.get(status, errors.BadAnswer)(detail, host, model)
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
-    if not value:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
-
-
-def _message(status: int, content: bytes) -> str:
-    try:
-        return one_line(str(json.loads(content)["error"]))
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP status {status}"
-
-
-_SERVER_SIDE: dict[int, type[errors.ServerError]] = {
-    502: errors.Unreachable,
-    503: errors.NotReady,
-    504: errors.Unreachable,
-}
-_CALLER_SIDE: dict[int, type[errors.ServerError]] = {
-    400: errors.RequestRefused,
-    401: errors.AccessDenied,
-    403: errors.AccessDenied,
-    404: errors.ModelNotFound,
-    405: errors.Unsupported,
-    408: errors.Unreachable,
-    413: errors.RequestRefused,
-    414: errors.RequestRefused,
-    415: errors.Unsupported,
-    422: errors.Unsupported,
-}
-
-
-# What aiohttp sends piece by piece when it is given as a stream, and in one go, holding up all else, as bytes.
+# aiohttp sends bytes in one go, which holds up all other requests, and a stream piece by piece.
 LARGE_BYTES = 1 << 20
-HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 class HttpTransport:
@@ -110,54 +49,44 @@ class HttpTransport:
         self.host = address.authority
         self._address, self._tls = address, config.tls
         self._unproven = address.secure  # until a first answer came over TLS
-        self._base, self._compress = f"{address}/v2", config.compress
+        self._compress = config.compress
         connector = aiohttp.TCPConnector(limit=0, ssl=make_context(config.tls) if address.secure else False)
         self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers=dict(config.headers),
-            cookie_jar=aiohttp.DummyCookieJar(),
+            connector=connector, headers=dict(config.headers), cookie_jar=aiohttp.DummyCookieJar()
         )
 
     async def ready(self, model: str, version: str, timeout_s: float) -> None:
         """As `Transport.ready`."""
-        await self._ready("/health/ready", "the server", timeout_s)
+        await self._ready("/v2/health/ready", "the server", timeout_s)
         if model:
-            await self._ready(f"{_model_path(model, version)}/ready", "the model", timeout_s, model)
+            await self._ready(f"{model_path(model, version)}/ready", "the model", timeout_s, model)
 
     async def server_metadata(self, timeout_s: float) -> Json:
         """As `Transport.server_metadata`."""
-        return await self._json("GET", "", timeout_s)
+        return await self._json("GET", "/v2", timeout_s)
 
-    async def model_metadata(self, model: str, version: str, timeout_s: float) -> Json:
-        """As `Transport.model_metadata`."""
-        return await self._json("GET", _model_path(model, version), timeout_s, model=model)
+    async def model_versions(self, model: str, timeout_s: float) -> Sequence[str]:
+        """As `Transport.model_versions`."""
+        return (await self._json("GET", model_path(model), timeout_s, model=model)).get("versions", [])
 
     async def model_config(self, model: str, version: str, timeout_s: float) -> Json:
         """As `Transport.model_config`."""
-        return await self._json("GET", f"{_model_path(model, version)}/config", timeout_s, model=model)
+        return await self._json("GET", f"{model_path(model, version)}/config", timeout_s, model=model)
 
     async def index(self, timeout_s: float) -> Sequence[Json]:
         """As `Transport.index`."""
-        return await self._json("POST", "/repository/index", timeout_s, b"{}")
+        return await self._json("POST", "/v2/repository/index", timeout_s, b"{}")
 
     async def statistics(self, timeout_s: float) -> Sequence[Json]:
         """As `Transport.statistics`."""
-        return (await self._json("GET", "/models/stats", timeout_s))["model_stats"]
-
-    async def register(self, name: str, key: str, byte_size: int, timeout_s: float) -> None:
-        """As `Transport.register`."""
-        body = json.dumps({"key": key, "offset": 0, "byte_size": byte_size}).encode()
-        await self._json("POST", f"/systemsharedmemory/region/{quote(name)}/register", timeout_s, body)
-
-    async def unregister(self, name: str, timeout_s: float) -> None:
-        """As `Transport.unregister`."""
-        await self._json("POST", f"/systemsharedmemory/region/{quote(name)}/unregister", timeout_s, b"{}")
+        return (await self._json("GET", "/v2/models/stats", timeout_s))["model_stats"]
 
     async def infer(self, request: InferRequest, timeout_s: float) -> InferReply:
         """As `Transport.infer`."""
         body, headers = self._pack(request)
-        path = f"{_model_path(request.model, request.version)}/infer"
-        answer = await self._json("POST", path, timeout_s, body, headers, request.model)
+        answer = await self._json(
+            "POST", infer_path(request.model, request.version), timeout_s, body, headers, request.model
+        )
         try:
             return read_reply(answer, request.output)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -191,12 +120,11 @@ class HttpTransport:
         headers: dict[str, str] | None = None,
         model: str = "",
     ) -> Any:
+        url = f"{self._address}{path}"
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         data = io.BytesIO(body) if body and len(body) > LARGE_BYTES else body
         try:
-            async with self._session.request(
-                method, self._base + path, data=data, headers=headers, timeout=timeout
-            ) as response:
+            async with self._session.request(method, url, data=data, headers=headers, timeout=timeout) as response:
                 content, status = await response.read(), response.status
                 retry_after = response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
@@ -220,26 +148,16 @@ class HttpTransport:
 
 def build_request(request: InferRequest) -> tuple[bytes, bytes]:
     """The JSON header and the binary part of a request's body."""
-    if isinstance(request.data, SharedMemory):
-        where: dict[str, str | int] = {
-            "shared_memory_region": request.data.region,
-            "shared_memory_byte_size": request.data.byte_size,
-            "shared_memory_offset": request.data.offset,
-        }
-        data = b""
-    else:
-        where, data = {"binary_data_size": len(request.data)}, request.data
-    tensor = {"name": request.input, "datatype": request.datatype, "shape": request.shape, "parameters": where}
+    tensor = {"name": request.input, "datatype": request.datatype, "shape": request.shape}
     output = {"name": request.output, "parameters": {"classification": request.class_count, "binary_data": False}}
-    header = {"inputs": [tensor], "outputs": [output], "parameters": dict(request.parameters)}
-    return json.dumps(header).encode(), data
+    return build_header(tensor, len(request.data), output, request.parameters), request.data
 
 
 def read_reply(answer: Json, output: str) -> InferReply:
-    """From JSON.
+    """Read the JSON of an answer.
 
     Raises:
-        ValueError: without the output.
+        ValueError: the output is not in it.
     """
     for tensor in answer["outputs"]:
         if tensor["name"] == output and tensor["datatype"] == "BYTES":
@@ -247,10 +165,73 @@ def read_reply(answer: Json, output: str) -> InferReply:
     raise ValueError(f"without the classes of output {output!r}")
 
 
-def _model_path(model: str, version: str) -> str:
-    return f"/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
-
-
 def _compressed(body: bytes, algorithm: str) -> bytes:
     packer = zlib.compressobj(wbits=31 if algorithm == "gzip" else 15)
     return packer.compress(body) + packer.flush()
+
+
+def translate(error: Exception, host: str, model: str, timeout_s: float) -> ServerError:
+    """This package's exception for a request that got no answer."""
+    if isinstance(error, asyncio.TimeoutError):
+        return DeadlineExceeded(f"no answer within {timeout_s:.3g} s", host, model)
+    if isinstance(error, (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)):
+        return TlsError(one_line(str(error)), host)
+    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)):
+        return BadAnswer(f"the answer is not HTTP or was cut off ({type(error).__name__})", host, model)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return Unreachable(f"cannot connect: {_reason(error.os_error)}", host)
+    return Unreachable(f"the connection broke: {one_line(str(error)) or type(error).__name__}", host)
+
+
+def _reason(error: OSError) -> str:
+    """The system's own message; asyncio replaces it by another."""
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return one_line(error.strerror or str(error)) or "the connection was closed"
+
+
+def refusal(status: int, content: bytes, retry_after: str | None, host: str, model: str) -> ServerError:
+    """This package's exception for an answer whose status is not 200."""
+    detail = _message(status, content)
+    if status == 400 and b"SSL certificate" in content:  # nginx's page
+        return TlsError("it wants a client certificate, or another one", host)
+    if status == 429 or (status == 503 and (BUSY.search(detail) or retry_after)):
+        return Overloaded(detail, host, model, parse_retry_after(retry_after))
+    return _STATUSES.get(status, ServerFault if status >= 500 else BadAnswer)(detail, host, model)
+
+
+_STATUSES: dict[int, type[ServerError]] = {
+    400: RequestRefused,
+    401: AccessDenied,
+    403: AccessDenied,
+    404: ModelNotFound,
+    405: Unsupported,
+    408: Unreachable,
+    413: RequestRefused,
+    414: RequestRefused,
+    415: Unsupported,
+    422: Unsupported,
+    502: Unreachable,
+    503: NotReady,
+    504: Unreachable,
+}
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+
+
+def _message(status: int, content: bytes) -> str:
+    try:
+        return one_line(str(json.loads(content)["error"]))
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP status {status}"

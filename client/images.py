@@ -1,4 +1,4 @@
-"""What the caller has of an image, to the bytes that are sent."""
+"""From what the caller has of an image to the bytes that are sent."""
 
 import io
 import os
@@ -6,35 +6,30 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import Union
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from alexnet_triton.client.errors import BadImage, UsageError
 from alexnet_triton.client.protocol import Signature
-from alexnet_triton.imaging import FORMATS, MAX_BYTES, ImageError, center_box, decode, open_image, resample
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
-# WAS alexnet_triton.client.images: An image that is read by a function of its own.
+from alexnet_triton.imaging import MAX_BYTES, ImageError, center_box, decode, find_format, open_image, resample
 
 
 @dataclass(frozen=True, slots=True)
 class LazyImage:
-    """`read` returns the bytes of an image file or raises BadImage; `path` is what results call it."""
+    """An image that is read when it is sent. `read` returns the bytes of an image file or raises BadImage."""
 
     path: str
     read: Callable[[], bytes]
 
 
-Source = Union[str, "os.PathLike[str]", bytes, "NDArray[np.uint8]", Image.Image, LazyImage]
+Source = Union[str, "os.PathLike[str]", bytes, NDArray[np.uint8], Image.Image, LazyImage]
 
 
 def path_of(source: Source) -> str | None:
-    """The path as it was given, None for what has none."""
+    """The path as it was given, None for an image in memory."""
     if isinstance(source, LazyImage):
         return source.path
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
@@ -47,19 +42,21 @@ def payload(source: Source, signature: Signature) -> bytes:
     are pictures of any size, which get the same scaling and cropping as the file would.
 
     Raises:
-        BadImage: not to be read, or not an image.
-        UsageError: another type.
+        BadImage: it cannot be read, or is not an image.
+        UsageError: a value of another type.
     """
     try:
         if signature.kind == "encoded":
-            return checked(file_bytes(source))
+            encoded = file_bytes(source)
+            find_format(encoded)  # refuse here what the server would refuse after it was sent
+            return encoded
         return pixels(source, signature.size).tobytes()
     except ImageError as error:
         raise BadImage(str(error)) from None
 
 
 def file_bytes(source: Source) -> bytes:
-    """The image as a file: what was given, or a PNG of it.
+    """The bytes of an image file; an array or a Pillow image becomes a PNG.
 
     Raises:
         BadImage, UsageError: as `payload`.
@@ -75,26 +72,26 @@ def file_bytes(source: Source) -> bytes:
     return buffer.getvalue()
 
 
-def pixels(source: Source, size: int) -> "NDArray[np.uint8]":
+def pixels(source: Source, size: int) -> NDArray[np.uint8]:
     """The image as uint8 [size, size, 3].
 
     Raises:
         BadImage, UsageError: as `payload`.
-        ImageError: not an image.
+        ImageError: it is not an image.
     """
     if isinstance(source, (np.ndarray, Image.Image)):
         image = picture(source)
         if image.mode not in ("L", "RGB"):
             image = open_image(file_bytes(image))
         return resample(image, center_box(*image.size, size), size)
-    return decode(checked(file_bytes(source)), size)
+    return decode(file_bytes(source), size)
 
 
 def picture(source: Source) -> Image.Image:
     """An array or a Pillow image as an upright Pillow image.
 
     Raises:
-        UsageError: neither, or an array that is no picture.
+        UsageError: another type, or an array of another shape or dtype.
     """
     if isinstance(source, Image.Image):
         return ImageOps.exif_transpose(source)
@@ -105,26 +102,11 @@ def picture(source: Source) -> Image.Image:
     return Image.fromarray(source)
 
 
-def checked(encoded: bytes) -> bytes:
-    """Refuse here what the server would refuse after it was sent.
-
-    Raises:
-        BadImage: empty, too large, or of an unknown format.
-    """
-    if not encoded:
-        raise BadImage("empty file, not an image")
-    if len(encoded) > MAX_BYTES:
-        raise BadImage(f"{len(encoded):,} bytes, more than the {MAX_BYTES:,} allowed")
-    if not encoded.startswith(tuple(FORMATS)):
-        raise BadImage("not a JPEG, PNG, WebP, GIF or BMP image")
-    return encoded
-
-
 def read(path: str) -> bytes:
     """Read a regular file of at most `MAX_BYTES`.
 
     Raises:
-        BadImage: there is none, it may not be read, it is too large, a folder, a device, a pipe.
+        BadImage: it is missing, unreadable, too large, or a folder, a device or a pipe.
     """
     try:
         status = Path(path).stat()  # before it is opened: opening a device may do something
@@ -135,7 +117,7 @@ def read(path: str) -> bytes:
         with Path(path).open("rb", buffering=0) as file:
             return file.read(MAX_BYTES + 1)
     except ValueError as error:
-        raise BadImage(f"no name of a file: {error}") from None
+        raise BadImage(f"not a file name: {error}") from None
     except FileNotFoundError:
         raise BadImage("no such file") from None
     except OSError as error:
@@ -143,7 +125,7 @@ def read(path: str) -> bytes:
 
 
 def blank(signature: Signature) -> bytes:
-    """A picture that every model can classify, to see whether it classifies at all."""
+    """A picture that every model can classify, to see whether a model classifies at all."""
     return payload(np.zeros((1, 1, 3), np.uint8), signature)
 
 

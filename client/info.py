@@ -1,4 +1,4 @@
-"""What a server has."""
+"""`alexnet-classify info`: the server's models, versions and labels; and the caller's own labels in their place."""
 
 import json
 from pathlib import Path
@@ -8,52 +8,12 @@ from alexnet_triton.client.config import Config
 from alexnet_triton.client.errors import UsageError
 from alexnet_triton.client.images import blank
 from alexnet_triton.client.inference import Inference
-from alexnet_triton.client.output import printable
-from alexnet_triton.client.protocol import Classification, Transport
+from alexnet_triton.client.protocol import Classification, Json
 from alexnet_triton.client.servers import Deadline
-from alexnet_triton.client.session import Session, index, wait_until_ready
-
-# WAS alexnet_triton.client.info: Names of the classes: the server's, and the caller's in their place.
-
+from alexnet_triton.client.session import Session, list_models
+from alexnet_triton.common.command import printable
 
 SHOWN = 20
-
-
-async def server_labels(inference: Inference) -> list[str]:
-    """By index: Triton gives labels with answers alone, so a blank picture is classified.
-
-    Raises:
-        ServerError: it was not.
-    """
-    (outcome,) = await inference.run([blank(inference.signature)], top=inference.signature.classes)
-    assert isinstance(outcome, Classification)
-    return [label.label for label in sorted(outcome.top, key=lambda label: label.index)]
-
-
-async def read_labels(file: str, session: Session) -> tuple[str, ...]:
-    """A file's lines, one a class in the order of the model's output.
-
-    Raises:
-        UsageError: it cannot be read or has another number of them; the message lists the server's.
-        ServerError: the model cannot be asked.
-    """
-    inference = await session.inference()
-    classes, model = inference.signature.classes, session.config.model_name
-    try:
-        labels = tuple(Path(file).read_text(encoding="utf-8").rstrip("\n").splitlines())
-        reason = "" if len(labels) == classes else f"{len(labels)} names for the {classes} classes of {model!r}"
-    except UnicodeDecodeError:
-        labels, reason = (), "not UTF-8 text"
-    except OSError as error:
-        labels, reason = (), (error.strerror or str(error)).lower()
-    if reason:
-        raise UsageError(f"--labels {file}: {reason}; without it they are {_listed(await server_labels(inference))}")
-    return labels
-
-
-def _listed(labels: list[str]) -> str:
-    more = f" and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else ""
-    return ", ".join(labels[:SHOWN]) + more
 
 
 async def describe(config: Config, wait_s: float, as_json: bool) -> str:
@@ -65,7 +25,7 @@ async def describe(config: Config, wait_s: float, as_json: bool) -> str:
     session = Session(config)
     try:
         if wait_s:
-            await wait_until_ready(session.pool, config, Deadline(wait_s))
+            await session.wait(wait_s)
         facts = await _facts(session, config)
     finally:
         await session.close()
@@ -73,32 +33,27 @@ async def describe(config: Config, wait_s: float, as_json: bool) -> str:
 
 
 async def _facts(session: Session, config: Config) -> dict[str, Any]:
-    signature = (await session.inference()).signature
-    server = await session.pool.pick(Deadline(config.timeout_s))
-    transport = server.transport
+    inference = await session.inference()
+    signature, endpoint = inference.signature, await session.pool.pick(Deadline(config.timeout_s))
+    transport = endpoint.transport
     described = await transport.model_config(config.model_name, config.version, config.timeout_s)
     return {
-        "url": str(server.address),
+        "url": str(endpoint.address),
         "server": dict(await transport.server_metadata(config.timeout_s)),
-        "models": [dict(model) for model in await index(transport, config.timeout_s)],
+        "models": [dict(model) for model in await list_models(transport, config.timeout_s)],
         "model": {
             "name": config.model_name,
-            "versions": await _versions(transport, config),
+            "versions": list(await transport.model_versions(config.model_name, config.timeout_s)),
             "takes": f"{signature.input} {signature.datatype} {list(signature.shape(1))[1:]}",
             "gives": f"{signature.output} FP32 [{signature.classes}]",
             "max_batch": signature.max_batch,
             "batching": _batching(described),
-            "labels": await server_labels(await session.inference()),
+            "labels": await server_labels(inference),
         },
     }
 
 
-async def _versions(transport: Transport, config: Config) -> list[str]:
-    metadata = await transport.model_metadata(config.model_name, config.version, config.timeout_s)
-    return list(metadata.get("versions", ()))
-
-
-def _batching(described: Any) -> str:
+def _batching(described: Json) -> str:
     if "ensemble_scheduling" in described:
         steps = described["ensemble_scheduling"].get("step", ())
         return "ensemble of " + ", ".join(step["model_name"] for step in steps)
@@ -126,3 +81,40 @@ def _text(facts: dict[str, Any]) -> str:
 def _state(model: dict[str, Any]) -> str:
     reason = f" ({model['reason']})" if model.get("reason") else ""
     return f"{model['name']} {model.get('version', '')} {model['state']}{reason}"
+
+
+async def server_labels(inference: Inference) -> list[str]:
+    """The labels in the order of the classes. Triton gives labels only with answers, so a blank picture is classified.
+
+    Raises:
+        ServerError: the picture was not classified.
+    """
+    (outcome,) = await inference.run([blank(inference.signature)], top=inference.signature.classes)
+    assert isinstance(outcome, Classification)
+    return [label.label for label in sorted(outcome.top, key=lambda label: label.index)]
+
+
+async def read_labels(file: str, session: Session) -> tuple[str, ...]:
+    """The lines of a file, one for each class in the order of the model's output.
+
+    Raises:
+        UsageError: it cannot be read or has another number of lines; the message lists the server's labels.
+        ServerError: the model cannot be asked.
+    """
+    inference = await session.inference()
+    classes, model = inference.signature.classes, session.config.model_name
+    try:
+        labels = tuple(Path(file).read_text(encoding="utf-8").rstrip("\n").splitlines())
+        reason = "" if len(labels) == classes else f"{len(labels)} names for the {classes} classes of {model!r}"
+    except UnicodeDecodeError:
+        labels, reason = (), "not UTF-8 text"
+    except OSError as error:
+        labels, reason = (), (error.strerror or str(error)).lower()
+    if reason:
+        raise UsageError(f"--labels {file}: {reason}; without it they are {_listed(await server_labels(inference))}")
+    return labels
+
+
+def _listed(labels: list[str]) -> str:
+    more = f" and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else ""
+    return ", ".join(labels[:SHOWN]) + more

@@ -1,34 +1,13 @@
-"""How far a long run is."""
+"""What the command prints: results as text, JSON lines or CSV, and the progress of a long run."""
 
 import csv
 import io
 import json
-import os
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
-from alexnet_triton.client.protocol import Failure
-from alexnet_triton.client.session import Result
-
-# WAS alexnet_triton.client.output: Names of files and labels on one line of a terminal.
-
-
-def printable(text: str) -> str:
-    """The text with line breaks, control characters and undecodable bytes escaped, as `ls -b` does."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else _escape(each) for each in text)
-
-
-def _escape(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte of a name that is no UTF-8
-        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
-    return character.encode("unicode_escape").decode()
-
-
-# WAS alexnet_triton.client.output: Results as text, JSON lines and CSV.
-
+from alexnet_triton.client.protocol import Failure, Result
+from alexnet_triton.common.command import printable
 
 BAR_WIDTH = 24
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -36,7 +15,7 @@ BOLD, DIM, COLOUR, PLAIN = "\033[1m", "\033[2m", "\033[36m", "\033[0m"
 
 
 def formatter(name: str, top: int, terminal: bool) -> Callable[[Result], str]:
-    """A function from a result to its text, line breaks included; bars and colour on a terminal."""
+    """A function from a result to its text with line breaks; bars and colour on a terminal."""
     if name == "json":
         return to_json
     if name == "csv":
@@ -45,7 +24,7 @@ def formatter(name: str, top: int, terminal: bool) -> Callable[[Result], str]:
 
 
 def header(name: str, top: int) -> str:
-    """What comes before the first result."""
+    """The text before the first result."""
     if name != "csv":
         return ""
     columns = [f"{column}_{rank}" for rank in range(1, top + 1) for column in ("label", "index", "probability")]
@@ -53,17 +32,17 @@ def header(name: str, top: int) -> str:
 
 
 def to_json(result: Result) -> str:
-    """One object on one line; bytes of a name that are no UTF-8 become lone surrogates, as Python has them."""
+    """One object on one line; bytes of a name that are not UTF-8 become lone surrogates."""
     if isinstance(result, Failure):
         return json.dumps({"path": result.path, "error": str(result.error)}) + "\n"
-    # Written out: dataclasses.asdict takes as long as the rest of the answer's way through this program.
+    # Written out: dataclasses.asdict takes as long as everything else that this program does with an answer.
     top = [{"label": each.label, "index": each.index, "probability": each.probability} for each in result.top]
     fields = {"path": result.path, "model": result.model, "version": result.version, "top": top}
     return json.dumps(fields | {"ms": round(result.ms, 3)}) + "\n"
 
 
 def to_csv(result: Result, top: int) -> str:
-    """One row, of as many columns as the header has."""
+    """One row with as many columns as the header."""
     if isinstance(result, Failure):
         return _row([result.path, "", "", "", str(result.error), *[""] * (3 * top)])
     columns = [value for label in result.top for value in (label.label, label.index, f"{label.probability:.6f}")]
@@ -72,7 +51,7 @@ def to_csv(result: Result, top: int) -> str:
 
 
 def to_text(result: Result) -> str:
-    """The name, then a line a class; nothing for a failure, which goes to standard error."""
+    """The name, then one line for each class; nothing for a failure, which goes to standard error."""
     if isinstance(result, Failure):
         return ""
     lines = [f"  {label.probability:.4f}  {printable(label.label)}" for label in result.top]
@@ -87,9 +66,9 @@ def to_bars(result: Result) -> str:
     return "\n".join([f"{BOLD}{printable(result.path or '')}{PLAIN}", *lines]) + "\n"
 
 
-def bar(share: float) -> str:
-    """A bar of `BAR_WIDTH` characters for a share of 0..1, to an eighth of a character."""
-    whole, eighth = divmod(round(share * BAR_WIDTH * 8), 8)
+def bar(fraction: float) -> str:
+    """A bar of `BAR_WIDTH` characters for a fraction of 0..1, to an eighth of a character."""
+    whole, eighth = divmod(round(fraction * BAR_WIDTH * 8), 8)
     return ("█" * whole + (EIGHTHS[eighth] if eighth else "")).ljust(BAR_WIDTH)
 
 
@@ -105,7 +84,7 @@ def _row(values: list[object]) -> str:
 
 
 class Progress:
-    """Counts results, and shows count, rate and errors on standard error where it is wanted."""
+    """Counts results; if `shown`, standard error has a bar with count, rate and errors."""
 
     def __init__(self, total: int | None, shown: bool) -> None:
         self.done = self.failed = 0
@@ -113,7 +92,7 @@ class Progress:
         self._task: Any = self._bar.add_task("", total=total, errors=0, rate=0.0) if self._bar else None
 
     def add(self, result: Result) -> None:
-        """One more."""
+        """Count one more result."""
         self.done += 1
         self.failed += isinstance(result, Failure)
         if self._bar is not None:
@@ -126,14 +105,13 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
 
 def _make_bar() -> Any:
+    # Loaded here: rich takes a while, and most runs show no bar.
     from rich import progress
     from rich.console import Console
 

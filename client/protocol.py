@@ -1,4 +1,8 @@
-"""What a model takes and gives, read from its configuration."""
+"""What is asked of Triton and what it answers, whichever protocol carries it.
+
+KServe's predict protocol v2, with Triton's extensions for binary data and classification:
+https://github.com/triton-inference-server/server/tree/main/docs/protocol
+"""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -7,7 +11,8 @@ from typing import Any, Literal, Protocol
 
 from alexnet_triton.client.errors import ClassifierError, SignatureMismatch
 
-# WAS alexnet_triton.client.protocol: What a classification gives.
+Json = Mapping[str, Any]
+WANTED = "an image classifier has one input, BYTES [1] or UINT8 [H, W, 3], and one output, FP32 [classes]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +29,10 @@ class Timing:
     """Where the time of a request went.
 
     Attributes:
-        read_ms: reading the request's files, and decoding them where pixels are sent.
+        read_ms: reading the request's files, and decoding them if pixels are sent.
         wait_ms: pauses and attempts before the one that was answered.
-        request_ms: the attempt that was answered, the network and the server's queue included.
-        attempts: requests that it took.
+        request_ms: the attempt that was answered, with the network and the server's queue.
+        attempts: how often the request was sent.
         images: in the request.
         host: that answered.
     """
@@ -66,35 +71,19 @@ class Failure:
     error: ClassifierError
 
 
-# WAS alexnet_triton.client.protocol: What is asked of Triton and what it answers, whichever protocol carries it.
-#
-# KServe's predict protocol v2, with Triton's extensions for binary data and classification:
-# https://github.com/triton-inference-server/server/tree/main/docs/protocol
-#
-
-
-Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class SharedMemory:
-    """Where in a registered region an input lies."""
-
-    region: str
-    byte_size: int
-    offset: int = 0
+Result = Classification | Failure
 
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One batch of images for one model; `data` is the tensor's raw bytes, or where they lie."""
+    """One batch of images for one model; `data` is the input tensor's raw bytes."""
 
     model: str
     version: str
     input: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes | SharedMemory
+    data: bytes
     output: str
     class_count: int
     parameters: Mapping[str, int] = field(default_factory=dict)
@@ -110,78 +99,33 @@ class InferReply:
 
 
 class Transport(Protocol):
-    """One server over one protocol. Every call has a deadline and raises `ServerError` alone."""
+    """One server over one protocol. Every call has a deadline and raises only `ServerError`."""
 
     host: str
 
     async def ready(self, model: str, version: str, timeout_s: float) -> None:
-        """Return when the server and the model are ready, else raise NotReady or why it cannot be known."""
+        """Return when the server and the model are ready, else raise NotReady, or why it cannot be known."""
 
     async def server_metadata(self, timeout_s: float) -> Json:
         """`name`, `version` and `extensions` of the server."""
 
-    async def model_metadata(self, model: str, version: str, timeout_s: float) -> Json:
-        """`versions`, `inputs` and `outputs` of a model, shapes with the batch dimension."""
+    async def model_versions(self, model: str, timeout_s: float) -> Sequence[str]:
+        """The versions of a model that are ready."""
 
     async def model_config(self, model: str, version: str, timeout_s: float) -> Json:
-        """The model's configuration, in the names of model_config.proto."""
+        """The model's configuration, with the names of model_config.proto."""
 
     async def index(self, timeout_s: float) -> Sequence[Json]:
         """`name`, `version`, `state` and `reason` of every model in the repository."""
 
     async def statistics(self, timeout_s: float) -> Sequence[Json]:
-        """Counts and nanoseconds of every model, in the names of ModelStatistics."""
-
-    async def register(self, name: str, key: str, byte_size: int, timeout_s: float) -> None:
-        """Make a system shared memory region known to the server."""
-
-    async def unregister(self, name: str, timeout_s: float) -> None:
-        """Let the server forget a region."""
+        """Counts and nanoseconds of every model, with the names of ModelStatistics."""
 
     async def infer(self, request: InferRequest, timeout_s: float) -> InferReply:
         """Run the model."""
 
     async def close(self) -> None:
         """Drop the connection."""
-
-
-def serialize_bytes(elements: Sequence[bytes]) -> bytes:
-    """Elements of a BYTES tensor: each after its length in 4 bytes, little-endian."""
-    return b"".join(part for element in elements for part in (struct.pack("<I", len(element)), element))
-
-
-def parse_bytes(raw: bytes) -> list[str]:
-    """The elements of a BYTES tensor as text.
-
-    Raises:
-        ValueError: the lengths do not fit the data.
-    """
-    elements, start = [], 0
-    while start < len(raw):
-        if start + 4 > len(raw):
-            raise ValueError("a length is cut off")
-        (length,) = struct.unpack_from("<I", raw, start)
-        start += 4 + length
-        if start > len(raw):
-            raise ValueError("an element is cut off")
-        elements.append(raw[start - length : start].decode())
-    return elements
-
-
-def parse_label(text: str) -> Label:
-    """One `value:index:label` of the classification extension; a model without labels leaves the last part out.
-
-    Raises:
-        ValueError: it is none.
-    """
-    value, index, *label = text.split(":", 2)
-    probability = float(value)
-    if not -1e-6 <= probability <= 1 + 1e-6:
-        raise ValueError(f"{value} is no probability")
-    return Label(label[0] if label else index, int(index), min(1.0, max(0.0, probability)))
-
-
-WANTED = "an image classifier has one input, BYTES [1] or UINT8 [H, W, 3], and one output, FP32 [classes]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +147,7 @@ class Signature:
 
     @property
     def datatype(self) -> str:
-        """In the protocol's names."""
+        """The input's, as the protocol names it."""
         return "BYTES" if self.kind == "encoded" else "UINT8"
 
     def shape(self, images: int) -> tuple[int, ...]:
@@ -212,7 +156,7 @@ class Signature:
 
 
 def read_signature(config: Json, host: str) -> Signature:
-    """From a model's configuration as `Transport.model_config` gives it.
+    """Read a model's configuration, as `Transport.model_config` gives it.
 
     Raises:
         SignatureMismatch: the model is no image classifier; the message says what it has.
@@ -242,6 +186,37 @@ def _dims(tensor: Json) -> list[int]:
     return [int(size) for size in tensor.get("dims", ())]
 
 
-def _describe(tensors: Sequence[Any]) -> str:
+def _describe(tensors: Sequence[Json]) -> str:
     names = [f"{each['name']} {each.get('data_type', '').removeprefix('TYPE_')} {_dims(each)}" for each in tensors]
     return ", ".join(names) or "nothing"
+
+
+def parse_bytes(raw: bytes) -> list[str]:
+    """The elements of a BYTES tensor as text; `common.infer_request.bytes_tensor` is the inverse.
+
+    Raises:
+        ValueError: the lengths do not fit the data.
+    """
+    elements, start = [], 0
+    while start < len(raw):
+        if start + 4 > len(raw):
+            raise ValueError("a length is cut off")
+        (length,) = struct.unpack_from("<I", raw, start)
+        start += 4 + length
+        if start > len(raw):
+            raise ValueError("an element is cut off")
+        elements.append(raw[start - length : start].decode())
+    return elements
+
+
+def parse_label(text: str) -> Label:
+    """One `value:index:label` of the classification extension; a model without labels leaves the last part out.
+
+    Raises:
+        ValueError: another text, or a value that is no probability.
+    """
+    value, index, *label = text.split(":", 2)
+    probability = float(value)
+    if not -1e-6 <= probability <= 1 + 1e-6:
+        raise ValueError(f"{value} is no probability")
+    return Label(label[0] if label else index, int(index), min(1.0, max(0.0, probability)))

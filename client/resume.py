@@ -1,4 +1,4 @@
-"""What a file of results holds already."""
+"""The file of results: written as they come, read again by --resume, begun and continued with the same settings."""
 
 import csv
 import fcntl
@@ -9,65 +9,20 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from alexnet_triton.client.errors import UsageError
-
-# WAS alexnet_triton.client.resume: What a file of results was begun with, kept beside it, so that a run that goes on asks for the same.
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """The options that decide what a result holds, named as on the command line."""
-
-    model: str
-    model_version: str
-    top: int
-    threshold: float
-    labels: tuple[str, ...]
-
-
-def keep_settings(file: str, settings: RunSettings, begun: bool) -> None:
-    """Write `FILE.settings`; where FILE was `begun` before, its settings must be these.
-
-    Raises:
-        UsageError: they are others, or cannot be read or written.
-    """
-    path = Path(f"{file}.settings")
-    if not Path(file).is_file():  # a device or a pipe, which nobody goes on with
-        return None
-    try:
-        if begun and path.is_file():
-            return _compare(file, path, settings)
-        new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.write_text(json.dumps(asdict(settings)) + "\n")
-        new.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-
-
-def _compare(file: str, path: Path, settings: RunSettings) -> None:
-    try:
-        before = json.loads(path.read_text())
-        before = RunSettings(**before | {"labels": tuple(before["labels"])})
-    except (ValueError, TypeError, KeyError):
-        raise UsageError(f"{path}: damaged; remove it to go on with what is asked now") from None
-    for name, old in asdict(before).items():
-        if getattr(settings, name) != old:
-            option = "--" + name.replace("_", "-")
-            was = "other --labels" if name == "labels" else f"{option} {old}" if old else f"no {option}"
-            raise UsageError(f"--resume: {file} was begun with {was}; give the same, or another --output")
+from alexnet_triton.common.files import WriteError, write_json
 
 
 @dataclass
 class CompletedResults:
-    """Results in a file.
+    """What a file of results holds already.
 
     Attributes:
         keys: eight bytes of a hash for each path, so that a million of them take little memory.
         failed: how many are failures.
-        end: offset behind the last whole result; a killed run may have left a part of one behind it.
+        end: offset behind the last whole result; a killed run may have left half of one there.
         has_header: whether a CSV's first line is there.
     """
 
@@ -79,46 +34,101 @@ class CompletedResults:
     def __contains__(self, path: str) -> bool:
         return bool(self.keys) and key(path) in self.keys
 
-    def __len__(self) -> int:
-        return len(self.keys)
+
+class ResultWriter:
+    """Writes to a file or to standard output; every result is handed to the system as it comes."""
+
+    def __init__(self, stream: BinaryIO, completed: CompletedResults, is_file: bool) -> None:
+        self._stream, self._is_file = stream, is_file
+        self.completed = completed
+
+    def write(self, text: str) -> None:
+        """Write one whole result.
+
+        Raises:
+            UsageError: the disk is full, or the like.
+        """
+        try:
+            self._stream.write(text.encode("utf-8", "surrogateescape"))
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"results cannot be written: {(error.strerror or str(error)).lower()}") from None
+
+    def __enter__(self) -> "ResultWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_file:
+            self._stream.close()
 
 
-def key(path: str) -> int:
-    """A path's hash, in 64 bits."""
-    encoded = path.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "big")
+def open_writer(file: str | None, form: str, resume: bool) -> ResultWriter:
+    """Open standard output, or empty a file; `resume` keeps the file's whole results and adds to them.
+
+    Raises:
+        UsageError: it cannot be written, another process writes it, or it holds something else.
+    """
+    if file is None:
+        return ResultWriter(sys.stdout.buffer, CompletedResults(), is_file=False)
+    try:
+        stream = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
+        _lock(stream, file)
+        regular = Path(file).is_file()
+        completed = read_completed(file, form) if resume and regular else CompletedResults()
+        if regular:
+            stream.truncate(completed.end)
+            stream.seek(completed.end)
+    except OSError as error:
+        raise UsageError(f"--output {file}: {(error.strerror or str(error)).lower()}") from None
+    return ResultWriter(stream, completed, is_file=True)
+
+
+def _lock(stream: BinaryIO, file: str) -> None:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"--output {file}: another run is writing it; give this one a file of its own") from None
 
 
 def read_completed(file: str, form: str) -> CompletedResults:
     """Read a file of JSON lines or CSV from its start.
 
     Raises:
-        UsageError: it holds something else, so adding to it would spoil it.
+        UsageError: it holds something else, and added results would spoil it.
     """
-    held = CompletedResults()
+    completed = CompletedResults()
     try:
         for record in _csv_records(file) if form == "csv" else _lines(file):
-            _add(held, record, form)
-            held.end += len(record)
+            _add(completed, record, form)
+            completed.end += len(record)
     except (ValueError, KeyError, TypeError, csv.Error, StopIteration):
-        raise UsageError(f"--resume: {file} holds no {form} results at byte {held.end}; give another file") from None
-    return held
+        where = f"no {form} results at byte {completed.end}"
+        raise UsageError(f"--resume: {file} holds {where}; give another file") from None
+    return completed
 
 
-def _add(held: CompletedResults, record: bytes, form: str) -> None:
+def _add(completed: CompletedResults, record: bytes, form: str) -> None:
     if form == "json":
         entry = json.loads(record)
         path, failed = entry["path"], "error" in entry
-    elif not held.has_header:
+    elif not completed.has_header:
         if not record.startswith(b"path,model,version,ms,error"):
             raise ValueError
-        held.has_header = True
+        completed.has_header = True
         return
     else:
         path, _, _, _, error, *_ = next(csv.reader([record.decode("utf-8", "surrogateescape")]))
         failed = bool(error)
-    held.keys.add(key(path))
-    held.failed += failed
+    completed.keys.add(key(path))
+    completed.failed += failed
+
+
+def key(path: str) -> int:
+    """A path's hash, in 64 bits."""
+    encoded = path.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "big")
 
 
 def _lines(file: str) -> Iterator[bytes]:
@@ -137,63 +147,45 @@ def _csv_records(file: str) -> Iterator[bytes]:
             record = b""
 
 
-# WAS alexnet_triton.client.resume: Where results go, so that what was written stays written when the process is killed.
+@dataclass(frozen=True)
+class RunSettings:
+    """The options that decide what a result holds, named as on the command line."""
+
+    model: str
+    model_version: str
+    top: int
+    threshold: float
+    labels: tuple[str, ...]
 
 
-class ResultWriter:
-    """A file or standard output; every result is handed to the system as it comes."""
-
-    def __init__(self, stream: BinaryIO, held: CompletedResults, is_file: bool) -> None:
-        self._stream, self._is_file = stream, is_file
-        self.held = held
-
-    def write(self, text: str) -> None:
-        """One whole result.
-
-        Raises:
-            UsageError: the disk is full, or the like.
-        """
-        try:
-            self._stream.write(text.encode("utf-8", "surrogateescape"))
-            self._stream.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UsageError(f"results cannot be written: {(error.strerror or str(error)).lower()}") from None
-
-    def __enter__(self) -> "ResultWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._is_file:
-            self._stream.close()
-
-
-def open_writer(file: str | None, form: str, resume: bool) -> ResultWriter:
-    """Standard output, or a file: emptied, or with `resume` cut behind its last whole result and added to.
+def keep_settings(file: str, settings: RunSettings, begun: bool) -> None:
+    """Write `FILE.settings`. If FILE was `begun` before, compare instead: its settings must be these.
 
     Raises:
-        UsageError: it cannot be written, another process writes it, or it holds something else.
+        UsageError: the settings differ, or cannot be read or written.
     """
-    if file is None:
-        return ResultWriter(sys.stdout.buffer, CompletedResults(), is_file=False)
+    path = Path(f"{file}.settings")
+    if not Path(file).is_file():  # a device or a pipe, which nobody resumes
+        return
     try:
-        stream = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
-        _lock(stream, file)
-        regular = Path(file).is_file()
-        held = read_completed(file, form) if resume and regular else CompletedResults()
-        if regular:
-            stream.truncate(held.end)
-            stream.seek(held.end)
+        if begun and path.is_file():
+            _compare(file, path, settings)
+        else:
+            write_json(path, asdict(settings))
+    except WriteError as error:
+        raise UsageError(str(error)) from None
     except OSError as error:
-        raise UsageError(f"--output {file}: {(error.strerror or str(error)).lower()}") from None
-    return ResultWriter(stream, held, is_file=True)
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def _lock(stream: BinaryIO, file: str) -> None:
+def _compare(file: str, path: Path, settings: RunSettings) -> None:
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(f"--output {file}: another run is writing it; give this one a file of its own") from None
+        before = json.loads(path.read_text())
+        before = RunSettings(**before | {"labels": tuple(before["labels"])})
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(f"{path}: damaged; remove it to go on with this command's settings") from None
+    for name, old in asdict(before).items():
+        if getattr(settings, name) != old:
+            option = "--" + name.replace("_", "-")
+            was = "other --labels" if name == "labels" else f"{option} {old}" if old else f"no {option}"
+            raise UsageError(f"--resume: {file} was begun with {was}; give the same, or another --output")

@@ -1,4 +1,4 @@
-"""Sending one request until it is answered: which server, how often, how long."""
+"""Sending one request until it is answered: to which server, how often, how long."""
 
 import asyncio
 import random
@@ -11,7 +11,13 @@ from alexnet_triton.client.config import Address, Config, parse_address
 from alexnet_triton.client.errors import DeadlineExceeded, NotReady, ServerError, Unreachable
 from alexnet_triton.client.protocol import Transport
 
-# WAS alexnet_triton.client.servers: When to send again, and how long to wait before it.
+PROBE = "probe"
+PROBE_TIMEOUT_S = 2.0
+PROBE_PAUSE_S = 0.1
+PROBE_PAUSE_CAP_S = 1.0
+
+T = TypeVar("T")
+Connect = Callable[[Address, Config], Transport]
 
 
 class Deadline:
@@ -42,7 +48,7 @@ class RetryBudget:
         self.tokens = min(self._capacity, self.tokens + self._deposit)
 
     def spend(self) -> bool:
-        """Whether one more repeat may be sent."""
+        """Take a token for one more repeat; False when there is none."""
         if self.tokens < 1:
             return False
         self.tokens -= 1
@@ -58,183 +64,157 @@ def pause_s(attempt: int, base_s: float, cap_s: float, error: ServerError | None
     return asked_s + random.uniform(0, min(cap_s, base_s * 2**attempt))
 
 
-# WAS alexnet_triton.client.servers: The servers, in the order they were named, and which of them are well.
-
-
-PROBE = "probe"
-PROBE_TIMEOUT_S = 2.0
-PROBE_PAUSE_S = 0.1
-PROBE_PAUSE_CAP_S = 1.0
-
-Connect = Callable[[Address, Config], Transport]
-
-
-def connect(address: Address, config: Config) -> Transport:
-    """A transport for the address's scheme; only that scheme's library is imported."""
-    if address.is_grpc:
-        from alexnet_triton.client.grpc_transport import GrpcTransport
-
-        return GrpcTransport(address, config)
-    from alexnet_triton.client.http_transport import HttpTransport
-
-    return HttpTransport(address, config)
-
-
-class ServerState:
-    """One address, its transport, and whether it answered last time."""
+class Endpoint:
+    """One address, the transport to it, and its health: whether it answered last time."""
 
     def __init__(self, address: Address, transport: Transport) -> None:
         self.address, self.transport = address, transport
-        self.well = True
-        self.generation = 0  # how often it has been lost, so that what it held is known to be gone
+        self.healthy = True
         self.error: ServerError | None = None
         self.probe: asyncio.Task[None] | None = None
 
 
 class Pool:
-    """Gives the first server that is well; a lost one is probed until it is back."""
+    """The servers, in the order they were named. Picks the first healthy one; a lost one is probed until it is back."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, connect: Connect) -> None:
         addresses = [parse_address(url) for url in config.addresses]
-        self.servers = [ServerState(address, connect(address, config)) for address in addresses]
+        self.endpoints = [Endpoint(address, connect(address, config)) for address in addresses]
         self._model, self._version = config.model_name, config.version
-        self._seen = False  # a server that never answered is not waited for: the address may be wrong
-        self._back = asyncio.Event()
+        self._answered = False  # a server that never answered is not waited for: the address may be wrong
+        self._recovered = asyncio.Event()
 
-    async def pick(self, deadline: Deadline, avoid: ServerState | None = None) -> ServerState:
-        """The first server that is well, another than `avoid` if there is one; waits for one that is coming back.
+    async def pick(self, deadline: Deadline, avoid: Endpoint | None = None) -> Endpoint:
+        """The first healthy server, another than `avoid` if there is one. Waits for a lost one to come back.
 
         Raises:
-            ServerError: none is well before the deadline, or none ever was.
+            ServerError: none is healthy before the deadline, or none ever answered.
         """
         while True:
-            well = [server for server in self.servers if server.well]
-            if well:
-                return next((server for server in well if server is not avoid), well[0])
-            error = next(server.error for server in self.servers if server.error)
-            if not self._seen or not deadline.left_s:
+            healthy = [endpoint for endpoint in self.endpoints if endpoint.healthy]
+            if healthy:
+                return next((endpoint for endpoint in healthy if endpoint is not avoid), healthy[0])
+            error = next(endpoint.error for endpoint in self.endpoints if endpoint.error)
+            if not self._answered or not deadline.left_s:
                 raise error
-            self._back.clear()
+            self._recovered.clear()
             try:
-                await asyncio.wait_for(self._back.wait(), deadline.left_s)
+                await asyncio.wait_for(self._recovered.wait(), deadline.left_s)
             except asyncio.TimeoutError:
                 raise error from None
 
-    def worked(self, server: ServerState) -> None:
-        """The server answered; who waits for one that is well need wait no longer."""
-        self._seen = server.well = True
-        self._back.set()
+    def succeeded(self, endpoint: Endpoint) -> None:
+        """The server answered: it is healthy, and `pick` waits no longer."""
+        self._answered = endpoint.healthy = True
+        self._recovered.set()
 
-    def failed(self, server: ServerState, error: ServerError) -> None:
-        """The server did not answer: look elsewhere, and see when it is back."""
+    def failed(self, endpoint: Endpoint, error: ServerError) -> None:
+        """The server did not answer: if it is lost, pick others and probe it."""
         lost = isinstance(error, (Unreachable, NotReady))
-        slow = isinstance(error, DeadlineExceeded) and len(self.servers) > 1
+        slow = isinstance(error, DeadlineExceeded) and len(self.endpoints) > 1
         if not (lost or slow):
             return
-        server.error = error
-        if server.well:
-            server.well, server.generation = False, server.generation + 1
-        if server.probe is None or server.probe.done():
-            server.probe = asyncio.create_task(self._probe(server), name=PROBE)
+        endpoint.error, endpoint.healthy = error, False
+        if endpoint.probe is None or endpoint.probe.done():
+            endpoint.probe = asyncio.create_task(self._probe(endpoint), name=PROBE)
 
     async def close(self) -> None:
         """Drop every connection."""
-        for server in self.servers:
-            if server.probe:
-                server.probe.cancel()
-            await server.transport.close()
+        for endpoint in self.endpoints:
+            if endpoint.probe:
+                endpoint.probe.cancel()
+            await endpoint.transport.close()
 
-    async def _probe(self, server: ServerState) -> None:
+    async def _probe(self, endpoint: Endpoint) -> None:
         pause_s = PROBE_PAUSE_S
-        while not server.well:
+        while not endpoint.healthy:
             await asyncio.sleep(pause_s)
             pause_s = min(PROBE_PAUSE_CAP_S, pause_s * 1.5)
             try:
-                await server.transport.ready(self._model, self._version, PROBE_TIMEOUT_S)
+                await endpoint.transport.ready(self._model, self._version, PROBE_TIMEOUT_S)
             except ServerError as error:
-                server.error = error
+                endpoint.error = error
             else:
-                self.worked(server)
+                self.succeeded(endpoint)
 
 
-T = TypeVar("T")
-SendRequest = Callable[[ServerState, float], Awaitable[T]]
+Call = Callable[[Endpoint, float], Awaitable[T]]
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatched(Generic[T]):
-    """What came back, from where, and the number of attempts it took."""
+    """A call's result, the server that gave it, and the number of attempts it took."""
 
     value: T
-    server: ServerState
+    endpoint: Endpoint
     attempts: int
 
 
 class Dispatcher:
-    """Repeats what failed, on the next server where there is one. Everything sent through it may be repeated."""
+    """Repeats failed calls, on the next server if there is one. Every call through it must be safe to repeat."""
 
     def __init__(self, config: Config, pool: Pool) -> None:
         self._config, self._pool = config, pool
         # Everything in flight may fail at once when a server goes away, which must not end the run.
         self.budget = RetryBudget(max(100.0, 4.0 * config.concurrency * max(1, config.retries)))
 
-    async def send(self, send: SendRequest[T], deadline: Deadline) -> Dispatched[T]:
-        """Call `send(server, timeout_s)` until it returns.
+    async def send(self, call: Call[T], deadline: Deadline) -> Dispatched[T]:
+        """Call `call(endpoint, timeout_s)` until it returns.
 
         Raises:
-            ServerError: what the last attempt ended in.
+            ServerError: the last attempt's.
         """
         attempt, last = 0, None
         while True:
-            server = await self._pool.pick(deadline, last)
+            endpoint = await self._pool.pick(deadline, last)
             self.budget.earn()
             try:
-                value, server = await self._hedged(send, server, deadline)
-                return Dispatched(value, server, attempt + 1)
+                value, endpoint = await self._hedged(call, endpoint, deadline)
+                return Dispatched(value, endpoint, attempt + 1)
             except ServerError as error:
-                await self._pause(error, attempt, deadline)
-            attempt, last = attempt + 1, server
+                await self._back_off(error, attempt, deadline)
+            attempt, last = attempt + 1, endpoint
 
-    async def _pause(self, error: ServerError, attempt: int, deadline: Deadline) -> None:
-        """Wait before the next attempt, or raise the error where there is to be none."""
+    async def _back_off(self, error: ServerError, attempt: int, deadline: Deadline) -> None:
+        """Wait before the next attempt, or re-raise."""
         wait_s = pause_s(attempt, self._config.backoff_base_s, self._config.backoff_cap_s, error)
-        elsewhere = isinstance(error, DeadlineExceeded) and len(self._pool.servers) > 1
+        elsewhere = isinstance(error, DeadlineExceeded) and len(self._pool.endpoints) > 1
         if not (error.retryable or elsewhere) or attempt >= self._config.retries or wait_s >= deadline.left_s:
             raise error
         if not self.budget.spend():
             raise error
         await asyncio.sleep(wait_s)
 
-    async def _hedged(self, send: SendRequest[T], server: ServerState, deadline: Deadline) -> tuple[T, ServerState]:
+    async def _hedged(self, call: Call[T], endpoint: Endpoint, deadline: Deadline) -> tuple[T, Endpoint]:
         """One attempt, with a second one beside it when the first is slow; the first answer counts."""
         if self._config.hedge_s is None:
-            return await self._once(send, server, deadline), server
-        first: asyncio.Future[T] = asyncio.ensure_future(self._once(send, server, deadline))
-        tasks = {first: server}
+            return await self._once(call, endpoint, deadline), endpoint
+        first: asyncio.Future[T] = asyncio.ensure_future(self._once(call, endpoint, deadline))
+        tasks = {first: endpoint}
         try:
             await asyncio.wait(tasks, timeout=min(self._config.hedge_s, deadline.left_s))
             if not first.done() and self.budget.spend():
-                other = await self._pool.pick(deadline, server)
-                tasks[asyncio.ensure_future(self._once(send, other, deadline))] = other
+                other = await self._pool.pick(deadline, endpoint)
+                tasks[asyncio.ensure_future(self._once(call, other, deadline))] = other
             return await _first_answer(tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _once(self, send: SendRequest[T], server: ServerState, deadline: Deadline) -> T:
+    async def _once(self, call: Call[T], endpoint: Endpoint, deadline: Deadline) -> T:
         # With several servers, one that never answers must leave time for the next.
-        share_s = max(deadline.left_s / 2, 0.001) if len(self._pool.servers) > 1 else deadline.left_s
+        share_s = deadline.left_s / 2 if len(self._pool.endpoints) > 1 else deadline.left_s
         try:
-            value = await send(server, max(share_s, 0.001))
+            value = await call(endpoint, max(share_s, 0.001))
         except ServerError as error:
-            self._pool.failed(server, error)
+            self._pool.failed(endpoint, error)
             raise
-        self._pool.worked(server)
+        self._pool.succeeded(endpoint)
         return value
 
 
-async def _first_answer(tasks: dict[asyncio.Future[T], ServerState]) -> tuple[T, ServerState]:
-    """The first task that succeeds; the first one's error when all fail."""
+async def _first_answer(tasks: dict[asyncio.Future[T], Endpoint]) -> tuple[T, Endpoint]:
+    """The first task that succeeds; when all fail, the first one's error."""
     pending = set(tasks)
     while pending:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

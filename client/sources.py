@@ -1,4 +1,4 @@
-"""What the command line names, to single images: folders, globs, lists, standard input and addresses."""
+"""What the command line names, as single images: folders, globs, lists, standard input and addresses."""
 
 import glob
 import http.client
@@ -16,82 +16,20 @@ from typing import BinaryIO
 
 from alexnet_triton.client.errors import BadImage, UsageError
 from alexnet_triton.client.images import LazyImage
-
-# WAS alexnet_triton.client.sources: Images from http and https addresses, bounded in size and time.
-
+from alexnet_triton.common.files import IMAGE_SUFFIXES
+from alexnet_triton.imaging import MAX_BYTES
 
 CHUNK_BYTES = 1 << 16
 AGENT = "alexnet-classify"
-
-
-def fetch(address: str, timeout_s: float) -> bytes:
-    """Download an image of at most `imaging.MAX_BYTES`; at most ten redirections, to http and https alone.
-
-    Raises:
-        BadImage: it is not there, too large, or was not here in time.
-    """
-    deadline_s = time.monotonic() + timeout_s
-    try:
-        request = urllib.request.Request(address, headers={"User-Agent": AGENT})
-        with _opener().open(request, timeout=timeout_s) as response:
-            return _read(response, deadline_s, timeout_s)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise BadImage(f"HTTP status {error.code}") from None
-    except urllib.error.URLError as error:
-        raise BadImage(f"cannot be fetched: {_reason(error.reason)}") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise BadImage(f"cannot be fetched: {_reason(error)}") from None
-
-
-def _read(response: http.client.HTTPResponse, deadline_s: float, timeout_s: float) -> bytes:
-    from alexnet_triton.imaging import MAX_BYTES
-
-    content = bytearray()
-    while chunk := response.read1(CHUNK_BYTES):
-        content += chunk
-        if len(content) > MAX_BYTES:
-            raise BadImage(f"more than the {MAX_BYTES:,} bytes allowed")
-        if time.monotonic() > deadline_s:
-            raise BadImage(f"not fetched within {timeout_s:g} s")
-    if response.length:
-        raise BadImage("cut off: the connection ended before the image did")
-    return bytes(content)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Without the handlers for file: and ftp:, to which an address could be redirected."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-def _reason(error: object) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).lower()
-
-
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp")
-LIST_CHUNK_BYTES = 1 << 16
 Image = str | LazyImage
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The images that were named, in that order. Iterating walks the folders anew and reads no image.
+    """The images that were named, in that order. Each iteration walks the folders again; it reads no image.
 
     Attributes:
-        arguments: a path, a glob, `-`, `@LIST`, or an http or https address each.
+        arguments: each a path, a glob, `-`, `@LIST`, or an http or https address.
         recursive: whether folders are walked.
         url_timeout_s: for one address; None when addresses may not be fetched.
     """
@@ -138,7 +76,7 @@ def _found(folder: str) -> Iterator[Image]:
     images = _walk(folder)
     first = next(images, None)
     if first is None:
-        yield LazyImage(folder, _failing(f"no image in this folder; looked for {' '.join(SUFFIXES)}"))
+        yield LazyImage(folder, _failing(f"no image in this folder; looked for {' '.join(IMAGE_SUFFIXES)}"))
     else:
         yield first
         yield from images
@@ -152,7 +90,7 @@ def _walk(folder: str) -> Iterator[Image]:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.name)
-                elif entry.name.lower().endswith(SUFFIXES):
+                elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                     files.append(entry.name)
     except OSError as error:
         yield LazyImage(folder, _failing(f"this folder cannot be read: {(error.strerror or str(error)).lower()}"))
@@ -183,9 +121,64 @@ def _lines(file: str, stdin: BinaryIO) -> Iterator[str]:
 
 
 def _split(stream: BinaryIO) -> Iterator[bytes]:
-    rest = stream.read(LIST_CHUNK_BYTES)
-    separator = b"\0" if b"\0" in rest else b"\n"
-    while chunk := stream.read(LIST_CHUNK_BYTES):
+    rest = stream.read(CHUNK_BYTES)
+    separator, ending = (b"\0", b"") if b"\0" in rest else (b"\n", b"\r")
+    while chunk := stream.read(CHUNK_BYTES):
         *whole, rest = (rest + chunk).split(separator)
-        yield from filter(None, (line.rstrip(b"\r") if separator == b"\n" else line for line in whole))
-    yield from filter(None, (line.rstrip(b"\r") if separator == b"\n" else line for line in rest.split(separator)))
+        yield from filter(None, (line.rstrip(ending) for line in whole))
+    yield from filter(None, (line.rstrip(ending) for line in rest.split(separator)))
+
+
+def fetch(address: str, timeout_s: float) -> bytes:
+    """Download an image of at most `MAX_BYTES`; follows at most ten redirections, only to http and https.
+
+    Raises:
+        BadImage: it is missing, too large, or did not arrive in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    try:
+        request = urllib.request.Request(address, headers={"User-Agent": AGENT})
+        with _opener().open(request, timeout=timeout_s) as response:
+            return _read(response, deadline_s, timeout_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise BadImage(f"HTTP status {error.code}") from None
+    except urllib.error.URLError as error:
+        raise BadImage(f"cannot be fetched: {_reason(error.reason)}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise BadImage(f"cannot be fetched: {_reason(error)}") from None
+
+
+def _read(response: http.client.HTTPResponse, deadline_s: float, timeout_s: float) -> bytes:
+    content = bytearray()
+    while chunk := response.read1(CHUNK_BYTES):
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise BadImage(f"more than the {MAX_BYTES:,} bytes allowed")
+        if time.monotonic() > deadline_s:
+            raise BadImage(f"not fetched within {timeout_s:g} s")
+    if response.length:
+        raise BadImage("cut off: the connection ended before the image did")
+    return bytes(content)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """An opener without the handlers for file: and ftp:, to which an address could be redirected."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _reason(error: object) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).lower()

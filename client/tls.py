@@ -1,4 +1,4 @@
-"""Certificates read and checked, and why a connection over TLS is not to be had."""
+"""Certificates: reading and checking them, and finding out why a TLS handshake fails."""
 
 import asyncio
 import ssl
@@ -24,10 +24,10 @@ WANTS_CERT = "give one with --cert and --key"
 
 
 def make_context(tls: Tls) -> ssl.SSLContext:
-    """What a client needs for a handshake; without `ca` the system's authorities are trusted.
+    """A client's settings for the handshake; without `ca` the system's authorities are trusted.
 
     Raises:
-        UsageError: a file cannot be read, or is not what it should be.
+        UsageError: a file cannot be read, or is no certificate or key.
     """
     if tls.key and not tls.cert:
         raise UsageError("--key is given without --cert, the certificate that it belongs to")
@@ -47,7 +47,7 @@ def make_context(tls: Tls) -> ssl.SSLContext:
 
 
 def pem(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
-    """The authorities, the key and the certificate, as gRPC takes them.
+    """The contents of the files of authorities, key and certificate, as gRPC takes them.
 
     Raises:
         UsageError: as `make_context`; gRPC itself would abort the process.
@@ -58,7 +58,7 @@ def pem(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
 
 
 def read(option: str, file: str | None) -> bytes | None:
-    """A file that an option names.
+    """The contents of a file that an option names.
 
     Raises:
         UsageError: it cannot be read.
@@ -70,7 +70,7 @@ def read(option: str, file: str | None) -> bytes | None:
 
 
 async def explain(address: Address, tls: Tls, timeout_s: float) -> TlsError | None:
-    """Why a handshake with a server fails, found out by trying one; None where TLS is not the reason."""
+    """Try a handshake with a server and return why it fails; None if TLS is not the reason."""
     context = make_context(tls)
     if address.is_grpc:
         context.set_alpn_protocols(["h2"])
@@ -94,7 +94,7 @@ async def explain(address: Address, tls: Tls, timeout_s: float) -> TlsError | No
 
 
 async def _refusal(reader: asyncio.StreamReader, address: Address, tls: Tls) -> TlsError | None:
-    """A server that wants a client certificate, or another one, ends the connection before anything was asked."""
+    """The error if the server ends the connection before it is asked: it wants a client certificate, or another."""
     with suppress(asyncio.TimeoutError):
         try:
             if await asyncio.wait_for(reader.read(1), ALERT_WAIT_S):

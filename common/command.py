@@ -52,7 +52,21 @@ def finish(name: str, work: Callable[[], int | None]) -> int:
 
 def complain(name: str, message: object) -> None:
     """One line on stderr."""
-    print(f"{name}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    print(f"{name}: {printable(' '.join(str(message).split()))}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with line breaks, control characters and undecodable bytes escaped, as `ls -b` does.
+
+    Names of files and labels cannot write on the terminal then.
+    """
+    return text if text.isprintable() else "".join(each if each.isprintable() else _escape(each) for each in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a name that is not UTF-8
+        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+    return character.encode("unicode_escape").decode()
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

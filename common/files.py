@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,16 @@ class WriteError(UserError):
 
 
 @contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into a `WriteError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise WriteError(f"{path}: cannot be written ({reason}); free space or write elsewhere") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file's path beside `path`, which is renamed to `path` at the end of the block.
 
@@ -31,12 +41,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise WriteError(f"{path}: cannot be written ({reason}); free space or write elsewhere") from error
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,6 +57,17 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Replace several files, each in one step, after the content of all of them is on the disk.
+
+    Raises:
+        WriteError: one cannot be written; the others are as they were.
+    """
+    with ExitStack() as stack:
+        for path, content in files.items():
+            stack.enter_context(replacing(path)).write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,7 +85,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def sha256(path: Path) -> str:

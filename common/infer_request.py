@@ -12,14 +12,20 @@ from urllib.parse import quote
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
+def model_path(model: str, version: str = "") -> str:
+    """A model's path on the server; without a version the server chooses one."""
+    chosen = f"/versions/{quote(version, safe='')}" if version else ""
+    return f"/v2/models/{quote(model, safe='')}{chosen}"
+
+
 def infer_path(model: str, version: str = "") -> str:
     """The path that a request for a model is posted to."""
-    return f"/v2/models/{quote(model, safe='')}{f'/versions/{version}' if version else ''}/infer"
+    return f"{model_path(model, version)}/infer"
 
 
 def bytes_tensor(elements: Sequence[bytes]) -> bytes:
     """The data of a BYTES tensor: each element behind its length, 4 bytes little-endian."""
-    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+    return b"".join(part for element in elements for part in (struct.pack("<I", len(element)), element))
 
 
 def build_header(

@@ -1,11 +1,10 @@
 #!/bin/sh
 # Builds the TensorRT plan on the GPU that will serve it, compares its answers with ONNX Runtime's, and only then
-# publishes it. Does nothing where the plan fits this model, GPU and TensorRT already.
+# publishes it. Does nothing when the plan already fits this model, GPU and TensorRT.
 #
-#   docker/build_engine.sh [OPTION OF export.build_engine]...
+#   docker/build_engine.sh [OPTION OF alexnet-triton build-engine]...
 set -eu
 artifacts=${ARTIFACTS:-artifacts}
-python=${PYTHON:-python3}
 onnx=$artifacts/onnx
 repository=$artifacts/gpu/model_repository # apart from the processor's, whose versions have no plan
 plan=$onnx/model.plan
@@ -18,7 +17,7 @@ refuse() {
 [ -f "$onnx/model.fp16.onnx" ] || refuse "no $onnx/model.fp16.onnx: make it with docker/make_model.sh or \`make export\`"
 gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
 [ -n "$gpu" ] || refuse "no GPU: start the container with one, and see that nvidia-smi works on this machine"
-version=$("$python" -c 'import tensorrt; print(tensorrt.__version__)') ||
+version=$(python3 -c 'import tensorrt; print(tensorrt.__version__)') ||
     refuse "no TensorRT: run this in the tensorrt image of the server's tag"
 fits="TensorRT $version, $gpu, $(sha256sum <"$onnx/model.fp16.onnx") $*"
 
@@ -27,10 +26,9 @@ if [ -f "$plan.fits" ] && [ "$(cat "$plan.fits")" = "$fits" ] && [ -f "$reposito
     exit
 fi
 rm -f "$plan.fits"
-set -- "$@" "$onnx/model.fp16.onnx" "$plan"
 [ ! -d "$artifacts/test" ] || set -- --images "$artifacts/test" "$@"
-"$python" -m export.build_engine "$@"
+alexnet-triton build-engine "$@" "$onnx/model.fp16.onnx" "$plan"
 set --
 [ ! -d "$artifacts/pictures" ] || set -- --images "$artifacts/pictures"
-"$python" -m export.publish "$onnx/model.onnx" "$@" --repository "$repository"
+alexnet-triton publish "$onnx/model.onnx" "$@" --repository "$repository"
 echo "$fits" >"$plan.fits"

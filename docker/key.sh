@@ -1,5 +1,6 @@
 #!/bin/sh
-# The API key of a caller, made when there is none: docker/key.sh NAME. A running gateway takes new keys at SIGHUP.
+# Prints the API key of a caller, and makes it if there is none: docker/key.sh NAME. A running gateway reads new keys
+# at SIGHUP.
 set -eu
 umask 077
 keys=${GATEWAY_KEYS:-$(dirname "$0")/../artifacts/gateway/keys}
@@ -17,7 +18,5 @@ key() {
 
 mkdir -p "$(dirname "$keys")"
 [ -f "$keys" ] || : >"$keys"
-if [ -z "$(key)" ]; then
-    printf '"Bearer %s" %s;\n' "$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')" "$name" >>"$keys"
-fi
+[ -n "$(key)" ] || printf '"Bearer %s" %s;\n' "$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')" "$name" >>"$keys"
 key

@@ -1,23 +1,21 @@
 #!/bin/sh
-# From photographs to a repository that serves on a processor, as `make export` does; what is there is kept.
+# From photographs to a repository that a processor serves, as `make export` makes it. What exists is kept.
 set -eu
 artifacts=${ARTIFACTS:-artifacts}
-python=${PYTHON:-python3}
 
 if [ -f "$artifacts/model_repository/classify/config.pbtxt" ]; then
-    echo "make_model: $artifacts/model_repository is there"
+    echo "make_model: $artifacts/model_repository exists"
     exit
 fi
-if [ ! -f "$artifacts/checkpoint.pt" ]; then
-    "$python" -m training.train --budget "${BUDGET:-300}" ${DATA:+--data-dir "$DATA"} --output "$artifacts/checkpoint.pt"
-fi
+[ -f "$artifacts/checkpoint.pt" ] ||
+    alexnet-triton train --budget "${BUDGET:-300}" ${DATA:+--data-dir "$DATA"} --output "$artifacts/checkpoint.pt"
 pictures() { # FOLDER OPTION...
-    folder=$1
+    folder=$artifacts/$1
     shift
-    [ -d "$folder" ] || "$python" -m training.pictures ${DATA:+--data-dir "$DATA"} "$@" --to "$folder"
+    [ -d "$folder" ] || alexnet-triton pictures ${DATA:+--data-dir "$DATA"} "$@" --to "$folder"
 }
-pictures "$artifacts/pictures"
-pictures "$artifacts/test" --count "${TEST_IMAGES:-10000}" --format png
-pictures "$artifacts/calibration" --split train --count 1128 --format png
-exec "$python" -m export all "$artifacts/checkpoint.pt" --test "$artifacts/test" --calibration "$artifacts/calibration" \
+pictures pictures
+pictures test --count "${TEST_IMAGES:-10000}" --format png
+pictures calibration --split train --count 1128 --format png
+exec alexnet-triton export "$artifacts/checkpoint.pt" --test "$artifacts/test" --calibration "$artifacts/calibration" \
     --onnx "$artifacts/onnx" --repository "$artifacts/model_repository"

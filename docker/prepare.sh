@@ -1,8 +1,8 @@
 #!/bin/sh
-# Makes what the gateway and compose.yaml need and is not there yet: a certificate that this machine signs itself, a key
-# for the caller `me`, a password for Grafana, and .env. Certificates of an authority go to the same two files.
+# Makes what the gateway and compose.yaml need, unless it exists: a self-signed certificate, a key for the caller `me`, a
+# password for Grafana, and .env. An authority's certificate replaces the same two files.
 #
-#   docker/prepare.sh [HOST...]      names or addresses that the certificate is for, besides localhost
+#   docker/prepare.sh [HOST...]      names or IPv4 addresses of the certificate, besides localhost
 set -eu
 umask 077
 here=$(cd "$(dirname "$0")" && pwd)
@@ -40,7 +40,7 @@ echo "prepare: the key of \`me\`: docker/key.sh me"
 if [ ! -f "$secrets/grafana_password" ]; then
     od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$secrets/grafana_password"
 fi
-# The gateway and Grafana read these files as the user who owns them.
+# The gateway and Grafana run as the user who owns these files.
 environment=${GATEWAY_ENV:-$here/.env}
 if [ ! -f "$environment" ]; then
     printf 'OWNER=%s:%s\nSECRETS=%s\n' "$(id -u)" "$(id -g)" "$secrets" >"$environment"

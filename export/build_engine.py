@@ -1,9 +1,9 @@
-"""ONNX to a TensorRT plan, built on the GPU that serves it.
+"""The command `build-engine`: ONNX to a TensorRT plan, built on the GPU that serves it.
 
-    python -m alexnet_triton.export.build_engine artifacts/onnx/model.fp16.onnx artifacts/onnx/model.plan
-    python -m alexnet_triton.export.build_engine --check MODEL.onnx OUTPUT.plan     without a GPU
+    alexnet-triton build-engine artifacts/onnx/model.fp16.onnx artifacts/onnx/model.plan
+    alexnet-triton build-engine --check MODEL.onnx OUTPUT.plan     without a GPU
 
-Beside OUTPUT.plan lie OUTPUT.plan.json, which says what it is, OUTPUT.plan.layers.json of the engine
+Beside OUTPUT.plan it writes OUTPUT.plan.json, which describes the plan, OUTPUT.plan.layers.json of the engine
 inspector, and OUTPUT.plan.timing_cache, which makes the next build quick. A plan only loads in the
 TensorRT version that built it, unless it is built --version-compatible: build it in the
 tensorrt:TAG-py3 image that belongs to the server's tritonserver:TAG-py3.
@@ -12,8 +12,8 @@ tensorrt:TAG-py3 image that belongs to the server's tritonserver:TAG-py3.
 import argparse
 import hashlib
 import json
-import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,33 +21,27 @@ from typing import Any
 import numpy as np
 import onnx
 
-from alexnet_triton.common.files import sha256
+from alexnet_triton.common.command import Parser, finish, positive_int
+from alexnet_triton.common.files import sha256, write_together
 from alexnet_triton.export import onnx_file, tensorrt
-from alexnet_triton.export.command import finish
 from alexnet_triton.export.errors import AccuracyError, ExportError
 from alexnet_triton.export.images import find_images
 from alexnet_triton.export.numerics import check_batches, onnx_runtime
-from alexnet_triton.export.tensorrt import Built, Device, EngineConfig, Gpu, engine_runner, find_gpu
+from alexnet_triton.export.report import describe_check
+from alexnet_triton.export.tensorrt import NO_GPU, BuiltPlan, Device, PlanConfig, engine_runner, has_gpu
 
-if __name__ == "__main__":
-    from alexnet_triton.export.command import stay_quiet_while_loading
-
-    stay_quiet_while_loading()
-
-
-NO_GPU = "not run: no GPU"
 IS_CHECK = "not run: the plan is a check"
 NOT_FOR_TRITON = "a check, built by TensorRT-RTX: not for Triton"
-# TF32, FP16 and INT8 kernels round otherwise than ONNX Runtime's; a broken plan differs by tenths.
+# TF32, FP16 and INT8 kernels round differently from ONNX Runtime's; a broken plan differs by tenths.
 TOLERANCE = 2e-2
 VERIFIED_IMAGES = 256
 HARDWARE = ("none", "ampere_plus", "same_compute_capability")
 
 
 def build_engine(
-    model: Path, output: Path, config: EngineConfig, *, check: bool = False, images: Path | None = None
+    model: Path, output: Path, config: PlanConfig, *, check: bool = False, images: Path | None = None
 ) -> dict[str, Any]:
-    """Build `output` and the files beside it, and say what it is, as its sidecar file does.
+    """Build `output` and the files beside it; returns the content of its sidecar file.
 
     Args:
         check: build with TensorRT-RTX, which needs no GPU, to see that the graph can be built.
@@ -55,40 +49,37 @@ def build_engine(
 
     Raises:
         ModelError: the model cannot be used.
-        AccuracyError: the plan answers otherwise than ONNX Runtime; nothing is written.
-        ExportError: there is no GPU, or no TensorRT, or the files cannot be written.
+        AccuracyError: the plan's answers differ from ONNX Runtime's; nothing is written.
+        ExportError: there is no GPU, or no TensorRT.
+        WriteError: the files cannot be written.
     """
-    gpu = find_gpu()
-    if gpu is None and not check:
+    if not check and not has_gpu():
         raise ExportError("no GPU: build the plan on the machine that serves it, or try the graph here with --check")
     proto = onnx_file.read(model)
     onnx_file.check_signature(proto, model)
     trt = tensorrt.load(rtx=check)
+    device = None if check else Device()
     start = time.perf_counter()
     timing_cache = _beside(output, "check_timing_cache" if check else "timing_cache")
-    kept = timing_cache.read_bytes() if timing_cache.is_file() else None
-    built = tensorrt.build(trt, model, config, kept)
-    elapsed_s = time.perf_counter() - start
-    verified, layers = _try_out(trt, built, proto, model, config, images) if not check else (_reason(gpu), None)
+    built = tensorrt.build(trt, model, config, timing_cache.read_bytes() if timing_cache.is_file() else None)
+    build_s = time.perf_counter() - start
+    not_run = IS_CHECK if has_gpu() else NO_GPU
+    verified, layers = _try_out(trt, built, device, model, proto, config, images) if device else (not_run, None)
     sidecar = {
-        "purpose": NOT_FOR_TRITON if check else "for Triton",
+        "purpose": "for Triton" if device else NOT_FOR_TRITON,
         "builder": {"name": tensorrt.NAMES[trt.__name__], "version": trt.__version__},
-        "gpu": asdict(gpu) if gpu else None,
+        "gpu": asdict(device.describe()) if device else None,
         "plan": {"bytes": len(built.plan), "sha256": hashlib.sha256(built.plan).hexdigest()},
         "onnx": {"file": model.name, "sha256": sha256(model)},
         **built.signature,
         "config": asdict(config),
         "timing_cache": built.timing_cache_state,
-        "build_s": round(elapsed_s, 2),
-        "layers": _beside(output, "layers.json").name if layers else _reason(gpu),
+        "build_s": round(build_s, 2),
+        "layers": _beside(output, "layers.json").name if layers else not_run,
         "verified": verified,
     }
     _write(output, built.plan, sidecar, layers, {timing_cache: built.timing_cache})
     return sidecar
-
-
-def _reason(gpu: Gpu | None) -> str:
-    return NO_GPU if gpu is None else IS_CHECK
 
 
 def _beside(plan: Path, suffix: str) -> Path:
@@ -96,15 +87,20 @@ def _beside(plan: Path, suffix: str) -> Path:
 
 
 def _try_out(
-    trt: Any, built: Built, proto: onnx.ModelProto, model: Path, config: EngineConfig, images: Path | None
+    trt: Any,
+    built: BuiltPlan,
+    device: Device,
+    model: Path,
+    proto: onnx.ModelProto,
+    config: PlanConfig,
+    images: Path | None,
 ) -> tuple[dict[str, Any], str]:
-    """Load the plan on the GPU, compare its answers with ONNX Runtime's on the same graph; also its layers."""
-    device = Device()
+    """Load the plan on the GPU and compare its answers with ONNX Runtime's on the same graph; also its layers."""
     engine = tensorrt.deserialize(trt, built.plan, host_code=config.version_compatible)
     found = tensorrt.signature(trt, engine)
     if _essentials(found) != _essentials(built.signature):
-        raise AccuracyError(f"{model}: the plan has {found} where the graph has {built.signature}; do not serve it")
-    pixels = _pixels(proto, images)
+        raise AccuracyError(f"{model}: the plan has {found}, but the graph has {built.signature}; do not serve it")
+    pixels = _pixels(proto, model, images)
     differences = check_batches(engine_runner(engine, device), onnx_runtime(model), pixels, TOLERANCE)
     verified = {"reference": "ONNX Runtime", "images": len(pixels), "tolerance": TOLERANCE}
     return {**verified, "largest_difference": differences}, tensorrt.layers(trt, engine)
@@ -115,72 +111,70 @@ def _essentials(signature: dict[str, Any]) -> tuple[Any, ...]:
     return tensors, signature["profile"]
 
 
-def _pixels(proto: onnx.ModelProto, images: Path | None) -> np.ndarray:
-    size = onnx_file.dims(onnx_file.image_input(proto, "the model"))[1] or 0
+def _pixels(proto: onnx.ModelProto, model: Path, images: Path | None) -> np.ndarray:
+    _, size = onnx_file.check_signature(proto, model)
     if images is None:
         return np.random.default_rng(0).integers(0, 256, (64, size, size, 3), np.uint8)
-    properties = {entry.key: entry.value for entry in proto.metadata_props}
-    found = find_images(images, json.loads(properties.get("classes", "[]")), VERIFIED_IMAGES)
+    found = find_images(images, onnx_file.classes(proto), VERIFIED_IMAGES)
     return found.pixels(0, len(found), size)
 
 
 def _write(output: Path, plan: bytes, sidecar: dict[str, Any], layers: str | None, more: dict[Path, bytes]) -> None:
-    files = {output: plan, _beside(output, "json"): (json.dumps(sidecar, indent=2) + "\n").encode(), **more}
+    files = {output: plan, _beside(output, "json"): _json(sidecar), **more}
     if layers:
-        files[_beside(output, "layers.json")] = (json.dumps(json.loads(layers), indent=2) + "\n").encode()
-    onnx_file.write_together(files)
+        files[_beside(output, "layers.json")] = _json(json.loads(layers))
+    write_together(files)
     if not layers:
         _beside(output, "layers.json").unlink(missing_ok=True)
 
 
-def summary(output: Path, sidecar: dict[str, Any]) -> str:
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def summarize(output: Path, sidecar: dict[str, Any]) -> str:
     """A sidecar's values in a few lines for people."""
-    (images,), (probabilities,) = sidecar["inputs"], sidecar["outputs"]
+    (images,), (probabilities,), builder = sidecar["inputs"], sidecar["outputs"], sidecar["builder"]
     batches = "/".join(str(sidecar["profile"][key][0]) for key in ("min", "opt", "max"))
-    builder, verified = sidecar["builder"], sidecar["verified"]
-    if not isinstance(verified, str):
-        worst = max(verified["largest_difference"].values())
-        verified = f"within {worst:.1e} of {verified['reference']} on {verified['images']} images"
     lines = [
         f"{output}: {sidecar['purpose']}, {sidecar['plan']['bytes'] / 1e6:.1f} MB",
         f"{builder['name']} {builder['version']}, {sidecar['build_s']} s, timing cache {sidecar['timing_cache']}",
         f"{images['name']} {images['dtype']} {images['shape']}, batch min/opt/max {batches} -> "
         f"{probabilities['name']} {probabilities['dtype']} {probabilities['shape']}",
-        f"answers compared on the GPU: {verified}",
+        f"answers compared on the GPU: {describe_check(sidecar['verified'])}",
     ]
     if sidecar["config"]["version_compatible"]:
         lines.append("start Triton with --backend-config=tensorrt,version-compatible=true")
     return "\n".join(lines)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_triton.export.build_engine",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(words: Sequence[str]) -> int:
+    """Build a plan; returns the exit code."""
+    parser = Parser(
+        prog="alexnet-triton build-engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = EngineConfig()
+    default = PlanConfig()
     parser.add_argument("onnx", type=Path)
     parser.add_argument("plan", type=Path, help="file to write")
     parser.add_argument("--check", action="store_true", help="build with TensorRT-RTX, without a GPU; not for Triton")
-    parser.add_argument("--opt", type=int, help="batch size to choose kernels for (default: the largest)")
-    parser.add_argument("--max", type=int, default=default.max_batch, help="largest batch (default %(default)s)")
+    parser.add_argument("--opt", type=positive_int, help="batch size to choose kernels for (default: the largest)")
+    parser.add_argument(
+        "--max", type=positive_int, default=default.max_batch, help="largest batch (default %(default)s)"
+    )
     parser.add_argument("--builder-level", type=int, choices=range(6), default=default.builder_level)
-    parser.add_argument("--workspace", type=int, default=default.workspace_mib, metavar="MIB")
+    parser.add_argument("--workspace", type=positive_int, default=default.workspace_mib, metavar="MIB")
     parser.add_argument("--version-compatible", action="store_true", help="loads in later TensorRT versions too")
     parser.add_argument("--hardware-compatible", choices=HARDWARE[1:], default=HARDWARE[0], help="on other GPUs too")
     parser.add_argument("--images", type=Path, help="<class>/ folders to compare answers on (default: random pixels)")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    return finish("build_engine", lambda: _run(options))
+    options = parser.parse_args(words)
+    if options.opt and options.opt > options.max:
+        parser.error(f"--opt {options.opt} is larger than --max {options.max}")
+    return finish("alexnet-triton build-engine", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
-    config = EngineConfig(
-        options.opt if options.opt is not None else options.max,
+    config = PlanConfig(
+        options.opt or options.max,
         options.max,
         options.builder_level,
         options.workspace,
@@ -188,8 +182,4 @@ def _run(options: argparse.Namespace) -> None:
         options.hardware_compatible,
     )
     sidecar = build_engine(options.onnx, options.plan, config, check=options.check, images=options.images)
-    print(summary(options.plan, sidecar))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(summarize(options.plan, sidecar))

@@ -1,22 +1,24 @@
 """What can go wrong between a checkpoint and a served model; each message names the file and the next step.
 
 ExportError
-+-- ModelError      an ONNX file or label list that cannot be used
-+-- AccuracyError   a candidate that answers otherwise than its reference
++-- ModelError      an ONNX file or a list of labels that cannot be used
++-- AccuracyError   a network whose answers differ too much from its reference's
 +-- PublishError    a repository that cannot be written or served
 """
 
+from alexnet_triton.common.command import UserError
 
-class ExportError(Exception):
-    """Base of all errors that an export command reports in one line."""
+
+class ExportError(UserError):
+    """Base of this room's errors."""
 
 
 class ModelError(ExportError):
-    """An ONNX file or a label list that cannot be used."""
+    """An ONNX file or a list of labels that cannot be used."""
 
 
 class AccuracyError(ExportError):
-    """A candidate that answers otherwise than its reference."""
+    """A network whose answers differ too much from its reference's."""
 
 
 class PublishError(ExportError):

@@ -1,4 +1,4 @@
-"""Changes to ONNX graphs that leave what they compute."""
+"""Changes to the inputs, outputs and batch of ONNX graphs that leave what the graphs compute."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 BATCH = "batch"
-OWN = "adapted/"
+OWN = "adapted/"  # prefix of the names that this module adds
 SCORES = f"{OWN}scores"
-# What lies between an image and the Cast that makes it float does not depend on its type.
+# Operators between an image and the Cast that makes it float: they take every type.
 TYPELESS = {"Transpose", "Identity"}
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """The image that a graph takes."""
+    """The image input of a graph."""
 
     name: str
     kind: int  # TensorProto.FLOAT, FLOAT16 or UINT8
@@ -26,7 +26,7 @@ class ImageInput:
 
 
 def free_names(graph: GraphProto, names: Sequence[str]) -> None:
-    """Rename, in place, what has these names or those that this module gives, so that others can have them."""
+    """Rename, in place, every tensor that has one of these names or one that this module adds."""
     taken = _tensor_names(graph)
     prefix = "model/"
     while any(name.startswith(prefix) for name in taken):
@@ -59,20 +59,20 @@ def _subgraphs(node: NodeProto) -> list[GraphProto]:
 
 
 def take_images(
-    model: onnx.ModelProto, image: ImageInput, name: str, mean: Sequence[float], scale: Sequence[float]
+    model: onnx.ModelProto, image: ImageInput, name: str, mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Have a graph take uint8 `name` [N, S, S, 3], from which it makes (x - mean) / scale in its own layout and type.
+    """Replace a graph's input by uint8 `name` [N, S, S, 3]; (x - mean) / std follows in its own layout and type.
 
-    The Cast to float comes before the Transpose: TensorRT transposes no uint8.
+    The Cast to float comes before the Transpose, because TensorRT cannot transpose uint8.
     """
     graph = model.graph
     nodes = [helper.make_node("Cast", [name], [f"{OWN}float"], to=TensorProto.FLOAT)]
-    for operator, values, neutral in (("Sub", mean, 0.0), ("Div", scale, 1.0)):
+    for operator, values, neutral in (("Sub", mean, 0.0), ("Div", std, 1.0)):
         if any(value != neutral for value in values):
-            constant = f"{OWN}{operator.lower()}"
+            last, constant = nodes[-1].output[0], f"{OWN}{operator.lower()}"
             tensor = numpy_helper.from_array(np.array(values, np.float32))
             nodes.append(helper.make_node("Constant", [], [constant], value=tensor))
-            nodes.append(helper.make_node(operator, [_last(nodes, constant), constant], [f"{constant}ed"]))
+            nodes.append(helper.make_node(operator, [last, constant], [f"{constant}ed"]))
     if image.channels_first:
         nodes.append(helper.make_node("Transpose", [nodes[-1].output[0]], [f"{OWN}planes"], perm=[0, 3, 1, 2]))
     if image.kind != TensorProto.FLOAT and not (image.kind == TensorProto.UINT8 and _is_cast_first(graph, image.name)):
@@ -84,13 +84,8 @@ def take_images(
     graph.input.insert(0, helper.make_tensor_value_info(name, TensorProto.UINT8, [BATCH, *pixels]))
 
 
-def _last(nodes: list[NodeProto], constant: str) -> str:
-    """The output of the last node that is not this constant."""
-    return next(node.output[0] for node in reversed(nodes) if node.output[0] != constant)
-
-
 def _is_cast_first(graph: GraphProto, name: str) -> bool:
-    """Whether a tensor's type does not matter, because each of its readers casts it."""
+    """Whether every reader of a tensor casts it, so that its type does not matter."""
     readers = [node for node in graph.node if name in node.input]
     return bool(readers) and all(
         node.op_type == "Cast" or (node.op_type in TYPELESS and _is_cast_first(graph, node.output[0]))
@@ -105,7 +100,7 @@ def _drop_input(graph: GraphProto, name: str) -> None:
 
 
 def give_scores(model: onnx.ModelProto) -> None:
-    """Have a graph give its one output as float32 [N, classes] under the name `SCORES`."""
+    """Replace a graph's one output by `SCORES`, float32 [N, classes]."""
     graph = model.graph
     output = graph.output[0]
     nodes = [helper.make_node("Flatten", [output.name], [f"{OWN}flat"], axis=1)]
@@ -120,9 +115,10 @@ def give_scores(model: onnx.ModelProto) -> None:
 
 
 def give_probabilities(model: onnx.ModelProto, name: str, classes: int, *, softmax: bool) -> None:
-    """Have a graph that gives `SCORES` give `name`, float32 [N, classes], instead."""
-    node = helper.make_node("Softmax", [SCORES], [name], axis=1) if softmax else None
-    node = node or helper.make_node("Identity", [SCORES], [name])
+    """Replace a graph's output `SCORES` by `name`, float32 [N, classes]."""
+    node = helper.make_node("Identity", [SCORES], [name])
+    if softmax:
+        node = helper.make_node("Softmax", [SCORES], [name], axis=1)
     _put_nodes(model.graph, [*model.graph.node, node])
     _set_output(model.graph, name, [BATCH, classes])
 
@@ -138,7 +134,7 @@ def _put_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
 
 
 def set_batch(model: onnx.ModelProto, batch: int | None) -> None:
-    """Declare the batch of the graph's inputs and outputs, None for a free one, and forget shapes inside."""
+    """Declare the batch of the graph's input and output, None for a free one, and remove the shapes inside."""
     del model.graph.value_info[:]
     for value in (model.graph.input[0], model.graph.output[0]):
         dim = value.type.tensor_type.shape.dim[0]
@@ -150,9 +146,9 @@ def set_batch(model: onnx.ModelProto, batch: int | None) -> None:
 
 
 def free_reshapes(model: onnx.ModelProto, batch: int) -> None:
-    """Have every Reshape to a constant [batch, ...] keep the first dimension that it is given instead.
+    """Let every Reshape to a constant [batch, ...] keep the first dimension of its input instead.
 
-    Whether that dimension is the batch, only running the graph can tell.
+    Only a run of the graph can tell whether that dimension is the batch.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -165,7 +161,7 @@ def free_reshapes(model: onnx.ModelProto, batch: int) -> None:
         if shape.size > 1 and shape[0] == batch and 0 not in shape:
             shape[0] = 0
             constants[node.input[1]].CopyFrom(numpy_helper.from_array(shape, constants[node.input[1]].name))
-        if shape.size > 1 and shape[0] == 0:  # which means keep, unless allowzero is set
-            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+        if shape.size > 1 and shape[0] == 0:  # 0 means: keep this dimension, unless allowzero is set
+            others = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
             del node.attribute[:]
-            node.attribute.extend(kept)
+            node.attribute.extend(others)

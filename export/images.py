@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_triton.common.files import is_image
 from alexnet_triton.export.errors import ModelError
 from alexnet_triton.imaging import ImageError, decode
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -26,23 +25,21 @@ class LabelledImages:
         """Decoded as the server decodes them: uint8 [stop - start, size, size, 3].
 
         Raises:
-            ModelError: a file is no image.
+            ModelError: a file is not an image.
         """
         return np.stack([_decode(path, size) for path in self.paths[start:stop]])
 
 
 def find_images(folder: Path, classes: Sequence[str], limit: int | None = None) -> LabelledImages:
-    """The files `folder/<class>/*`, in an order that mixes the classes; at most `limit` of them.
+    """The files `folder/<class>/*`, in a fixed order that mixes the classes; at most `limit` of them.
 
     Raises:
-        ModelError: there are none, or a folder is named after no class.
+        ModelError: there are none, or a folder is not named after a class.
     """
     if not folder.is_dir():
-        raise ModelError(
-            f"{folder}: no such folder; write one with python -m alexnet_triton.training.pictures --to {folder}"
-        )
+        raise ModelError(f"{folder}: no such folder; write one with alexnet-triton pictures --to {folder}")
     labels = {name: label for label, name in enumerate(classes)}
-    found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.glob("*/*") if is_image(path))
     unknown = next((path.parent for path in found if path.parent.name not in labels), None)
     if unknown is not None:
         raise ModelError(f"{unknown}: the model has no class of this name; its classes: {', '.join(classes[:10])}")

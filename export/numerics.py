@@ -1,56 +1,18 @@
-"""Candidates against a reference on real images: answers, accuracy, and speed."""
+"""One network in several runtimes, each compared with a reference on real images: answers, accuracy, speed."""
 
 import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from alexnet_triton.export.errors import AccuracyError, ModelError
 from alexnet_triton.export.images import LabelledImages
-
-# WAS alexnet_triton.export.numerics: One network in several runtimes, each as a function of uint8 images [N, S, S, 3] to float32 [N, classes].
-
-
-Runner = Callable[[np.ndarray], np.ndarray]
-
-
-def onnx_runtime(model: Path) -> Runner:
-    """ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class
-        raise ModelError(f"{model}: ONNX Runtime does not take it: {str(error).splitlines()[0]}") from error
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
-
-
-def openvino(model: Path, precision: str = "f32") -> Runner:
-    """OpenVINO on the CPU; `precision` is its inference precision, f32 or bf16."""
-    import openvino as ov
-
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": os.cpu_count() or 1}
-    try:
-        compiled = ov.compile_model(model, "CPU", settings)
-    except RuntimeError as error:
-        raise ModelError(f"{model}: OpenVINO does not take it: {str(error).strip().splitlines()[-1]}") from error
-    return lambda images: compiled(images)[0]
-
-
-if __name__ == "__main__":
-    from alexnet_triton.export.command import stay_quiet_while_loading
-
-    stay_quiet_while_loading()
-
+from alexnet_triton.training.scores import topk_hits
 
 BATCHES = (1, 2, 7, 32)
 TOLERANCE = 1e-5
@@ -58,8 +20,47 @@ CHUNK = 96  # images decoded at a time
 TIMED_BATCHES = (1, 32)
 ROUND_S = 0.5
 
-
+Runner = Callable[[np.ndarray], np.ndarray]  # uint8 images [N, S, S, 3] to float32 [N, classes]
 Rates = dict[tuple[str, str], dict[int, list[float]]]  # (precision, runtime) -> batch size -> images a second
+
+
+def onnx_runtime(model: Path) -> Runner:
+    """A file in ONNX Runtime on the CPU.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load it.
+    """
+    try:
+        return onnx_session(model)
+    except Exception as error:  # its exceptions share no base class
+        raise ModelError(f"{model}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+
+
+def onnx_session(model: Path | bytes) -> Runner:
+    """A file, or a model in memory, in ONNX Runtime on the CPU; errors are ONNX Runtime's own."""
+    import onnxruntime  # slow to load, as OpenVINO below
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is told by an exception
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def openvino(model: Path, precision: str = "f32") -> Runner:
+    """A file in OpenVINO on the CPU; `precision` is its inference precision, f32 or bf16.
+
+    Raises:
+        ModelError: OpenVINO cannot compile it.
+    """
+    import openvino as ov
+
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": os.cpu_count() or 1}
+    try:
+        compiled = ov.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise ModelError(f"{model}: OpenVINO cannot compile it: {str(error).strip().splitlines()[-1]}") from error
+    return lambda images: compiled(images)[0]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Candidate:
 class Comparison:
     """A candidate's answers on a whole test set, beside the reference's.
 
-    `top1`, `top5` and `agreement` (same top-1 class as the reference) are parts of the images.
+    `top1`, `top5` and `agreement` (same top-1 class as the reference) are fractions of the images.
     """
 
     precision: str
@@ -105,7 +106,7 @@ def check_batches(
     for batch in BATCHES:
         answer = run_in_batches(candidate, images, batch)
         if answer.shape != expected.shape:
-            raise AccuracyError(f"batch {batch}: shape {answer.shape} where the reference gives {expected.shape}")
+            raise AccuracyError(f"batch {batch}: shape {answer.shape}, but the reference gives {expected.shape}")
         differences[batch] = float(np.abs(answer - expected).max())
     worst = max(differences.values())
     if not worst <= tolerance:
@@ -113,7 +114,7 @@ def check_batches(
     return differences
 
 
-def run_in_batches(runner: Runner, images: np.ndarray, batch: int) -> np.ndarray:
+def run_in_batches(runner: Runner, images: np.ndarray, batch: int = 32) -> np.ndarray:
     """All of `images` through a runner, `batch` at a time: float32 [N, classes]."""
     return np.concatenate([runner(images[start : start + batch]) for start in range(0, len(images), batch)])
 
@@ -124,14 +125,14 @@ def compare(
     size: int,
     advance: Callable[[int], None] = lambda images: None,
 ) -> list[Comparison]:
-    """Every candidate on all of `images`; the first is the reference. `advance` hears of each chunk done."""
+    """Every candidate on all of `images`; the first is the reference. `advance` is called with the images done."""
     answers: list[list[np.ndarray]] = [[] for _ in candidates]
     for start in range(0, len(images), CHUNK):
         pixels = images.pixels(start, start + CHUNK, size)
-        for candidate, parts in zip(candidates, answers, strict=True):
-            parts.append(run_in_batches(candidate.run, pixels, 32))
+        for candidate, chunks in zip(candidates, answers, strict=True):
+            chunks.append(run_in_batches(candidate.run, pixels))
         advance(len(pixels))
-    probabilities = [np.concatenate(parts) for parts in answers]
+    probabilities = [np.concatenate(chunks) for chunks in answers]
     return [
         _comparison(candidate, own, probabilities[0], images.labels)
         for candidate, own in zip(candidates, probabilities, strict=True)
@@ -139,25 +140,17 @@ def compare(
 
 
 def _comparison(candidate: Candidate, own: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Comparison:
-    top1, top5 = accuracy(own, labels)
     return Comparison(
         candidate.precision,
         candidate.runtime,
         candidate.path.name,
         round(candidate.path.stat().st_size / 1e6, 1),
         len(labels),
-        top1,
-        top5,
+        topk_hits(own, labels, 1),
+        topk_hits(own, labels, 5),
         float((own.argmax(axis=1) == reference.argmax(axis=1)).mean()),
         float(np.abs(own - reference).max()),
     )
-
-
-def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Top-1 and top-5 as parts: probabilities float [N, classes], labels int64 [N]."""
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-    hits = best == labels[:, None]
-    return float(hits[:, 0].mean()), float(hits.any(axis=1).mean())
 
 
 def measure_rates(
@@ -168,7 +161,7 @@ def measure_rates(
 ) -> Rates:
     """Images a second of each candidate at each of `TIMED_BATCHES`, a figure a round.
 
-    The candidates take turns in every round, so that what else the machine does meets them all.
+    The candidates take turns in every round, so that other load on the machine affects them all alike.
     `pixels` is uint8 [N, S, S, 3] with N at least 32.
     """
     rates: Rates = {(each.precision, each.runtime): {batch: [] for batch in TIMED_BATCHES} for each in candidates}
@@ -189,26 +182,26 @@ def _rate(run: Runner, images: np.ndarray) -> float:
     return calls * len(images) / elapsed
 
 
-def half_precision_tolerance(probabilities: np.ndarray, layers: int) -> float:
-    """What rounding to half precision may change of probabilities, float [N, classes].
+def with_rates(rows: Sequence[Comparison], rates: Rates) -> list[Comparison]:
+    """Rows with the medians and spreads of their rates, where those were measured."""
+    filled = []
+    for row in rows:
+        measured = rates.get((row.precision, row.runtime), {})
+        medians = {batch: statistics.median(values) for batch, values in measured.items()}
+        spreads = {batch: round((max(v) - min(v)) / medians[batch], 3) for batch, v in measured.items()}
+        rounded = {batch: round(median, 1) for batch, median in medians.items()}
+        filled.append(replace(row, images_per_second=rounded, spread=spreads))
+    return filled
 
-    A product in half precision is off by 2^-12 of itself on average (half of the unit roundoff 2^-11, Higham,
-    Accuracy and Stability of Numerical Algorithms, 2.1); those of `layers` layers one after another add up as
-    independent errors do, by the square root. Of logits that lie `spread` apart this is a probability's error
-    times at most 1/4, the largest slope of softmax.
+
+def half_precision_tolerance(probabilities: np.ndarray, layers: int) -> float:
+    """How much rounding to half precision may change probabilities, float [N, classes].
+
+    A product in half precision has an average error of 2^-12 of itself (half of the unit roundoff 2^-11, Higham,
+    Accuracy and Stability of Numerical Algorithms, 2.1). The errors of `layers` layers are independent, so they add
+    up by the square root. For logits that lie `spread` apart, the error of a probability is at most 1/4 of theirs,
+    the largest slope of softmax.
     """
     smallest = np.maximum(probabilities.min(axis=1), np.finfo(np.float32).tiny)
     spread = float(np.log(probabilities.max(axis=1) / smallest).max())
     return 0.25 * math.sqrt(layers) * 2.0**-12 * max(spread, 1.0)
-
-
-def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """The median, and the distance of the extremes as a part of it."""
-    median = statistics.median(values)
-    return median, (max(values) - min(values)) / median
-
-
-if __name__ == "__main__":
-    from alexnet_triton.export.verify import main
-
-    sys.exit(main())

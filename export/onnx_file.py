@@ -1,11 +1,12 @@
-"""ONNX files: read and checked, and files written so that a reader sees all of the old ones or all of the new."""
+"""ONNX files: read and checked, written in one step, and what their inputs and metadata say."""
 
-import os
+import json
 from pathlib import Path
 
 import onnx
 
-from alexnet_triton.export.errors import ExportError, ModelError
+from alexnet_triton.common.files import write_bytes
+from alexnet_triton.export.errors import ModelError
 
 INPUT, OUTPUT = "images", "probabilities"
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -18,7 +19,7 @@ def read(path: Path) -> onnx.ModelProto:
         ModelError: it is missing, truncated or not valid.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such model; export one: python -m alexnet_triton.export.to_onnx")
+        raise ModelError(f"{path}: no such model; export one with alexnet-triton to-onnx")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -27,8 +28,27 @@ def read(path: Path) -> onnx.ModelProto:
     return model
 
 
+def write(model: onnx.ModelProto, path: Path) -> None:
+    """Replace a file by a model in one step; the same model gives the same bytes.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """The properties that a model carries."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def classes(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The labels that a model carries, in the order of its output; empty where it carries none."""
+    return tuple(json.loads(metadata(model).get("classes", "[]")))
+
+
 def image_input(model: onnx.ModelProto, name: object) -> onnx.ValueInfoProto:
-    """The one input that is no weight; `name` is what an error calls the model.
+    """The one input that is not a weight; `name` is what an error calls the model.
 
     Raises:
         ModelError: there are several, or none.
@@ -42,7 +62,7 @@ def image_input(model: onnx.ModelProto, name: object) -> onnx.ValueInfoProto:
 
 
 def dims(value: onnx.ValueInfoProto) -> list[int | None]:
-    """Dimensions of a tensor, None where one is not fixed; empty where the shape is not given."""
+    """Dimensions of a tensor, None for a free one; empty where the shape is not given."""
     shape = value.type.tensor_type.shape.dim
     return [dim.dim_value if dim.dim_value > 0 else None for dim in shape]  # some exporters write -1 for a free one
 
@@ -56,8 +76,11 @@ def precision(model: onnx.ModelProto) -> str:
     return "fp16" if any(halves.intersection(node.input) for node in weighted) else "fp32"
 
 
-def check_signature(model: onnx.ModelProto, name: object) -> None:
-    """Demand uint8 `images` [N, S, S, 3] and `probabilities`: what this project serves.
+def check_signature(model: onnx.ModelProto, name: object) -> tuple[int | None, int]:
+    """Demand what this project serves: uint8 `images` [N, S, S, 3] to `probabilities`.
+
+    Returns:
+        N, None where it is free, and S.
 
     Raises:
         ModelError: the model has another signature.
@@ -68,31 +91,13 @@ def check_signature(model: onnx.ModelProto, name: object) -> None:
     if not fits or (images.name, kind, outputs) != (INPUT, onnx.TensorProto.UINT8, [OUTPUT]):
         has = f"{images.name} {onnx.TensorProto.DataType.Name(kind)} {shape} -> {', '.join(outputs)}"
         raise ModelError(
-            f"{name}: has {has}, not images UINT8 [N, S, S, 3] -> probabilities; see python -m alexnet_triton.export.adapt"
+            f"{name}: has {has}, not images UINT8 [N, S, S, 3] -> probabilities; publish it with "
+            "alexnet-triton publish --onnx, which writes a model.onnx of that form"
         )
-
-
-def write_together(files: dict[Path, bytes]) -> None:
-    """Write files in one piece each, and none of them unless there is room for all.
-
-    Raises:
-        ExportError: one cannot be written; nothing has changed.
-    """
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
-    try:
-        for path, temporary in temporaries.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(files[path])
-        for path, temporary in temporaries.items():
-            temporary.replace(path)
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+    return shape[0], int(shape[1] or 0)
 
 
 def first_line(error: object) -> str:
-    """The first line of a message that says something, without a full stop at its end."""
+    """The first line of a message that is not empty, without a full stop at its end."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if line), type(error).__name__).rstrip(".")

@@ -1,4 +1,4 @@
-"""All that becomes a version, gathered and checked before anything is written."""
+"""What becomes a version: files, labels and a reference image, gathered and checked before anything is written."""
 
 import io
 import json
@@ -10,74 +10,26 @@ from typing import Any
 from PIL import Image
 
 from alexnet_triton.common.files import sha256
+from alexnet_triton.common.provenance import describe_versions
 from alexnet_triton.export import onnx_file, probe
 from alexnet_triton.export.adapt import LARGEST_BATCH
 from alexnet_triton.export.errors import AccuracyError, ModelError, PublishError
 from alexnet_triton.export.images import find_images
 from alexnet_triton.export.numerics import Runner, openvino
-from alexnet_triton.export.report import tool_versions
+from alexnet_triton.export.report import TOOLS
 from alexnet_triton.export.repository import Network, Publication
 from alexnet_triton.imaging import decode
 
-# WAS alexnet_triton.export.prepare: Which precisions of a verified network may be published.
-
-
-# The most top-1 that may be lost against fp32, in points.
+# The most top-1 that a precision may lose against fp32, in points.
 ALLOWED_LOSS = {"fp32": 0.0, "fp16": 0.2, "bf16": 0.2, "int8": 0.5}
-REPORT = "report.json"
-
-
-def read_report(model: Path) -> dict[str, Any] | None:
-    """The verification report beside a model, where there is one.
-
-    Raises:
-        PublishError: it is about other files than those that lie there now.
-    """
-    path = model.with_name(REPORT)
-    if not path.is_file():
-        return None
-    try:
-        report = json.loads(path.read_text())
-        files: dict[str, str] = report["sha256"]
-    except (ValueError, KeyError) as error:
-        raise PublishError(f"{path}: damaged ({error}); verify again: python -m export all") from error
-    for name, digest in files.items():
-        file = model.with_name(name)
-        if not file.is_file() or sha256(file) != digest:
-            raise PublishError(f"{file}: not the file that {path} is about; verify again: python -m export all")
-    return report
-
-
-def losses(report: dict[str, Any]) -> dict[str, float]:
-    """Points of top-1 that each served precision loses against fp32 in the same report."""
-    top1 = {row["precision"]: row["top1"] for row in report["rows"]}
-    return {precision: round(100 * (top1["fp32"] - value), 3) for precision, value in top1.items()}
-
-
-def check(report: dict[str, Any], force: bool) -> list[str]:
-    """The precisions that lose too much; without `force` there are none.
-
-    Raises:
-        AccuracyError: a precision loses more than `ALLOWED_LOSS`.
-    """
-    failing = {p: loss for p, loss in losses(report).items() if loss > ALLOWED_LOSS[p]}
-    if failing and not force:
-        named = ", ".join(
-            f"{precision} loses {loss:.2f} points of top-1, more than the {ALLOWED_LOSS[precision]} allowed"
-            for precision, loss in failing.items()
-        )
-        raise AccuracyError(f"not published: {named}; calibrate better, or publish all the same with --force")
-    return sorted(failing)
-
-
+REPORT, PLAN = "report.json", "model.plan"
+VERIFY_AGAIN = "verify again: alexnet-triton export"
+OTHER_PRECISIONS = ("model.fp16.onnx", "model.int8.onnx")
 REFERENCE_IMAGE_CANDIDATES = 200
-# What lies beside the fp32 model and goes with it: precision -> file.
-SIBLINGS = {"fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
-PLAN = "model.plan"
 
 
 def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool = False) -> Publication:
-    """What becomes a version: the model at `path`, and those beside it that `report.json` there has verified.
+    """What becomes a version: the model at `path`, and the files beside it that `report.json` there has verified.
 
     The reference image is one of those in the <class>/ folders of `images`, or else a made one.
 
@@ -86,9 +38,9 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
     """
     properties, labels, network = describe(path, name)
     report = read_report(path)
-    forced = check(report, force) if report else []
-    siblings = {file: path.with_name(file) for file in SIBLINGS.values() if report and file in report["sha256"]}
-    artefacts = {"model.onnx": path, **siblings, **plan_beside(path)}
+    forced = check_losses(report, force) if report else []
+    others = {file: path.with_name(file) for file in OTHER_PRECISIONS if report and file in report["sha256"]}
+    artefacts = {"model.onnx": path, **others, **find_plan(path)}
     reference_image, answer = choose_reference_image(
         openvino(path), _candidates(images, labels, network), labels, network
     )
@@ -99,7 +51,7 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
         "precisions": _accuracies(report),
         "forced": forced,
         "sha256": {file: sha256(source) for file, source in artefacts.items()},
-        "tools": tool_versions(),
+        "tools": describe_versions(TOOLS),
     }
     return Publication(network, labels, artefacts, reference_image, answer, manifest)
 
@@ -108,23 +60,60 @@ def describe(path: Path, name: str) -> tuple[dict[str, str], tuple[str, ...], Ne
     """Metadata, labels and network of a model in the project's signature.
 
     Raises:
-        ModelError: it is damaged, or not in it.
+        ModelError: it is damaged, has another signature, or carries no labels.
     """
     model = onnx_file.read(path)
-    onnx_file.check_signature(model, path)
-    properties = {entry.key: entry.value for entry in model.metadata_props}
-    if "classes" not in properties:
-        raise ModelError(f"{path}: names no classes; give them with --labels")
-    labels = tuple(json.loads(properties["classes"]))
-    batch, size = onnx_file.dims(onnx_file.image_input(model, path))[:2]
-    return properties, labels, Network(name, len(labels), size or 0, batch or LARGEST_BATCH)
+    batch, size = onnx_file.check_signature(model, path)
+    labels = onnx_file.classes(model)
+    if not labels:
+        raise ModelError(f"{path}: carries no labels; publish it with --onnx {path} --labels FILE")
+    return onnx_file.metadata(model), labels, Network(name, len(labels), size, batch or LARGEST_BATCH)
 
 
-def plan_beside(model: Path) -> dict[str, Path]:
-    """The TensorRT plan beside a model, where `alexnet_triton.export.build_engine` built and verified one for Triton.
+def read_report(model: Path) -> dict[str, Any] | None:
+    """The verification report beside a model, or None where there is none.
 
     Raises:
-        PublishError: there is one that is not for Triton, or not the one that its sidecar is about.
+        PublishError: it is about other files than those beside it.
+    """
+    path = model.with_name(REPORT)
+    if not path.is_file():
+        return None
+    try:
+        report = json.loads(path.read_text())
+        files: dict[str, str] = report["sha256"]
+    except (ValueError, KeyError) as error:
+        raise PublishError(f"{path}: damaged ({error}); {VERIFY_AGAIN}") from error
+    for name, digest in files.items():
+        file = model.with_name(name)
+        if not file.is_file() or sha256(file) != digest:
+            raise PublishError(f"{file}: not the file that {path} is about; {VERIFY_AGAIN}")
+    return report
+
+
+def check_losses(report: dict[str, Any], force: bool) -> list[str]:
+    """The precisions that lose too much; without `force` there are none.
+
+    Raises:
+        AccuracyError: a precision loses more than `ALLOWED_LOSS`.
+    """
+    top1 = {row["precision"]: row["top1"] for row in report["rows"]}
+    losses = {precision: round(100 * (top1["fp32"] - value), 3) for precision, value in top1.items()}
+    failing = {precision: loss for precision, loss in losses.items() if loss > ALLOWED_LOSS[precision]}
+    if failing and not force:
+        named = ", ".join(
+            f"{precision} loses {loss:.2f} points of top-1, more than the {ALLOWED_LOSS[precision]} allowed"
+            for precision, loss in failing.items()
+        )
+        raise AccuracyError(f"not published: {named}; calibrate better, or publish all the same with --force")
+    return sorted(failing)
+
+
+def find_plan(model: Path) -> dict[str, Path]:
+    """The TensorRT plan beside a model, if `build-engine` built and verified one for Triton.
+
+    Raises:
+        PublishError: the plan there is not for Triton, or not the one that its sidecar describes.
     """
     path = model.with_name(PLAN)
     if not path.is_file():
@@ -136,7 +125,7 @@ def plan_beside(model: Path) -> dict[str, Path]:
         fits = False
     if not fits:
         raise PublishError(
-            f"{path}: not a plan that was built for Triton; build it with python -m alexnet_triton.export.build_engine, or remove it"
+            f"{path}: not a plan that was built for Triton; build it with alexnet-triton build-engine, or remove it"
         )
     return {PLAN: path}
 
@@ -155,7 +144,7 @@ def _candidates(images: Path | None, labels: tuple[str, ...], network: Network) 
 def choose_reference_image(
     runner: Runner, candidates: Sequence[bytes], labels: tuple[str, ...], network: Network
 ) -> tuple[bytes, dict[str, Any]]:
-    """The image that the network is surest of, with its answer: what a server that is well gives back."""
+    """The encoded image with the highest probability, and the reference answer that a healthy server gives to it."""
     probabilities = [runner(decode(encoded, network.size)[None])[0] for encoded in candidates]
     best = max(range(len(candidates)), key=lambda place: probabilities[place].max())
     index = int(probabilities[best].argmax())
@@ -164,7 +153,7 @@ def choose_reference_image(
 
 
 def _accuracies(report: dict[str, Any] | None) -> dict[str, dict[str, float]]:
-    """Of each precision that may be served; of a model without a report, fp32 alone."""
+    """Top-1 and top-5 of each precision that may be served; without a report that is fp32 alone, unmeasured."""
     if report is None:
         return {"fp32": {}}
     return {row["precision"]: {"top1": row["top1"], "top5": row["top5"]} for row in report["rows"]}

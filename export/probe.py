@@ -1,23 +1,20 @@
-"""What a classifier answers to a few pictures, one by one and in batches; graphs as `alexnet_triton.export.graph_edit` makes them."""
-
-from collections.abc import Callable
+"""What a classifier answers to a few pictures, one by one and in batches; its graph is one of `graph_edit`'s."""
 
 import numpy as np
 import onnx
 
 from alexnet_triton.export import graph_edit
 from alexnet_triton.export.errors import ModelError
-from alexnet_triton.export.onnx_file import INPUT, first_line
+from alexnet_triton.export.numerics import Runner, onnx_session
+from alexnet_triton.export.onnx_file import first_line
 
 BATCHES = (1, 2, 7)  # that a graph has to answer as it answers single images
-# Of the spread of the scores: kernels of other batch sizes round otherwise, mixed images differ by far more.
+# A fraction of the scores' spread: kernels of other batch sizes round differently, mixed images differ by far more.
 TOLERANCE = 5e-3
-
-Scorer = Callable[[np.ndarray], np.ndarray]
 
 
 def pictures(size: int) -> np.ndarray:
-    """Seven of coloured squares, from dark to bright: uint8 [7, size, size, 3]."""
+    """Seven pictures of coloured squares, from dark to bright: uint8 [7, size, size, 3]."""
     brightness = np.linspace(60, 255, max(BATCHES))[:, None, None, None]
     squares = np.random.default_rng(0).uniform(size=(max(BATCHES), 8, 8, 3)) * brightness
     side = -(-size // 8)
@@ -37,7 +34,7 @@ def single_scores(model: onnx.ModelProto, batch: int | None, pixels: np.ndarray,
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise ModelError(f"{name}: ONNX Runtime cannot run it: {first_line(error)}; export it again") from error
     if not np.isfinite(scores).all():
-        raise ModelError(f"{name}: gives scores that are not finite; check --mean and --scale")
+        raise ModelError(f"{name}: its scores are not finite; check --mean and --std")
     return scores
 
 
@@ -55,10 +52,10 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 def with_widest_batch(
     model: onnx.ModelProto, batch: int | None, pixels: np.ndarray, singles: np.ndarray, name: object
 ) -> tuple[onnx.ModelProto, str]:
-    """The model for any batch where that answers as `singles`, its scores of each image; else for 1, and why.
+    """The model with a free batch, if it then answers as `singles`, its scores of each image; else with 1, and why.
 
     Raises:
-        ModelError: it works in batches of another fixed size alone.
+        ModelError: it works in batches of another fixed size only.
     """
     free = _with_batch(model, None)
     if _answers_alike(free, pixels, singles):
@@ -67,9 +64,9 @@ def with_widest_batch(
     if _answers_alike(free, pixels, singles):
         return free, ""
     if batch not in (None, 1):
-        raise ModelError(f"{name}: works in batches of {batch} alone; export it with a dynamic batch")
-    reason = "its graph takes one image at a time" if batch else "it answers batches otherwise than single images"
-    return _with_batch(model, 1), f"to be served without batching: {reason}; export it with a dynamic batch"
+        raise ModelError(f"{name}: works in batches of {batch} only; export it with a dynamic batch")
+    reason = "its graph takes one image at a time" if batch else "its answers to batches and to single images differ"
+    return _with_batch(model, 1), f"served without batching: {reason}; export it with a dynamic batch"
 
 
 def _with_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
@@ -89,11 +86,6 @@ def _answers_alike(candidate: onnx.ModelProto, pixels: np.ndarray, singles: np.n
     return all(a.shape == b.shape and np.abs(a - b).max() <= allowed for a, b in answers)
 
 
-def runner(model: onnx.ModelProto) -> Scorer:
-    """A model in memory in ONNX Runtime, which says nothing of what fails: trying is the purpose here."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {INPUT: images})[0]
+def runner(model: onnx.ModelProto) -> Runner:
+    """A model in memory in ONNX Runtime."""
+    return onnx_session(model.SerializeToString())

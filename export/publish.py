@@ -1,21 +1,22 @@
-"""A model to the repository that Triton serves.
+"""The commands `publish` and `rollback`: a model to the repository that Triton serves, and back to the version before.
 
-    python -m alexnet_triton.export.publish artifacts/onnx/model.onnx --images FOLDER
-    python -m alexnet_triton.export.publish --onnx resnet50.onnx --labels labels.txt --name resnet50 \\
-        --mean 123.675,116.28,103.53 --scale 58.395,57.12,57.375
-    python -m alexnet_triton.export.publish --rollback
+    alexnet-triton publish artifacts/onnx/model.onnx --images FOLDER
+    alexnet-triton publish --onnx resnet50.onnx --labels labels.txt --name resnet50 \\
+        --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375
 
-With a server running on the repository, the new version is loaded, asked a reference image, and only then answers.
---onnx takes any image classifier; the model named without it is one that this project exported.
+If a server runs on the repository, it loads the new version, is asked the reference image, and only then answers
+with it. --onnx takes any image classifier; without it, MODEL is one that this project exported. Mean and standard
+deviation are of pixel values 0 to 255: the network takes (x - mean) / std.
 """
 
 import argparse
-import sys
+import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet_triton.common.command import Parser, finish, positive_int
 from alexnet_triton.export import adapt, live, onnx_file
-from alexnet_triton.export.command import finish
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.prepare import prepare
 from alexnet_triton.export.repository import (
@@ -27,28 +28,24 @@ from alexnet_triton.export.repository import (
     write_version,
 )
 from alexnet_triton.imaging import decode
+from alexnet_triton.serving.control import judge
 from alexnet_triton.serving.engine import Engine, EngineConfig
-from alexnet_triton.serving.errors import EngineError
+from alexnet_triton.serving.errors import EngineError, WrongAnswerError
 from alexnet_triton.serving.repository import Repository
 
-if __name__ == "__main__":
-    from alexnet_triton.export.command import stay_quiet_while_loading
-
-    stay_quiet_while_loading()
-
-
+FORCE_HELP = "publish precisions that lose too much accuracy too; the manifest lists them as forced"
 REPOSITORY = Path("artifacts/model_repository")
 
 
 def publish(
     path: Path, images: Path | None, repository: Path = REPOSITORY, *, name: str = "alexnet", force: bool = False
 ) -> int:
-    """Make a model the repository's next version, and have it answer; returns its number.
+    """Make a model the repository's next version, and have `classify` answer with it; returns its number.
 
     Raises:
-        ExportError: the model or the images cannot be used, a precision loses too much, the
-            repository cannot be written, or the version does not answer rightly; in every case
-            what was served before is served on.
+        UserError: the model or the images cannot be used, a precision loses too much, the
+            repository cannot be written, or the version gives a wrong reference answer. The version
+            before stays served in every case.
     """
     version = write_version(repository, prepare(path, images, name, force))
     try:
@@ -61,30 +58,31 @@ def publish(
 
 
 def smoke_test(repository: Path, version: int) -> None:
-    """Ask a version its reference image in the server's own engine, before any server sees it.
+    """Ask a version the reference image in the server's own engine, before any server loads it.
 
     Raises:
-        PublishError: it does not run, or answers wrongly.
+        PublishError: it does not run, or gives a wrong reference answer.
     """
     network = read_network(repository, version)
-    known = Repository.open(repository, "cpu").reference_answer(str(version))
+    reference = Repository.open(repository, "cpu").reference_answer(str(version))
     config = EngineConfig(max_batch_size=network.max_batch_size)
     try:
         engine = Engine(repository / network.name / str(version), config)
-        probabilities = engine.infer(decode(known.image, network.size)[None])[0]
+        probabilities = engine.infer(decode(reference.image, network.size)[None])[0]
     except (EngineError, RuntimeError) as error:
         raise PublishError(f"version {version} of {network.name} does not run: {error}") from error
-    index = int(probabilities.argmax())
-    if not known.agrees(index, float(probabilities[index])):
-        raise PublishError(live.wrong_answer(version, index, float(probabilities[index]), known))
+    try:
+        judge(reference, probabilities.tolist())
+    except WrongAnswerError as error:
+        raise PublishError(str(error)) from error
 
 
 def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
-    """Have `classify` answer with a version, on a running server at once, else from its next start.
+    """Have `classify` answer with a version: at once on a running server, else from the next start.
 
     Raises:
-        PublishError: a running server does not answer rightly with it. It goes on with the version
-            before, and the version is removed again if it is new.
+        PublishError: a running server gives a wrong reference answer with it, or none. The server stays
+            with the version before, and the new version is removed if `new`.
     """
     before = served_version(repository)
     server = live.running_server(repository)
@@ -102,11 +100,11 @@ def _serve_live(server: live.Control, repository: Path, version: int, before: in
         set_served_version(repository, version)
         live.answer_with(server, repository, version)
     except BaseException:  # Ctrl-C too
-        _go_back(server, repository, before, version if new else None)
+        _restore(server, repository, before, version if new else None)
         raise
 
 
-def _go_back(server: live.Control, repository: Path, before: int | None, failed: int | None) -> None:
+def _restore(server: live.Control, repository: Path, before: int | None, failed: int | None) -> None:
     if before is None:
         return
     set_served_version(repository, before)
@@ -117,7 +115,7 @@ def _go_back(server: live.Control, repository: Path, before: int | None, failed:
 
 
 def rollback(repository: Path) -> int:
-    """Have the version before the served one answer; returns its number.
+    """Have `classify` answer with the version before the served one; returns its number.
 
     Raises:
         PublishError: there is none.
@@ -131,65 +129,84 @@ def rollback(repository: Path) -> int:
 
 
 def publish_any(options: argparse.Namespace) -> tuple[int, str]:
-    """Publish any image classifier; returns its version, and a note on what could not be had.
+    """Publish any image classifier; returns its version, and a note if it is served without batching.
 
     Raises:
-        ExportError: as `publish`, or the model cannot be adapted.
+        UserError: as `publish`, or the model cannot be adapted.
     """
     labels = adapt.read_labels(options.labels)
     model = onnx_file.read(options.any_onnx)
     adapted = adapt.adapt(
-        model, labels, options.mean, options.scale, name=options.any_onnx, scores=options.scores, size=options.size
+        model, labels, options.mean, options.std, name=options.any_onnx, scores=options.scores, size=options.size
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        onnx_file.write_together({path: adapted.model.SerializeToString(deterministic=True)})
+        onnx_file.write(adapted.model, path)
         version = publish(path, options.images, options.repository, name=options.name, force=options.force)
     return version, adapted.note
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_triton.export.publish",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(words: Sequence[str]) -> int:
+    """Publish a model; returns the exit code."""
+    parser = Parser(
+        prog="alexnet-triton publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "model", type=Path, nargs="?", help="exported fp32 model; verified ones of other precisions by it"
-    )
-    what.add_argument("--onnx", type=Path, dest="any_onnx", metavar="MODEL", help="any image classifier")
-    what.add_argument("--rollback", action="store_true", help="serve the version before")
+    model = parser.add_mutually_exclusive_group(required=True)
+    text = "exported fp32 model; verified files of other precisions beside it are published too"
+    model.add_argument("model", type=Path, nargs="?", help=text)
+    model.add_argument("--onnx", type=Path, dest="any_onnx", metavar="MODEL", help="any image classifier")
     parser.add_argument("--images", type=Path, help="folder of <class>/ folders: the reference image is one of them")
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
     parser.add_argument("--name", default="alexnet", help="the model's name in Triton (default alexnet)")
-    parser.add_argument("--force", action="store_true", help="publish precisions that lose too much, on the record")
-    adapt.add_arguments(parser)
-    options = parser.parse_args(arguments)
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
+    group = parser.add_argument_group("with --onnx")
+    group.add_argument("--labels", type=Path, help="class names, one a line")
+    group.add_argument("--mean", type=per_channel, default=adapt.NO_MEAN, metavar="R,G,B")
+    group.add_argument("--std", type=positive_per_channel, default=adapt.NO_STD, metavar="R,G,B")
+    group.add_argument("--size", type=positive_int, help="height and width, if the model takes any")
+    scores = group.add_mutually_exclusive_group()
+    for kind in ("logits", "probabilities"):
+        text = f"the model gives {kind} (default: found out on a few images)"
+        scores.add_argument(f"--{kind}", dest="scores", action="store_const", const=kind, default="detect", help=text)
+    options = parser.parse_args(words)
     if options.any_onnx and not options.labels:
         parser.error("--onnx needs --labels, class names, one a line")
-    return options
-
-
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    return finish("publish", lambda: _run(options))
-
-
-def rollback_main(arguments: list[str] | None = None) -> int:
-    return main(["--rollback", *(arguments or [])])
+    return finish("alexnet-triton publish", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     note = ""
-    if options.rollback:
-        version = rollback(options.repository)
-    elif options.any_onnx:
+    if options.any_onnx:
         version, note = publish_any(options)
     else:
         version = publish(options.model, options.images, options.repository, name=options.name, force=options.force)
     print(f"version {version} in {options.repository}" + (f"; {note}" if note else ""))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def per_channel(text: str) -> tuple[float, ...]:
+    """An argument's type: three numbers with commas between them, or one for all channels."""
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"{text!r}: give three numbers with commas between them")
+    return values if len(values) == 3 else values * 3
+
+
+def positive_per_channel(text: str) -> tuple[float, ...]:
+    """An argument's type: as `per_channel`, all above 0."""
+    values = per_channel(text)
+    if min(values) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers above 0")
+    return values
+
+
+def rollback_main(words: Sequence[str]) -> int:
+    """Have the version before the served one answer; returns the exit code."""
+    parser = Parser(prog="alexnet-triton rollback", description="Serve the version before the one that is served.")
+    parser.add_argument("--repository", type=Path, default=REPOSITORY)
+    options = parser.parse_args(words)
+    return finish(
+        "alexnet-triton rollback", lambda: print(f"version {rollback(options.repository)} in {options.repository}")
+    )

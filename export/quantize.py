@@ -1,6 +1,6 @@
 """FP32 ONNX to INT8 with Q/DQ nodes, one file for OpenVINO and TensorRT.
 
-TensorRT takes zero-points of 0 only: activations are symmetric, weights symmetric per channel.
+TensorRT takes no zero-point but 0, so activations are symmetric, and weights symmetric per channel.
 """
 
 import io
@@ -15,18 +15,23 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from alexnet_triton.export import onnx_file
 from alexnet_triton.export.errors import ExportError
-from alexnet_triton.export.onnx_file import INPUT, write_together
+from alexnet_triton.export.images import LabelledImages
+from alexnet_triton.export.numerics import openvino, run_in_batches
+from alexnet_triton.export.onnx_file import INPUT
+from alexnet_triton.training.scores import topk_hits
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+CALIBRATION_IMAGES = 128  # entropy and percentile calibration keep all activations of all of them
 CALIBRATION_BATCH = 16
 OPTIONS: dict[str, Any] = {
     "quant_format": QuantFormat.QDQ,
-    "op_types_to_quantize": ["Conv", "Gemm"],  # all the arithmetic; what is between them stays float32
+    "op_types_to_quantize": ["Conv", "Gemm"],  # all the arithmetic; what lies between them stays float32
     "per_channel": True,
     "activation_type": QuantType.QInt8,
     "weight_type": QuantType.QInt8,
@@ -35,7 +40,7 @@ OPTIONS: dict[str, Any] = {
 
 
 class _Reader(CalibrationDataReader):
-    """Calibration images, a batch at a time, until they are used up."""
+    """Calibration images, a batch at a time."""
 
     def __init__(self, pixels: np.ndarray, advance: Callable[[int], None]):
         starts = range(0, len(pixels), CALIBRATION_BATCH)
@@ -53,26 +58,58 @@ class _Reader(CalibrationDataReader):
 def quantize(
     fp32: Path, output: Path, pixels: np.ndarray, method: str, advance: Callable[[int], None] = lambda images: None
 ) -> None:
-    """Write `output`, the INT8 network, with ranges of its activations calibrated on `pixels`.
+    """Write the INT8 network to `output`, with the ranges of its activations calibrated on `pixels`.
 
     Args:
         pixels: training images, uint8 [N, S, S, 3].
         method: a key of `METHODS`.
-        advance: hears of each batch of images used.
+        advance: called with the number of images after each batch.
 
     Raises:
-        ExportError: ONNX Runtime cannot quantize this graph, or the file cannot be written.
+        ExportError: ONNX Runtime cannot quantize this graph.
+        WriteError: the file cannot be written.
     """
     logging.getLogger().setLevel(logging.ERROR)
+    source = onnx.load(fp32)
     with tempfile.TemporaryDirectory() as folder:
         quantized = Path(folder, "int8.onnx")
         try:
-            # From memory: beside a file it would write another, and not notice that the disk there is full.
-            source, images = onnx.load(fp32), _Reader(pixels, advance)
+            # From memory: given a file, it writes another one beside it, and does not notice that the disk is full.
+            reader = _Reader(pixels, advance)
             with redirect_stdout(io.StringIO()):  # its remarks on histograms
-                quantize_static(source, quantized, images, calibrate_method=METHODS[method], **OPTIONS)
+                quantize_static(source, quantized, reader, calibrate_method=METHODS[method], **OPTIONS)
         except Exception as error:  # ONNX Runtime raises bare exceptions of many kinds
             raise ExportError(f"{fp32}: cannot be quantized: {str(error).splitlines()[0]}") from error
         model = onnx.load(quantized)
-    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(fp32).metadata_props})
-    write_together({output: model.SerializeToString(deterministic=True)})
+    onnx.helper.set_model_props(model, onnx_file.metadata(source))
+    onnx_file.write(model, output)
+
+
+def quantize_best(
+    fp32: Path, output: Path, images: LabelledImages, size: int, start_bar: Callable[[str, int], Callable[[int], None]]
+) -> dict[str, dict[str, float]]:
+    """Write the INT8 network by the method that does best on the images after the first `CALIBRATION_IMAGES`.
+
+    Args:
+        images: training images; the first ones calibrate.
+        start_bar: starts a bar of progress of a name and a total; what it returns is called with the images done.
+
+    Returns:
+        For each method, top-1 and the fraction of the images on which it agrees with `fp32`.
+    """
+    pixels = images.pixels(0, len(images), size)
+    calibrating, held_out = pixels[:CALIBRATION_IMAGES], pixels[CALIBRATION_IMAGES:]
+    labels = images.labels[CALIBRATION_IMAGES:]
+    expected = run_in_batches(openvino(fp32), held_out).argmax(axis=1)
+    candidates = {method: output.with_name(f"{method}.{output.name}") for method in METHODS}
+    found: dict[str, dict[str, float]] = {}
+    for method, candidate in candidates.items():
+        quantize(fp32, candidate, calibrating, method, start_bar(f"int8, {method}", CALIBRATION_IMAGES))
+        answers = run_in_batches(openvino(candidate), held_out)
+        agreement = float((answers.argmax(axis=1) == expected).mean())
+        found[method] = {"top1": topk_hits(answers, labels, 1), "agreement": agreement}
+    best = max(found, key=lambda method: (found[method]["top1"], found[method]["agreement"]))
+    candidates.pop(best).replace(output)
+    for candidate in candidates.values():
+        candidate.unlink()
+    return found

@@ -1,4 +1,4 @@
-"""The built repository on disk: its versions, and how one is added so that no reader sees half of it."""
+"""The built repository on disk: its versions, and how one is added without a reader ever seeing half of it."""
 
 import json
 import os
@@ -10,19 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import TYPE_UINT8, ModelConfig, ModelWarmup
 
+from alexnet_triton.common.files import write_errors, write_json, write_text
 from alexnet_triton.export.errors import PublishError
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
-CONFIGS = ("config.pbtxt", "configs/cpu.pbtxt", "configs/native.pbtxt")
+SERVED = "config.pbtxt"  # of `classify`: it names the version that is served
+# File of a built model -> the source's files for it, by preference. Where there is none, Triton takes config.pbtxt.
+CONFIGS = {
+    "config.pbtxt": ("config.pbtxt",),
+    "configs/cpu.pbtxt": ("configs/cpu.pbtxt",),
+    "configs/onnxruntime.pbtxt": ("configs/onnxruntime.pbtxt", "configs/cpu.pbtxt"),
+}
 MANIFEST = "manifest.json"
 PREPROCESS_SIZE = 227  # of the 2012 network
 
 
 @dataclass(frozen=True)
 class Network:
-    """What the configurations have to know of a published network."""
+    """What configurations depend on in a published network."""
 
     name: str  # the model's name in Triton
     classes: int
@@ -31,7 +38,7 @@ class Network:
 
     @property
     def preprocess(self) -> str:
-        """The model that cuts images to this size: networks of several sizes can stand side by side."""
+        """The model that crops images to this size: networks of several sizes stand side by side."""
         return "preprocess" if self.size == PREPROCESS_SIZE else f"preprocess_{self.size}"
 
 
@@ -55,7 +62,7 @@ def versions(repository: Path) -> list[int]:
 
 def served_version(repository: Path) -> int | None:
     """The version that `classify` is configured to answer with; None before the first publication."""
-    path = repository / "classify" / CONFIGS[0]
+    path = repository / "classify" / SERVED
     if not path.is_file():
         return None
     return text_format.Parse(path.read_text(), ModelConfig()).version_policy.specific.versions[0]
@@ -67,52 +74,31 @@ def read_network(repository: Path, version: int) -> Network:
     return Network(**manifest["network"])
 
 
-def write_version(repository: Path, publication: Publication, source: Path = SOURCE) -> int:
-    """Add the next version beside the one that is served; `switch` has it answer.
+def write_version(repository: Path, publication: Publication) -> int:
+    """Add the next version beside the served one, without serving it; returns its number.
 
-    Every moment in between is a repository that serves the version before: folders are filled
-    under another name and renamed, files are replaced, and callers' configuration comes last.
+    At every moment the repository serves the version before: folders are filled under another name and renamed,
+    files are replaced, and the configuration of `classify` comes last.
 
     Raises:
-        PublishError: it cannot be written, or a version of this model has other sizes.
+        PublishError: a version of this model has other sizes.
+        WriteError: it cannot be written.
     """
-    network = publication.network
     version = max(versions(repository), default=0) + 1
-    _check_neighbours(repository, network)
-    manifest = {**publication.manifest, "network": asdict(network)}
-    code = {name: source / name / "1" / "model.py" for name in ("alexnet", "preprocess")}
-    with _writing(repository):
-        with _model(repository / network.preprocess) as folder:
-            write_text(folder / "1" / "model.py", code["preprocess"].read_text())
-            _write_configs(folder, source / "preprocess", network.preprocess, network)
-        with _model(repository / network.name) as folder:
-            with _staged(folder / str(version)) as staging:
-                for name, file in {**publication.artefacts, "model.py": code["alexnet"]}.items():
-                    shutil.copyfile(file, staging / name)
-                _write_json(staging / MANIFEST, manifest)
-            _write_labels(folder / "labels.txt", publication.labels)
-            _write_configs(folder, source / "alexnet", network.name, network)
-        with _model(repository / "classify") as folder:
-            _write_labels(folder / labels_file(version), publication.labels)
-            with _staged(folder / str(version)) as staging:
-                (staging / "known.jpg").write_bytes(publication.reference_image)
-                _write_json(staging / "known.json", publication.reference_answer)
-                _write_json(staging / MANIFEST, manifest)
-            if not (folder / CONFIGS[0]).is_file():
-                _write_configs(folder, source / "classify", "classify", network, version)
+    _check_neighbours(repository, publication.network)
+    _write_preprocess(repository, publication.network)
+    _write_network(repository, publication, version)
+    _write_classify(repository, publication, version)
     return version
 
 
-def set_served_version(repository: Path, version: int, source: Path = SOURCE) -> None:
-    """Have `classify` answer with a published version, from when it is next loaded.
+def set_served_version(repository: Path, version: int) -> None:
+    """Have `classify` answer with a published version when it is next loaded.
 
     Raises:
-        PublishError: it cannot be written.
+        WriteError: it cannot be written.
     """
-    with _writing(repository):
-        _write_configs(
-            repository / "classify", source / "classify", "classify", read_network(repository, version), version
-        )
+    _write_configs(repository / "classify", "classify", read_network(repository, version), version)
 
 
 def remove_version(repository: Path, version: int) -> None:
@@ -120,13 +106,13 @@ def remove_version(repository: Path, version: int) -> None:
     network = read_network(repository, version)
     shutil.rmtree(repository / "classify" / str(version))
     shutil.rmtree(repository / network.name / str(version), ignore_errors=True)
-    (repository / "classify" / labels_file(version)).unlink(missing_ok=True)
+    (repository / "classify" / _labels_file(version)).unlink(missing_ok=True)
     if not any(read_network(repository, other).name == network.name for other in versions(repository)):
         shutil.rmtree(repository / network.name)
 
 
 def _check_neighbours(repository: Path, network: Network) -> None:
-    """One configuration serves all versions of a model, so they have the same sizes."""
+    """All versions of a model share its configuration: they must have the same sizes."""
     for version in versions(repository):
         other = read_network(repository, version)
         if other.name == network.name and other != network:
@@ -136,85 +122,113 @@ def _check_neighbours(repository: Path, network: Network) -> None:
             )
 
 
-def _write_configs(target: Path, source: Path, name: str, network: Network, version: int | None = None) -> None:
-    for file in CONFIGS:
-        if (source / file).is_file():
-            config = text_format.Parse((source / file).read_text(), ModelConfig())
-            config.name = name
-            fit_config(config, network, version)
-            write_text(target / file, text_format.MessageToString(config))
+def _write_preprocess(repository: Path, network: Network) -> None:
+    with _model(repository / network.preprocess) as folder:
+        _write_if_changed(folder / "1" / "model.py", (SOURCE / "preprocess" / "1" / "model.py").read_text())
+        _write_configs(folder, "preprocess", network)
 
 
-def fit_config(config: ModelConfig, network: Network, version: int | None = None) -> None:
-    """Put a network's sizes and class count, and of an ensemble the version, into a configuration, in place."""
-    for tensor in (*config.input, *config.output):
-        if tensor.name == "images":
-            tensor.dims[:] = [network.size, network.size, 3]
-        if tensor.name == "probabilities":
-            tensor.dims[:] = [network.classes]
-            tensor.label_filename = "labels.txt" if version is None else labels_file(version)
+def _write_network(repository: Path, publication: Publication, version: int) -> None:
+    files = {**publication.artefacts, "model.py": SOURCE / "alexnet" / "1" / "model.py"}
+    with _model(repository / publication.network.name) as folder:
+        with _staged(folder / str(version)) as staging:
+            for name, file in files.items():
+                shutil.copyfile(file, staging / name)
+            _write_manifest(staging, publication)
+        _write_labels(folder / "labels.txt", publication.labels)
+        _write_configs(folder, "alexnet", publication.network)
+
+
+def _write_classify(repository: Path, publication: Publication, version: int) -> None:
+    """The reference image and its answer. The first version also writes the configuration: a model has to have one."""
+    with _model(repository / "classify") as folder:
+        _write_labels(folder / _labels_file(version), publication.labels)
+        with _staged(folder / str(version)) as staging:
+            (staging / "reference.jpg").write_bytes(publication.reference_image)
+            write_json(staging / "reference.json", publication.reference_answer)
+            _write_manifest(staging, publication)
+        if not (folder / SERVED).is_file():
+            _write_configs(folder, "classify", publication.network, version)
+
+
+def _write_manifest(folder: Path, publication: Publication) -> None:
+    write_json(folder / MANIFEST, {**publication.manifest, "network": asdict(publication.network)})
+
+
+def _write_configs(target: Path, model: str, network: Network, version: int | None = None) -> None:
+    """Every variant's configuration of one of the source's models; `version` is of `classify`."""
+    for file, candidates in CONFIGS.items():
+        sources = [SOURCE / model / candidate for candidate in candidates if (SOURCE / model / candidate).is_file()]
+        if sources:
+            config = text_format.Parse(sources[0].read_text(), ModelConfig())
+            _fit_config(config, network, version)
+            _write_if_changed(target / file, text_format.MessageToString(config))
+        else:  # an older publication may have left one, which Triton would prefer to config.pbtxt
+            (target / file).unlink(missing_ok=True)
+
+
+def _fit_config(config: ModelConfig, network: Network, version: int | None) -> None:
+    """Put a network's names and sizes, and for `classify` the version, into a configuration, in place."""
+    names = {"preprocess": network.preprocess, "alexnet": network.name, "classify": "classify"}
+    config.name = names[config.name]
     config.max_batch_size = min(config.max_batch_size, network.max_batch_size)
-    _fit_graphs(config, [network.size, network.size, 3])
     if config.max_batch_size == 1:
         config.ClearField("dynamic_batching")
+    dims = {"encoded": [1], "images": [network.size, network.size, 3], "probabilities": [network.classes]}
+    for tensor in (*config.input, *config.output):
+        tensor.dims[:] = dims[tensor.name]
+    if config.optimization.cuda.graphs:
+        _write_graphs(config, dims["images"])
     if version is not None:
-        config.version_policy.specific.versions[:] = [version]
+        _fit_version(config, names, version)
+
+
+def _fit_version(config: ModelConfig, names: dict[str, str], version: int) -> None:
+    config.version_policy.specific.versions[:] = [version]
+    config.output[0].label_filename = _labels_file(version)
     for step in config.ensemble_scheduling.step:
-        if step.model_name == "preprocess":
-            step.model_name = network.preprocess
-        else:
-            step.model_name, step.model_version = network.name, version
+        if step.model_name == "alexnet":
+            step.model_version = version
+        step.model_name = names[step.model_name]
 
 
-def _fit_graphs(config: ModelConfig, dims: list[int]) -> None:
-    """CUDA graphs and warm-up samples: the network's sizes, and no larger batch than it takes."""
-    if not config.optimization.cuda.graphs:
-        return
-    specs, samples = config.optimization.cuda.graph_spec, config.model_warmup
-    for larger in [spec for spec in specs if spec.batch_size > config.max_batch_size]:
-        specs.remove(larger)
-    for large in [sample for sample in samples if sample.batch_size > config.max_batch_size]:
-        samples.remove(large)
-    for spec in specs:
+def _write_graphs(config: ModelConfig, dims: list[int]) -> None:
+    """A CUDA graph and a warm-up for each batch size of the parameter `graph_batch_sizes`, up to the largest batch.
+
+    A graph serves its own batch size and those above the next smaller graph, so that every batch that the queue forms
+    has one. The warm-ups capture the graphs before the first caller comes.
+    """
+    given = map(int, config.parameters.pop("graph_batch_sizes").string_value.split())
+    below = 0
+    for size in sorted({min(size, config.max_batch_size) for size in given}):
+        spec = config.optimization.cuda.graph_spec.add(batch_size=size)
         spec.input["images"].dim[:] = dims
-        if spec.HasField("graph_lower_bound"):
+        if below + 1 < size:
+            spec.graph_lower_bound.batch_size = below + 1
             spec.graph_lower_bound.input["images"].dim[:] = dims
-    for sample in samples:
-        sample.inputs["images"].dims[:] = dims
+        sample = config.model_warmup.add(name=str(size), batch_size=size)
+        sample.inputs["images"].MergeFrom(ModelWarmup.Input(data_type=TYPE_UINT8, dims=dims, random_data=True))
+        below = size
 
 
-def labels_file(version: int) -> str:
+def _labels_file(version: int) -> str:
     """The name of a version's labels, beside the configuration of `classify`."""
     return f"labels.{version}.txt"
 
 
 def _write_labels(path: Path, labels: tuple[str, ...]) -> None:
-    write_text(path, "".join(f"{label}\n" for label in labels))
+    _write_if_changed(path, "".join(f"{label}\n" for label in labels))
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one piece. One that says the same already is left alone.
-
-    Triton loads all versions of a model anew when a file of the model is newer than before.
-    """
-    if path.is_file() and path.read_text() == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_if_changed(path: Path, text: str) -> None:
+    """Replace a file, unless it holds the text already: Triton reloads a model whose files are newer."""
+    if not path.is_file() or path.read_text() != text:
+        write_text(path, text)
 
 
 @contextmanager
 def _model(target: Path) -> Iterator[Path]:
-    """A model's folder: where it is new, it appears only when it is complete."""
+    """A model's folder: a new one appears only when it is complete."""
     if target.is_dir():
         yield target
     else:
@@ -224,20 +238,13 @@ def _model(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _staged(target: Path) -> Iterator[Path]:
-    """A folder that is filled under another name and then renamed, replacing what was there."""
+    """A folder that is filled under another name, then renamed in place of what was there."""
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        staging.mkdir(parents=True)
-        yield staging
-        shutil.rmtree(target, ignore_errors=True)
-        staging.replace(target)
+        with write_errors(target):
+            staging.mkdir(parents=True)
+            yield staging
+            shutil.rmtree(target, ignore_errors=True)
+            staging.replace(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _writing(repository: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PublishError(f"{error.filename or repository}: cannot be written: {error.strerror}") from error

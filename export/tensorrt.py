@@ -1,6 +1,10 @@
-"""A TensorRT plan as a runner: uint8 images [N, S, S, 3] to float32 probabilities [N, classes], on the GPU."""
+"""TensorRT: ONNX to a plan, and a plan as a runner on the GPU.
 
-import ctypes
+The Python interface as TensorRT 10.12 to 11.x and TensorRT-RTX share it. Networks are strongly typed: the graph
+decides the precision. TensorRT 11 removed BuilderFlag.FP16, BuilderFlag.INT8 and the calibrators; none is used here.
+Source: TensorRT's "Migrating from TensorRT 10.x to 11.x", and its Python bindings at v10.12.0 and v11.1.
+"""
+
 import importlib
 import warnings
 from collections.abc import Iterator
@@ -11,139 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_triton.common.provenance import gpu_names
 from alexnet_triton.export.errors import ExportError, ModelError
 from alexnet_triton.export.numerics import Runner
 from alexnet_triton.export.onnx_file import INPUT, OUTPUT, first_line
 
-# WAS alexnet_triton.export.tensorrt: The little of CUDA's driver API that the export needs: which GPU there is, and memory on it.
-#
-# The driver comes with every GPU, while the runtime's Python packages differ between machines and containers.
-# Source: CUDA Driver API reference, docs.nvidia.com/cuda/cuda-driver-api.
-#
-
-
-LIBRARY = "libcuda.so.1"
-COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
-NAME_BYTES = 256
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """The first GPU of this machine."""
-
-    name: str
-    compute_capability: str  # as 9.0
-    memory_mib: int
-    driver: str  # the newest CUDA version that the driver knows, as 12.8
-
-
-def find_gpu() -> Gpu | None:
-    """The first GPU, or None where there is none or no driver."""
-    try:
-        library = _initialized()
-        count = _integer(library.cuDeviceGetCount)
-    except (OSError, ExportError):
-        return None
-    return _describe(library) if count else None
-
-
-def _initialized() -> Any:
-    library = ctypes.CDLL(LIBRARY)
-    _check(library, library.cuInit(0))
-    return library
-
-
-def _describe(library: Any) -> Gpu:
-    device = _device(library)
-    name, memory = ctypes.create_string_buffer(NAME_BYTES), ctypes.c_size_t()
-    _check(library, library.cuDeviceGetName(name, NAME_BYTES, device))
-    _check(library, library.cuDeviceTotalMem_v2(ctypes.byref(memory), device))
-    major = _integer(library.cuDeviceGetAttribute, COMPUTE_CAPABILITY_MAJOR, device)
-    minor = _integer(library.cuDeviceGetAttribute, COMPUTE_CAPABILITY_MINOR, device)
-    driver = _integer(library.cuDriverGetVersion)  # 12080 is 12.8
-    version = f"{driver // 1000}.{driver % 1000 // 10}"
-    return Gpu(name.value.decode(), f"{major}.{minor}", memory.value // 2**20, version)
-
-
-def _device(library: Any) -> ctypes.c_int:
-    device = ctypes.c_int()
-    _check(library, library.cuDeviceGet(ctypes.byref(device), 0))
-    return device
-
-
-def _integer(function: Any, *arguments: Any) -> int:
-    value = ctypes.c_int()
-    status = function(ctypes.byref(value), *arguments)
-    if status:
-        raise ExportError(f"CUDA: {function.__name__} failed with error {status}; look at nvidia-smi")
-    return value.value
-
-
-def _check(library: Any, status: int) -> None:
-    if status:
-        text = ctypes.c_char_p()
-        library.cuGetErrorString(status, ctypes.byref(text))
-        raise ExportError(f"CUDA: {(text.value or b'unknown error').decode()} ({status}); look at nvidia-smi")
-
-
-class Device:
-    """Memory and a stream on the first GPU, in the context that TensorRT uses too.
-
-    Raises:
-        ExportError: there is no GPU, or the driver refuses a call.
-    """
-
-    def __init__(self) -> None:
-        try:
-            self._cuda = _initialized()
-        except OSError as error:
-            raise ExportError("no GPU here: the NVIDIA driver is not installed") from error
-        context, stream = ctypes.c_void_p(), ctypes.c_void_p()
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), _device(self._cuda))
-        self._call("cuCtxSetCurrent", context)
-        # Flags 0: the stream waits for the copies, which go over the default stream.
-        self._call("cuStreamCreate", ctypes.byref(stream), 0)
-        self.stream: int = stream.value or 0
-
-    @contextmanager
-    def array(self, like: np.ndarray) -> Iterator[int]:
-        """Address of a copy of `like` on the GPU, freed at the end."""
-        address = ctypes.c_uint64()
-        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(like.nbytes, 1)))
-        try:
-            source = np.ascontiguousarray(like)
-            self._call("cuMemcpyHtoD_v2", address, _pointer(source), ctypes.c_size_t(source.nbytes))
-            yield address.value
-        finally:
-            self._call("cuMemFree_v2", address)
-
-    def read(self, address: int, into: np.ndarray) -> None:
-        """Wait for the stream and copy from the GPU into a contiguous array."""
-        self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
-        self._call("cuMemcpyDtoH_v2", _pointer(into), ctypes.c_uint64(address), ctypes.c_size_t(into.nbytes))
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        _check(self._cuda, getattr(self._cuda, name)(*arguments))
-
-
-def _pointer(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-# WAS alexnet_triton.export.tensorrt: TensorRT's Python interface, as 10.12 to 11.x and TensorRT-RTX share it: ONNX to a plan, and a plan to an engine.
-#
-# Networks are strongly typed, which 11 no longer lets one choose: precision is what the graph says, and
-# neither BuilderFlag.FP16 and INT8 nor calibrators, which 11 removed, are used. Source: TensorRT's
-# "Migrating from TensorRT 10.x to 11.x" and its Python bindings at v10.12.0 and v11.1.
-#
-
-
 FIRST, BEYOND = (10, 12), (12, 0)
 NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+NO_GPU = "not run: no GPU"
 
 
 @dataclass(frozen=True)
-class EngineConfig:
+class PlanConfig:
     """How a plan is built."""
 
     opt_batch: int = 32  # the batch size that kernels are chosen for
@@ -153,43 +36,39 @@ class EngineConfig:
     version_compatible: bool = False  # the plan runs in later TensorRT versions too
     hardware_compatible: str = "none"  # or ampere_plus, same_compute_capability: the plan runs on such GPUs too
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.opt_batch <= self.max_batch:
-            raise ExportError(f"--opt {self.opt_batch} --max {self.max_batch}: give 1 <= opt <= max")
-        if self.workspace_mib < 1:
-            raise ExportError(f"--workspace {self.workspace_mib}: give 1 MiB or more")
-
 
 @dataclass(frozen=True)
-class Built:
+class BuiltPlan:
     """A plan and what the builder says of it."""
 
     plan: bytes
     signature: dict[str, Any]
     timing_cache: bytes
-    timing_cache_state: str  # new, reused, or why a kept one was not
+    timing_cache_state: str  # new, reused, or why the one given was not
 
 
 def load(*, rtx: bool = False) -> Any:
     """The module tensorrt, or tensorrt_rtx, which builds without a GPU.
 
     Raises:
-        ExportError: it is not installed, or of a version with another interface.
+        ExportError: it is not installed, or its version has another interface.
     """
     name = "tensorrt_rtx" if rtx else "tensorrt"
     try:
         module = importlib.import_module(name)
     except (ImportError, OSError) as error:
         extra = "rtx" if rtx else "gpu"
-        raise ExportError(f"{name} is not installed: pip install -e '.[{extra}]' ({first_line(error)})") from error
+        raise ExportError(
+            f"{name} is not installed: pip install 'alexnet-triton[{extra}]' ({first_line(error)})"
+        ) from error
     version = tuple(int(part) for part in module.__version__.split(".")[:2])
     if not rtx and not FIRST <= version < BEYOND:
-        raise ExportError(f"tensorrt {module.__version__}: 10.12 to 11.x is needed; pip install -e '.[gpu]'")
+        raise ExportError(f"tensorrt {module.__version__}: 10.12 to 11.x is needed; pip install 'alexnet-triton[gpu]'")
     return module
 
 
-def build(trt: Any, model: Path, config: EngineConfig, timing_cache: bytes | None) -> Built:
-    """Parse an ONNX file and build a plan; `timing_cache` is what an earlier build has kept.
+def build(trt: Any, model: Path, config: PlanConfig, timing_cache: bytes | None) -> BuiltPlan:
+    """Parse an ONNX file and build a plan; `timing_cache` is that of an earlier build.
 
     Raises:
         ModelError: TensorRT does not take the model.
@@ -210,11 +89,11 @@ def build(trt: Any, model: Path, config: EngineConfig, timing_cache: bytes | Non
             reason = first_line(next(iter(log.messages[said:]), "it gives no reason"))
             raise ExportError(f"{model}: {NAMES[trt.__name__]} cannot build it: {reason}")
         cache = bytes(settings.get_timing_cache().serialize())
-    return Built(bytes(plan), {**_tensors(network), "profile": profile}, cache, state)
+    return BuiltPlan(bytes(plan), {**_tensors(network), "profile": profile}, cache, state)
 
 
 def _logger(trt: Any) -> Any:
-    """Keeps warnings and errors: the builder's functions return None and say why here."""
+    """A logger that collects warnings and errors: the builder's functions return None and log why."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -238,7 +117,7 @@ def _parse(trt: Any, network: Any, model: Path, log: Any) -> None:
     raise ModelError(f"{model}: {NAMES[trt.__name__]} does not take {node}: {reason}; write it with other operators")
 
 
-def _settings(trt: Any, builder: Any, config: EngineConfig) -> Any:
+def _settings(trt: Any, builder: Any, config: PlanConfig) -> Any:
     settings = builder.create_builder_config()
     settings.builder_optimization_level = config.builder_level
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mib * 2**20)
@@ -251,8 +130,8 @@ def _settings(trt: Any, builder: Any, config: EngineConfig) -> Any:
     return settings
 
 
-def _add_profile(builder: Any, settings: Any, images: Any, config: EngineConfig) -> dict[str, list[int]]:
-    """Batches from 1 to the largest; a graph of a fixed batch keeps it."""
+def _add_profile(builder: Any, settings: Any, images: Any, config: PlanConfig) -> dict[str, list[int]]:
+    """Batches from 1 to the largest, or the fixed batch of the graph alone."""
     shape = tuple(images.shape)
     batches = (1, config.opt_batch, config.max_batch) if shape[0] == -1 else (shape[0],) * 3
     minimum, optimum, maximum = ((batch, *shape[1:]) for batch in batches)
@@ -262,12 +141,12 @@ def _add_profile(builder: Any, settings: Any, images: Any, config: EngineConfig)
     return {"min": list(minimum), "opt": list(optimum), "max": list(maximum)}
 
 
-def _set_timing_cache(settings: Any, kept: bytes | None, log: Any) -> str:
+def _set_timing_cache(settings: Any, earlier: bytes | None, log: Any) -> str:
     said = len(log.messages)
-    cache = settings.create_timing_cache(kept or b"")
+    cache = settings.create_timing_cache(earlier or b"")
     taken = cache is not None and settings.set_timing_cache(cache, False)
     refusals = [message for message in log.messages[said:] if "timing cache" in message.lower()]
-    if kept is None:
+    if earlier is None:
         return "new"
     if taken and not refusals:
         return "reused"
@@ -287,10 +166,10 @@ def _tensors(network: Any) -> dict[str, Any]:
 
 
 def deserialize(trt: Any, plan: bytes, *, host_code: bool) -> Any:
-    """A plan as an engine on the GPU. `host_code` lets a version-compatible plan run the code that it brings.
+    """A plan as an engine on the GPU. `host_code` lets a version-compatible plan run the code that it contains.
 
     Raises:
-        ExportError: this TensorRT or this GPU does not take it.
+        ExportError: this TensorRT or this GPU cannot load it.
     """
     log = _logger(trt)
     runtime = trt.Runtime(log)
@@ -298,12 +177,12 @@ def deserialize(trt: Any, plan: bytes, *, host_code: bool) -> Any:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         reason = first_line(next(iter(log.messages), "it gives no reason"))
-        raise ExportError(f"TensorRT {trt.__version__} cannot load the plan: {reason}; build it anew on this machine")
+        raise ExportError(f"TensorRT {trt.__version__} cannot load the plan: {reason}; build it again on this machine")
     return engine
 
 
 def signature(trt: Any, engine: Any) -> dict[str, Any]:
-    """Tensors and first profile of an engine, as `Built.signature` gives those of a network."""
+    """Tensors and first profile of an engine, as `BuiltPlan.signature` gives those of a network."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     tensors = {
         mode: [
@@ -319,29 +198,121 @@ def signature(trt: Any, engine: Any) -> dict[str, Any]:
 
 
 def layers(trt: Any, engine: Any) -> str:
-    """What the engine inspector says of an engine, as JSON; its fields are not the same in 10 and 11."""
+    """The engine inspector's description of an engine, as JSON; its fields differ between TensorRT 10 and 11."""
     return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
 
 
-def plan_runner(plan: Path, *, host_code: bool = False) -> Runner:
-    """A plan that lies in a file; `host_code` lets a version-compatible one run the code that it brings.
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU of this machine."""
+
+    name: str
+    compute_capability: str  # as 9.0
+    memory_mib: int
+    driver: str  # the newest CUDA version that the driver knows, as 12.8
+
+
+def has_gpu() -> bool:
+    """Whether CUDA finds a GPU; without the package cuda-bindings, whether NVIDIA's driver lists one."""
+    try:
+        cuda = _load_cuda()
+    except ImportError:
+        return bool(gpu_names())
+    except ExportError:
+        return False
+    return _call(cuda, "cuDeviceGetCount") > 0
+
+
+def _load_cuda() -> Any:
+    """CUDA's driver interface, initialized. It comes with every GPU, whatever version of CUDA is installed.
+
+    Source: CUDA Driver API reference, docs.nvidia.com/cuda/cuda-driver-api.
+    """
+    from cuda.bindings import driver  # of the extra gpu
+
+    _call(driver, "cuInit", 0)
+    return driver
+
+
+def _call(cuda: Any, name: str, *arguments: Any) -> Any:
+    """The value of a driver's function, which is None for one that only has a status."""
+    try:
+        status, *value = getattr(cuda, name)(*arguments)
+    except RuntimeError as error:
+        raise ExportError("no GPU here: NVIDIA's driver is not installed") from error
+    if status != cuda.CUresult.CUDA_SUCCESS:
+        raise ExportError(f"CUDA: {name} failed with {status.name}; see what nvidia-smi says")
+    return value[0] if value else None
+
+
+class Device:
+    """Memory and a stream on the first GPU, in the context that TensorRT uses too.
 
     Raises:
-        ExportError: there is no TensorRT or no GPU here, or the plan is none of theirs.
+        ExportError: there is no GPU, cuda-bindings is not installed, or the driver refuses a call.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._cuda = _load_cuda()
+        except ImportError as error:
+            raise ExportError("cuda-bindings is not installed: pip install 'alexnet-triton[gpu]'") from error
+        self._device = self._call("cuDeviceGet", 0)
+        self._call("cuCtxSetCurrent", self._call("cuDevicePrimaryCtxRetain", self._device))
+        # Flags 0: the stream waits for the copies, which go over the default stream.
+        self.stream = int(self._call("cuStreamCreate", 0))
+
+    def describe(self) -> Gpu:
+        """Name, compute capability, memory and driver."""
+        attributes = self._cuda.CUdevice_attribute
+        major, minor = (
+            self._call("cuDeviceGetAttribute", attribute, self._device)
+            for attribute in (
+                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            )
+        )
+        name = self._call("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
+        memory, driver = self._call("cuDeviceTotalMem", self._device), self._call("cuDriverGetVersion")
+        return Gpu(name, f"{major}.{minor}", memory // 2**20, f"{driver // 1000}.{driver % 1000 // 10}")
+
+    @contextmanager
+    def array(self, like: np.ndarray) -> Iterator[int]:
+        """Address of a copy of `like` on the GPU, freed at the end."""
+        source = np.ascontiguousarray(like)
+        pointer = self._call("cuMemAlloc", max(source.nbytes, 1))
+        try:
+            self._call("cuMemcpyHtoD", pointer, source.ctypes.data, source.nbytes)
+            yield int(pointer)
+        finally:
+            self._call("cuMemFree", pointer)
+
+    def read(self, address: int, into: np.ndarray) -> None:
+        """Wait for the stream and copy from the GPU into a contiguous array."""
+        self._call("cuStreamSynchronize", self.stream)
+        self._call("cuMemcpyDtoH", into.ctypes.data, address, into.nbytes)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return _call(self._cuda, name, *arguments)
+
+
+def plan_runner(plan: Path, *, host_code: bool = False) -> Runner:
+    """A plan in a file as a runner; `host_code` is that of `deserialize`.
+
+    Raises:
+        ExportError: there is no TensorRT or no GPU here, or they cannot load the plan.
     """
     try:
         data = plan.read_bytes()
     except OSError as error:
-        raise ExportError(
-            f"{plan}: {error.strerror}; build it: python -m alexnet_triton.export.build_engine"
-        ) from error
+        raise ExportError(f"{plan}: {error.strerror}; build it: alexnet-triton build-engine") from error
     trt = load()
     device = Device()
     return engine_runner(deserialize(trt, data, host_code=host_code), device)
 
 
 def engine_runner(engine: Any, device: Device) -> Runner:
-    """An engine that is loaded; more images than its profile's largest batch run in several."""
+    """A loaded engine as a runner; it splits what exceeds the largest batch of its profile."""
     context = engine.create_execution_context()
     if context is None:
         raise ExportError("TensorRT: no execution context for the plan; is the GPU's memory full?")
@@ -362,6 +333,6 @@ def _execute(context: Any, device: Device, images: np.ndarray) -> np.ndarray:
         context.set_tensor_address(INPUT, source)
         context.set_tensor_address(OUTPUT, target)
         if not context.execute_async_v3(device.stream):
-            raise ExportError("TensorRT: the plan did not run; look at nvidia-smi")
+            raise ExportError("TensorRT: the plan did not run; see what nvidia-smi says")
         device.read(target, probabilities)
     return probabilities

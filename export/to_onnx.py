@@ -1,14 +1,14 @@
-"""A checkpoint to ONNX: python -m alexnet_triton.export.to_onnx artifacts/checkpoint.pt artifacts/onnx/model.onnx.
+"""The command `to-onnx`: a checkpoint to ONNX, compared with PyTorch on real images.
 
-The graph takes uint8 images [N, S, S, 3] and gives float32 probabilities [N, classes]: mean
-subtraction and softmax are inside, and every response normalisation is one LRN node.
+The graph takes uint8 images [N, S, S, 3] and gives float32 probabilities [N, classes]. Mean subtraction and softmax
+are inside it, and every local response normalisation is one LRN node.
 """
 
 import argparse
 import json
 import logging
-import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,17 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from alexnet_triton.common.command import Parser, finish
 from alexnet_triton.common.files import sha256
-from alexnet_triton.export.command import finish
+from alexnet_triton.export import onnx_file
 from alexnet_triton.export.errors import ExportError
 from alexnet_triton.export.images import find_images
 from alexnet_triton.export.numerics import Runner, check_batches, onnx_runtime
-from alexnet_triton.export.onnx_file import INPUT, OUTPUT, write_together
+from alexnet_triton.export.onnx_file import INPUT, OUTPUT
 from alexnet_triton.training import checkpoint
 from alexnet_triton.training.checkpoint import Checkpoint
 from alexnet_triton.training.errors import TrainingError
 from alexnet_triton.training.model import LocalResponseNorm, Normalize
-
-if __name__ == "__main__":
-    from alexnet_triton.export.command import stay_quiet_while_loading
-
-    stay_quiet_while_loading()
-
 
 OPSET = 18
 CHECK_IMAGES = 256
@@ -42,8 +37,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 class Classifier(nn.Module):
     """uint8 images [N, S, S, 3] to float32 probabilities [N, classes].
 
-    The precision of convolutions and fully-connected layers is written into the graph, as strongly
-    typed TensorRT networks need it; normalisation of pixels and softmax are float32 in any case.
+    The graph fixes the precision of convolutions and fully-connected layers, as strongly typed TensorRT networks
+    need it. Normalisation of pixels and softmax are always float32.
     """
 
     def __init__(self, source: Checkpoint, precision: str = "fp32"):
@@ -58,10 +53,10 @@ class Classifier(nn.Module):
 
 
 class OnnxLRN(nn.Module):
-    """A response normalisation that is exported as ONNX's own operator, which runtimes have a kernel for.
+    """A local response normalisation that is exported as ONNX's own operator, for which runtimes have a kernel.
 
-    ONNX divides alpha by the size, the 2012 paper does not. It stays float32 in a float16 network,
-    whose squares overflow from an activation of 256 on.
+    ONNX divides alpha by the size, the 2012 paper does not. It stays float32 in a float16 network: squares overflow
+    float16 from an activation of 256 on.
     """
 
     def __init__(self, source: LocalResponseNorm):
@@ -79,17 +74,16 @@ class OnnxLRN(nn.Module):
 
 
 def export(source: Checkpoint, source_sha256: str, precision: str = "fp32") -> onnx.ModelProto:
-    """The network of a checkpoint as an ONNX model, the same bytes for the same checkpoint.
+    """The network of a checkpoint as an ONNX model; the same checkpoint gives the same bytes.
 
-    `precision` is fp32 or fp16; images are uint8 and probabilities float32 in both.
+    `precision` is fp32 or fp16. Images are uint8 and probabilities float32 in both.
     """
     classifier = Classifier(source, precision).eval()
     _use_lrn_nodes(classifier)
     size = source.network.input_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    program = _trace(classifier, example)
-    model = program.model_proto
-    _forget_the_trace(model)
+    model = _trace(classifier, example).model_proto
+    _clear_trace(model)
     onnx.helper.set_model_props(model, _metadata(source, source_sha256))
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -120,7 +114,7 @@ def _trace(classifier: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
     return program
 
 
-def _forget_the_trace(model: onnx.ModelProto) -> None:
+def _clear_trace(model: onnx.ModelProto) -> None:
     """Drop source lines and module paths, which differ from machine to machine."""
     model.ClearField("metadata_props")
     model.graph.ClearField("metadata_props")
@@ -141,11 +135,6 @@ def _metadata(source: Checkpoint, source_sha256: str) -> dict[str, str]:
         "accuracy": json.dumps({key: source.metrics[key] for key in ("top1", "top5") if key in source.metrics}),
         "checkpoint_sha256": source_sha256,
     }
-
-
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model in one piece: a reader sees the old file or the new one."""
-    write_together({path: model.SerializeToString(deterministic=True)})
 
 
 def open_checkpoint(path: Path) -> tuple[Checkpoint, str]:
@@ -171,39 +160,31 @@ def pytorch_runner(source: Checkpoint) -> Runner:
     return run
 
 
-def check(path: Path, source: Checkpoint, images: Path) -> dict[int, float]:
+def check_answers(path: Path, source: Checkpoint, images: Path) -> dict[int, float]:
     """The largest probability difference between a written model and PyTorch at each batch size, on real images.
 
     Raises:
-        ExportError: it is above the tolerance, or the images cannot be used.
+        AccuracyError: it is above the tolerance.
+        ModelError: the images cannot be used.
     """
     found = find_images(images, source.classes, CHECK_IMAGES)
     pixels = found.pixels(0, len(found), source.network.input_size)
     return check_batches(onnx_runtime(path), pytorch_runner(source), pixels)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m alexnet_triton.export.to_onnx", description=__doc__)
+def main(words: Sequence[str]) -> int:
+    """Export a checkpoint; returns the exit code."""
+    parser = Parser(prog="alexnet-triton to-onnx", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("onnx", type=Path, help="file to write")
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/ folders to compare answers on")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Exit codes of every export command: 0 done; 1 one line says why not; 2 wrong command line; 130 interrupted."""
-    options = parse(arguments)
-    return finish("export", lambda: _run(options))
+    options = parser.parse_args(words)
+    return finish("alexnet-triton to-onnx", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     source, source_sha256 = open_checkpoint(options.checkpoint)
-    model = export(source, source_sha256)
-    save(model, options.onnx)
-    differences = check(options.onnx, source, options.images)
+    onnx_file.write(export(source, source_sha256), options.onnx)
+    differences = check_answers(options.onnx, source, options.images)
     table = ", ".join(f"batch {batch}: {difference:.1e}" for batch, difference in differences.items())
     print(f"{options.onnx}: largest probability difference from PyTorch, {CHECK_IMAGES} images: {table}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,14 +1,13 @@
-"""Candidates against a reference on a whole test set.
+"""The command `verify`: networks in any file that this project makes, compared with a reference on a whole test set.
 
-    python -m alexnet_triton.export.numerics artifacts/onnx/model.int8.onnx --against artifacts/checkpoint.pt --images artifacts/test
+    alexnet-triton verify artifacts/onnx/model.int8.onnx --against artifacts/checkpoint.pt --images artifacts/test
 
-A checkpoint runs in PyTorch, an ONNX model in ONNX Runtime and OpenVINO, a TensorRT plan on a GPU.
-Prints the largest probability difference, the part of the images with the same top-1, and top-1 and top-5 of each.
+A checkpoint runs in PyTorch, an ONNX model in ONNX Runtime and OpenVINO, a TensorRT plan on a GPU. Prints the largest
+probability difference, the fraction of the images with the same top-1, and top-1 and top-5 of each.
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +16,18 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
+from alexnet_triton.common.files import write_json
 from alexnet_triton.export import onnx_file, report
-from alexnet_triton.export.command import finish
 from alexnet_triton.export.errors import AccuracyError, ModelError
 from alexnet_triton.export.images import find_images
 from alexnet_triton.export.numerics import Candidate, Comparison, compare, onnx_runtime, openvino
-from alexnet_triton.export.tensorrt import find_gpu
-
-# WAS alexnet_triton.export.verify: A network in any file that this project makes, ready to run in each runtime that takes it.
-
-
-NO_GPU = "not run: no GPU"
+from alexnet_triton.export.tensorrt import NO_GPU, has_gpu, plan_runner
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A file, the ways to run it, and what its images and classes are, where the file says so."""
+class OpenedNetwork:
+    """A file, the ways to run it, and the size of its images and its classes, where the file has them."""
 
     candidates: tuple[Candidate, ...]
     size: int | None
@@ -40,13 +35,13 @@ class Opened:
     note: str = ""  # why there is no candidate
 
 
-def open_network(path: Path, *, bf16: bool = False) -> Opened:
+def open_network(path: Path, *, bf16: bool = False) -> OpenedNetwork:
     """A checkpoint, an ONNX model, or a TensorRT plan, by the suffix of its name.
 
     With `bf16` OpenVINO runs an FP32 model in that precision too.
 
     Raises:
-        ExportError: it is damaged, or has another suffix.
+        UserError: it is damaged, or has another suffix.
     """
     if path.suffix == ".onnx":
         return _open_onnx(path, bf16)
@@ -57,40 +52,36 @@ def open_network(path: Path, *, bf16: bool = False) -> Opened:
     raise ModelError(f"{path}: give a checkpoint (.pt), an ONNX model (.onnx) or a TensorRT plan (.plan)")
 
 
-def _open_checkpoint(path: Path) -> Opened:
-    from alexnet_triton.export.to_onnx import open_checkpoint, pytorch_runner
+def _open_checkpoint(path: Path) -> OpenedNetwork:
+    from alexnet_triton.export.to_onnx import open_checkpoint, pytorch_runner  # PyTorch takes seconds to load
 
     source, _ = open_checkpoint(path)
     candidate = Candidate("fp32", "PyTorch", path, pytorch_runner(source))
-    return Opened((candidate,), source.network.input_size, tuple(source.classes))
+    return OpenedNetwork((candidate,), source.network.input_size, tuple(source.classes))
 
 
-def _open_onnx(path: Path, bf16: bool) -> Opened:
+def _open_onnx(path: Path, bf16: bool) -> OpenedNetwork:
     model = onnx_file.read(path)
-    onnx_file.check_signature(model, path)
-    properties = {entry.key: entry.value for entry in model.metadata_props}
+    _, size = onnx_file.check_signature(model, path)
     precision = onnx_file.precision(model)
     runs = [Candidate(precision, "ONNX Runtime", path, onnx_runtime(path))]
     if precision != "fp16":  # on a processor OpenVINO would compute it in FP32
         runs.append(Candidate(precision, "OpenVINO", path, openvino(path, "f32")))
     if precision == "fp32" and bf16:
         runs.append(Candidate("bf16", "OpenVINO", path, openvino(path, "bf16")))
-    size = onnx_file.dims(onnx_file.image_input(model, path))[1]
-    return Opened(tuple(runs), size, tuple(json.loads(properties.get("classes", "[]"))))
+    return OpenedNetwork(tuple(runs), size, onnx_file.classes(model))
 
 
-def _open_plan(path: Path) -> Opened:
+def _open_plan(path: Path) -> OpenedNetwork:
     sidecar = read_sidecar(path)
-    if find_gpu() is None:
-        return Opened((), None, (), NO_GPU)
-    from alexnet_triton.export.tensorrt import plan_runner
-
+    if not has_gpu():
+        return OpenedNetwork((), None, (), NO_GPU)
     runner = plan_runner(path, host_code=bool(sidecar["config"]["version_compatible"]))
-    return Opened((Candidate("plan", "TensorRT", path, runner),), None, ())
+    return OpenedNetwork((Candidate("plan", "TensorRT", path, runner),), None, ())
 
 
 def read_sidecar(plan: Path) -> dict[str, Any]:
-    """What `alexnet_triton.export.build_engine` wrote beside a plan.
+    """The description of a plan that `build-engine` wrote beside it.
 
     Raises:
         ModelError: there is none.
@@ -99,39 +90,16 @@ def read_sidecar(plan: Path) -> dict[str, Any]:
     try:
         sidecar: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{plan}: without its {path.name}; build it: python -m alexnet_triton.export.build_engine"
-        ) from error
+        raise ModelError(f"{plan}: without its {path.name}; build it: alexnet-triton build-engine") from error
     return sidecar
 
 
 def plan_report(plan: Path) -> dict[str, Any] | str:
-    """Of the plan at `plan`, what its sidecar says of builder, GPU and verification; else why there is nothing."""
+    """Builder, GPU and verification of a plan, from its sidecar file; else why there is nothing."""
     if not plan.is_file():
-        return (
-            NO_GPU
-            if find_gpu() is None
-            else "not run: no plan; build it with python -m alexnet_triton.export.build_engine"
-        )
+        return "not run: no plan; build it with alexnet-triton build-engine" if has_gpu() else NO_GPU
     sidecar = read_sidecar(plan)
     return {"file": plan.name, **{key: sidecar[key] for key in ("purpose", "builder", "gpu", "verified")}}
-
-
-def shared(opened: list[Opened]) -> Iterator[Any]:
-    """The size and the classes that the opened files agree on.
-
-    Raises:
-        ModelError: they differ, or none of them says so.
-    """
-    for what, values in (
-        ("input size", [each.size for each in opened]),
-        ("classes", [each.classes for each in opened]),
-    ):
-        known = {value for value in values if value}
-        if len(known) != 1:
-            said = "say different things of" if known else "do not say"
-            raise ModelError(f"the candidate and the reference {said} their {what}; compare files of one network")
-        yield known.pop()
 
 
 @dataclass(frozen=True)
@@ -148,12 +116,12 @@ def verify(
     """Compare the files' answers to the images in <class>/ folders.
 
     Raises:
-        ExportError: a file or an image cannot be used.
+        UserError: a file or an image cannot be used.
     """
     reference, opened = open_network(against), {path: open_network(path, bf16=bf16) for path in candidates}
     if not reference.candidates:
         raise ModelError(f"{against}: {reference.note}; compare with a checkpoint or an ONNX model")
-    size, classes = shared([reference, *opened.values()])
+    size, classes = _shared_values([reference, *opened.values()])
     found = find_images(images, classes, limit)
     runs = [reference.candidates[0], *(run for each in opened.values() for run in each.candidates)]
     with Progress(console=Console(stderr=True)) as progress:
@@ -162,7 +130,22 @@ def verify(
     return Verified(rows, {path.name: each.note for path, each in opened.items() if each.note})
 
 
-def check(rows: list[Comparison], tolerance: float) -> None:
+def _shared_values(opened: Sequence[OpenedNetwork]) -> Iterator[Any]:
+    """The input size and the classes that all files agree on.
+
+    Raises:
+        ModelError: they differ, or no file has them.
+    """
+    sizes, classes = [each.size for each in opened], [each.classes for each in opened]
+    for what, values in (("input sizes", sizes), ("classes", classes)):
+        known = {value for value in values if value}
+        if len(known) != 1:
+            fault = "have different" if known else "do not name their"
+            raise ModelError(f"the candidate and the reference {fault} {what}; compare files of one network")
+        yield known.pop()
+
+
+def check_differences(rows: Sequence[Comparison], tolerance: float) -> None:
     """Raises:
     AccuracyError: a candidate's probabilities differ by more than `tolerance` from the reference's.
     """
@@ -174,34 +157,27 @@ def check(rows: list[Comparison], tolerance: float) -> None:
             )
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_triton.export.numerics",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(words: Sequence[str]) -> int:
+    """Compare networks; returns the exit code."""
+    parser = Parser(
+        prog="alexnet-triton verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("candidate", type=Path, nargs="+", help="checkpoint, ONNX model or TensorRT plan")
     parser.add_argument("--against", type=Path, required=True, metavar="REFERENCE", help="the same kinds of files")
     parser.add_argument("--images", type=Path, required=True, help="test images in <class>/ folders")
-    parser.add_argument("--limit", type=int, help="compare on so many of them (default: all)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="compare on N of the images (default: all)")
     parser.add_argument("--bf16", action="store_true", help="run FP32 models in OpenVINO's BF16 too")
-    parser.add_argument("--tolerance", type=float, help="fail where probabilities differ by more")
-    parser.add_argument("--json", type=Path, help="write the same figures here")
-    return parser.parse_args(arguments)
+    parser.add_argument("--tolerance", type=positive_float, help="fail if probabilities differ by more")
+    parser.add_argument("--json", type=Path, help="write the same figures to this file")
+    options = parser.parse_args(words)
+    return finish("alexnet-triton verify", lambda: _run(options, ["alexnet-triton", "verify", *words]))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 compared; 1 a file cannot be used, or differs too much; 2 wrong command line; 130 interrupted."""
-    given = sys.argv[1:] if arguments is None else arguments
-    options = parse(given)
-    return finish("verify", lambda: _run(options, ["alexnet_triton.export.numerics", *given]))
-
-
-def _run(options: argparse.Namespace, command: list[str]) -> None:
+def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
     verified = verify(options.candidate, options.against, options.images, options.limit, bf16=options.bf16)
     found = report.build(verified.rows, command, not_run=verified.not_run)
     report.show(found)
     if options.json:
-        report.write(found, options.json)
+        write_json(options.json, found)
     if options.tolerance is not None:
-        check(verified.rows, options.tolerance)
+        check_differences(verified.rows, options.tolerance)

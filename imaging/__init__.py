@@ -1,18 +1,131 @@
-"""Bytes of an image to uint8 pixels: the one definition that training, server and client share."""
+"""Bytes of an image to uint8 pixels: the one definition that training, server and client share.
 
-from alexnet_triton.imaging.decode import FORMATS, MAX_BYTES, MAX_PIXELS, ImageError, decode, identify, open_image
-from alexnet_triton.imaging.geometry import SHORT_SIDE, Box, center_box, resample
+It says which files are refused, where an image is cropped and how it is scaled.
+"""
 
-__all__ = [
-    "FORMATS",
-    "MAX_BYTES",
-    "MAX_PIXELS",
-    "SHORT_SIDE",
-    "Box",
-    "ImageError",
-    "center_box",
-    "decode",
-    "identify",
-    "open_image",
-    "resample",
-]
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+# Readers by the first bytes of a file. Pillow's own `Image.open` would warn of large images before they are refused.
+FORMATS: dict[bytes, type[ImageFile]] = {
+    b"\xff\xd8\xff": JpegImageFile,
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"RIFF": WebPImageFile,
+    b"GIF8": GifImageFile,
+    b"BM": BmpImageFile,
+}
+MAX_BYTES = 32 * 2**20
+MAX_PIXELS = 100_000_000
+SHORT_SIDE = 256  # the 2012 paper, section 2: shorter side to 256, then the central patch
+
+Box = tuple[float, float, float, float]  # left, upper, right, lower, in source pixels
+
+
+class ImageError(ValueError):
+    """These bytes cannot be classified; the message says why, in one line."""
+
+
+def decode(encoded: bytes, size: int) -> np.ndarray:
+    """Decode an image file to uint8 [size, size, 3], RGB.
+
+    It applies EXIF rotation, takes the first frame, lays transparency on white, scales the short side to 256 and
+    crops the centre. JPEGs are decoded at a reduced scale that leaves the short side at 256 pixels or more.
+
+    Raises:
+        ImageError: empty, not a JPEG, PNG, WebP, GIF or BMP, damaged, or above `MAX_BYTES` or `MAX_PIXELS`.
+    """
+    image = open_image(encoded)
+    return resample(image, center_box(*image.size, size), size)
+
+
+def open_image(encoded: bytes, short_side: int = SHORT_SIDE) -> Image.Image:
+    """Decode an image file to a Pillow image in mode L or RGB, upright.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    image = identify(encoded)
+    try:
+        if image.format == "JPEG":
+            scale = short_side / min(image.size)
+            image.draft(None, (round(image.width * scale), round(image.height * scale)))
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise ImageError(f"damaged {image.format} image: {error}") from error
+
+
+def identify(encoded: bytes) -> ImageFile:
+    """Read the header alone, so that an image too large is refused before it is decoded.
+
+    Raises:
+        ImageError: as `decode`, but damage after the header goes unnoticed.
+    """
+    reader = find_format(encoded)
+    try:
+        image = reader(io.BytesIO(encoded))
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise ImageError(f"damaged image: {error}") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"image of {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
+    return image
+
+
+def find_format(encoded: bytes) -> type[ImageFile]:
+    """Pillow's reader of an image file, by the file's first bytes; nothing else of it is looked at.
+
+    Raises:
+        ImageError: empty, above `MAX_BYTES`, or not a JPEG, PNG, WebP, GIF or BMP.
+    """
+    if not encoded:
+        raise ImageError("empty file, not an image")
+    if len(encoded) > MAX_BYTES:
+        raise ImageError(f"{len(encoded):,} bytes, more than the {MAX_BYTES:,} allowed")
+    reader = next((FORMATS[magic] for magic in FORMATS if encoded.startswith(magic)), None)
+    if reader is None:
+        raise ImageError("not a JPEG, PNG, WebP, GIF or BMP image")
+    return reader
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any Pillow mode to L or RGB. 16 bits a channel become 8, transparency becomes white."""
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def center_box(width: int, height: int, size: int) -> Box:
+    """The box of a width x height image that the central size x size crop covers.
+
+    A crop of `size` pixels after scaling the short side to `SHORT_SIDE` covers `short * size / SHORT_SIDE` source
+    pixels, so one resampling does both.
+    """
+    side = min(width, height) * size / SHORT_SIDE
+    left, upper = (width - side) / 2, (height - side) / 2
+    return left, upper, left + side, upper + side
+
+
+def resample(image: Image.Image, box: Box, size: int) -> np.ndarray:
+    """Scale `box` of an image in mode L or RGB to uint8 [size, size, 3], RGB.
+
+    Bilinear with antialiasing, like Pillow's and torchvision's `resize`. A grey image is scaled as one channel and
+    repeated: the same bytes for a third of the work.
+    """
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return pixels

@@ -1,33 +1,24 @@
-"""The command line."""
+"""The options that the load test's commands share, and what they come to."""
 
 import argparse
 import os
 import time
 from pathlib import Path
-from typing import NoReturn
 
-from alexnet_triton.client.arguments import Parser as ClientParser
 from alexnet_triton.client.arguments import add_server_options, build_config
 from alexnet_triton.client.config import Config, parse_address
+from alexnet_triton.common.command import Parser
 from alexnet_triton.loadtest.engine import Users
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.loadtest.measure import Setup
 from alexnet_triton.loadtest.workload import Plan, Workload, check_times
 
-PROGRAM = "loadtest"
+PROGRAM = "alexnet-triton loadtest"
 EXIT_CODES = """exit codes: 0 done, and every objective met; 1 an objective was missed, or the new version is slower;
 2 usage, images or results; 3 the server; 4 the figures decide nothing (the generator was the bottleneck, or too few
 pairs); 130 ended by Ctrl-C, with the figures until then"""
 MOST_USERS = 10_000
 UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-class Parser(ClientParser):
-    """Refuses in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
-        self.exit(2, f"{PROGRAM}: {message}; see python -m loadtest --help\n")
 
 
 def add_target(parser: Parser, server: bool = True) -> None:
@@ -108,7 +99,7 @@ def client_config(arguments: argparse.Namespace, url: str | None = None) -> Conf
     """
     fallback = f"http://127.0.0.1:{os.environ.get('HTTP_PORT', '8000')}"
     own = argparse.Namespace(**{**vars(arguments), "url": [url] if url else arguments.url or [fallback]})
-    own.batch, own.retries, own.top, own.concurrency, own.priority, own.shm, own.compress = 1, 0, 1, 1, 0, False, None
+    own.batch, own.retries, own.top, own.concurrency, own.priority, own.compress = 1, 0, 1, 1, 0, None
     config = build_config(own)
     parse_address(config.addresses[0])
     return config
@@ -152,7 +143,7 @@ def users_of(arguments: argparse.Namespace, count: int, think_s: float = 0.0) ->
 
 
 def seconds(text: str) -> float:
-    """A time: 250ms, 30s, 5m, 1h, or plain seconds."""
+    """An argument's type, a time in seconds: 250ms, 30s, 5m, 1h, or plain seconds."""
     unit = next((each for each in UNITS_S if text.endswith(each) and text.removesuffix(each)[-1:].isdigit()), "")
     try:
         value = float(text.removesuffix(unit)) * UNITS_S.get(unit, 1.0)
@@ -164,13 +155,13 @@ def seconds(text: str) -> float:
 
 
 def percent(text: str) -> float:
-    """A part of 1: 5% or 0.05."""
+    """An argument's type, a fraction of 1: 5% or 0.05."""
     try:
         value = float(text.removesuffix("%")) * (0.01 if text.endswith("%") else 1.0)
     except ValueError:
         value = -1.0
     if not 0 <= value < 10:
-        raise argparse.ArgumentTypeError(f"{text!r} is no part: give 5% or 0.05")
+        raise argparse.ArgumentTypeError(f"{text!r} is no fraction: give 5% or 0.05")
     return value
 
 

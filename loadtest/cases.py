@@ -11,9 +11,11 @@ from alexnet_triton.client.config import Address, Config, parse_address
 from alexnet_triton.client.errors import BadImage, ClassifierError
 from alexnet_triton.client.images import payload
 from alexnet_triton.client.inference import Inference
-from alexnet_triton.client.protocol import Classification, Label, Signature, serialize_bytes
+from alexnet_triton.client.protocol import Classification, Label, Signature
 from alexnet_triton.client.servers import Deadline
-from alexnet_triton.client.sources import SUFFIXES, Sources
+from alexnet_triton.client.sources import Sources
+from alexnet_triton.common.files import IMAGE_SUFFIXES
+from alexnet_triton.common.infer_request import bytes_tensor
 from alexnet_triton.loadtest.errors import SettingError, TargetError
 
 TIE = 0.01  # of probability: batches of other sizes are computed with other kernels, and may order such classes anew
@@ -63,7 +65,7 @@ def find_images(folder: Path, limit: int, seed: int) -> list[Path]:
     paths = [Path(each) for each in Sources((str(folder),), recursive=True) if isinstance(each, str)]
     if not paths:
         raise SettingError(
-            f"no image in {folder}: put some there ({' '.join(SUFFIXES)}), or name another with --images"
+            f"no image in {folder}: put some there ({' '.join(IMAGE_SUFFIXES)}), or name another with --images"
         )
     random.Random(seed).shuffle(paths)
     return paths[:limit]
@@ -106,7 +108,7 @@ async def prepare(
             numbers = progress(range(len(paths)), len(paths), "answers")
             right = [await _ask(inference, paths[i], images[i]) for i in numbers]
     encoded = target.signature.kind == "encoded"
-    tensors = [serialize_bytes([image]) if encoded else image for image in images]
+    tensors = [bytes_tensor([image]) if encoded else image for image in images]
     names = [str(path.relative_to(folder)) for path in paths]
     return target, list(map(Case, names, tensors, right))
 

@@ -1,45 +1,38 @@
-"""python -m loadtest run | sweep | compare | mlperf | report."""
+"""The command `loadtest`: run, sweep, compare, mlperf and report."""
 
-import sys
+import argparse
 from collections.abc import Sequence
 
 from alexnet_triton.client.errors import ClassifierError, ServerError
-from alexnet_triton.client.output import printable
-from alexnet_triton.loadtest.arguments import EXIT_CODES, PROGRAM, Parser
-from alexnet_triton.loadtest.errors import LoadTestError
+from alexnet_triton.common.command import USAGE, Parser, complain, finish
+from alexnet_triton.loadtest import compare, mlperf, report, run, sweep
+from alexnet_triton.loadtest.arguments import EXIT_CODES, PROGRAM
+from alexnet_triton.serving.errors import ServingError
 
-USAGE, SERVER, INTERRUPTED = 2, 3, 130
+SERVER = 3
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str]) -> int:
     """Run a command; its exit codes are in --help."""
-    from alexnet_triton.serving.errors import ServingError
-
-    words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
-    arguments.words = words
+    arguments.words = list(words)
+    return finish(PROGRAM, lambda: _call(arguments))
+
+
+def _call(arguments: argparse.Namespace) -> int:
     try:
         return arguments.call(arguments)
-    except LoadTestError as error:
-        return _complain(error, error.exit_code)
     except (ServerError, ServingError) as error:
-        return _complain(error, SERVER)
+        complain(PROGRAM, error)
+        return SERVER
     except ClassifierError as error:
-        return _complain(error, USAGE)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+        complain(PROGRAM, error)
+        return USAGE
 
 
 def _parser() -> Parser:
-    from alexnet_triton.loadtest import compare, mlperf, report, run, sweep
-
-    parser = Parser(prog="python -m loadtest", description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
+    parser = Parser(prog=PROGRAM, description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     for module in (run, sweep, compare, mlperf, report):
         module.add_parser(commands)
     return parser
-
-
-def _complain(message: object, code: int) -> int:
-    print(f"{PROGRAM}: {printable(str(message))}", file=sys.stderr)
-    return code

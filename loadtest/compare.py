@@ -1,4 +1,4 @@
-"""python -m loadtest compare OLD NEW: is the new version slower? Pairs of runs in alternation, and an interval."""
+"""alexnet-triton loadtest compare OLD NEW: is the new version slower? Pairs of runs in alternation, and an interval."""
 
 import argparse
 import asyncio
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from alexnet_triton.client.arguments import add_server_options
+from alexnet_triton.common.provenance import describe_command
 from alexnet_triton.loadtest.arguments import (
     Parser,
     add_output,
@@ -26,7 +27,6 @@ from alexnet_triton.loadtest.arguments import (
 )
 from alexnet_triton.loadtest.cases import Case, Target, prepare
 from alexnet_triton.loadtest.errors import EndedError, SettingError, TargetError
-from alexnet_triton.loadtest.machine import describe_command
 from alexnet_triton.loadtest.measure import Measured, measure
 from alexnet_triton.loadtest.objectives import LATENCIES
 from alexnet_triton.loadtest.results import Json, prepare_folder, wrap
@@ -34,19 +34,12 @@ from alexnet_triton.loadtest.run import INTERRUPTED, MISSED, OK, UNDECIDED, desc
 from alexnet_triton.loadtest.summary import error_console, out_console, tracked
 from alexnet_triton.serving import Server
 
-# WAS alexnet_triton.loadtest.compare: Whether one of two versions is slower, from pairs of runs: Hodges and Lehmann's estimate and Wilcoxon's interval.
-#
-# Source: Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd edition, 3.2 and 3.3. The interval is exact
-# for every symmetric distribution, so that one run which the machine disturbed does not decide, as it would in a mean.
-#
-
-
 Decision = Literal["slower", "not slower", "undecided"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """How much longer the new version takes, as a ratio: 1.1 is a tenth longer. `confidence` is what is reached."""
+    """How much longer the new version takes, as a ratio: 1.1 is a tenth longer. `confidence` is the one reached."""
 
     ratio: float
     low: float
@@ -56,18 +49,21 @@ class Estimate:
 
     @property
     def differs(self) -> bool:
-        """Whether there is a difference at all."""
+        """Whether the interval leaves out a ratio of 1."""
         return not self.low <= 1.0 <= self.high
 
     def decide(self, limit: float) -> Decision:
-        """Whether it is slower by more than `limit`, a part of 1."""
+        """Whether it is slower by more than `limit`, a fraction of 1."""
         if self.low > 1 + limit:
             return "slower"
         return "not slower" if self.high <= 1 + limit else "undecided"
 
 
 def estimate(ratios: Sequence[float], confidence: float) -> Estimate:
-    """The ratio behind paired ratios, new to old, all above 0.
+    """Hodges and Lehmann's estimate of paired ratios, new to old, all above 0, with Wilcoxon's interval.
+
+    Source: Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3rd edition, 3.2 and 3.3. The interval is
+    exact for every symmetric distribution: one disturbed run does not decide, as it would in a mean.
 
     Raises:
         SettingError: too few pairs for the confidence.
@@ -149,14 +145,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise EndedError(f"ended after {len(pairs)} pairs, which are too few to say anything")
     values = [tuple(each.objectives[arguments.metric] for each in pair) for pair in pairs]
     if any(each.failed or not each.right for pair in pairs for each in pair):
-        raise TargetError("requests failed, so that times say little: see why with `python -m loadtest run`")
+        raise TargetError("requests failed, so that times say little: see why with `alexnet-triton loadtest run`")
     inverse = arguments.metric == "rate"
     ratios = [old / new if inverse else new / old for old, new in values]
     found = estimate(ratios, arguments.confidence)
     decision = None if arguments.fail_if_slower is None else found.decide(arguments.fail_if_slower)
     result = wrap(
         "compare",
-        describe_command(arguments.words),
+        describe_command(["alexnet-triton", "loadtest", *arguments.words]),
         arguments.title or f"{arguments.old} and {arguments.new}",
         targets=[describe_target(each, arguments) for each in targets],
         load=describe_load(setup),

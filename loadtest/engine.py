@@ -1,4 +1,4 @@
-"""Sending a load and recording what comes back, on one event loop."""
+"""Sends a load, open or closed loop, and records what comes back, on one event loop."""
 
 import asyncio
 import ctypes
@@ -23,10 +23,9 @@ from alexnet_triton.loadtest.workload import (
     intended_times,
 )
 
-# WAS alexnet_triton.loadtest.engine: Waking an event loop at an exact moment. asyncio's own timers are rounded up to whole milliseconds by epoll,
-# which at 1,000 requests a second would be the distance between two of them; a timerfd is exact (timerfd_create(2)).
-
-
+BURST = 64  # requests sent in a row before answers are looked at
+SWEEP_S = 0.1
+LEAD_S = 0.05  # between making ready and the first request
 CLOCK_MONOTONIC = 1  # what time.perf_counter reads on Linux
 TFD_TIMER_ABSTIME = 1
 NS = 1_000_000_000
@@ -41,7 +40,11 @@ class _Itimerspec(ctypes.Structure):
 
 
 class PreciseTimer:
-    """Calls `ring` in the running loop at each moment that is `set`, one at a time."""
+    """Calls `ring` in the running loop at each moment that is `set`, one at a time.
+
+    asyncio's own timers are rounded up to whole milliseconds by epoll, which at 1,000 requests a second is the distance
+    between two of them. A timerfd is exact (timerfd_create(2)).
+    """
 
     def __init__(self, ring: Callable[[], None]) -> None:
         self._libc, self._ring = ctypes.CDLL(None, use_errno=True), ring
@@ -49,7 +52,7 @@ class PreciseTimer:
         if self._descriptor < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._descriptor, self._rung)
+        self._loop.add_reader(self._descriptor, self._expire)
 
     def set(self, moment_s: float) -> None:
         """Ring at a moment of `time.perf_counter`; at once when it is past."""
@@ -57,21 +60,16 @@ class PreciseTimer:
         self._libc.timerfd_settime(self._descriptor, TFD_TIMER_ABSTIME, ctypes.byref(at), None)
 
     def close(self) -> None:
-        """Ring no more."""
+        """Never ring again."""
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
 
-    def _rung(self) -> None:
+    def _expire(self) -> None:
         try:
             os.read(self._descriptor, 8)
         except BlockingIOError:
             return
         self._ring()
-
-
-BURST = 64  # requests sent in a row before answers are looked at
-SWEEP_S = 0.1
-LEAD_S = 0.05  # between making ready and the first request
 
 
 @dataclass(frozen=True)
@@ -111,13 +109,13 @@ def make_sender(target: Target, connections: int, timeout_s: float, done: Done) 
 
 
 class LoadEngine:
-    """Sends what the deck deals, gives up after `timeout_s`, and tells the recorder."""
+    """Sends what the sampler draws, gives up after `timeout_s`, and tells the recorder."""
 
     def __init__(
-        self, deck: RequestSampler, recorder: Recorder, timeout_s: float, connect: Callable[[Done], Sender]
+        self, sampler: RequestSampler, recorder: Recorder, timeout_s: float, connect: Callable[[Done], Sender]
     ) -> None:
         self.recorder = recorder
-        self._deck, self._timeout_s = deck, timeout_s
+        self._sampler, self._timeout_s = sampler, timeout_s
         self.sender = connect(self._answered)
         self._in_flight: dict[Request, None] = {}
         self._over = asyncio.Event()
@@ -130,8 +128,8 @@ class LoadEngine:
         return len(self._in_flight)
 
     def send(self, intended_s: float) -> None:
-        """Deal and send the next request."""
-        request = self._deck.deal()
+        """Draw and send the next request."""
+        request = self._sampler.next()
         request.intended_s, request.sent_s = intended_s, time.perf_counter()
         self._in_flight[request] = None
         self.recorder.note_sent(request)
@@ -189,14 +187,14 @@ async def run_open(engine: LoadEngine, plan: Plan, seed: int, start_s: float) ->
                 break
             engine.send(due)
             due = next(left, None)
-        return alarm.set(due if due is not None else now_s)
+        return timer.set(due if due is not None else now_s)
 
-    alarm = PreciseTimer(ring)
+    timer = PreciseTimer(ring)
     try:
-        alarm.set(start_s)
+        timer.set(start_s)
         await engine.finish()
     finally:
-        alarm.close()
+        timer.close()
 
 
 async def run_closed(engine: LoadEngine, users: Users, start_s: float) -> None:

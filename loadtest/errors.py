@@ -1,15 +1,17 @@
 """What can go wrong in a load test. Each message names the thing and the next step, in one line.
 
 LoadTestError
-  +-- SettingError      a rate, a folder, an objective that cannot be; nothing was sent
-  +-- TargetError       the server is not there, is not the one meant, or changed under the test
+  +-- SettingError      an impossible rate, folder or objective; nothing was sent
+  +-- TargetError       the server is not there, is another one, or changed during the test
   +-- ResultError       a saved result that cannot be read or compared
   +-- EndedError        ended by Ctrl-C before there was anything to save
 """
 
+from alexnet_triton.common.command import UserError
 
-class LoadTestError(Exception):
-    """Base of all. `exit_code` is the command's."""
+
+class LoadTestError(UserError):
+    """Base of all."""
 
     exit_code = 2
 

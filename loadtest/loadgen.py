@@ -18,13 +18,10 @@ from typing import Any, Literal
 import mlperf_loadgen as lg
 
 from alexnet_triton.client.images import payload
-from alexnet_triton.client.protocol import serialize_bytes
+from alexnet_triton.common.infer_request import bytes_tensor
 from alexnet_triton.loadtest.cases import Case, Target
 from alexnet_triton.loadtest.engine import Sender, make_sender
 from alexnet_triton.loadtest.workload import TIMEOUT, Answer, Request, RequestFault, RequestSampler, Workload
-
-# WAS alexnet_triton.loadtest.loadgen: Between LoadGen's threads and the event loop that talks to the server.
-
 
 CONNECTIONS = 1024
 TIMEOUT_S = 30.0
@@ -159,7 +156,7 @@ class Library:
         signature = self._target.signature
         for index in indices:
             image = payload(self.paths[index], signature)
-            tensor = serialize_bytes([image]) if signature.kind == "encoded" else image
+            tensor = bytes_tensor([image]) if signature.kind == "encoded" else image
             self.cases[index] = Case(str(self.paths[index]), tensor, ANY)
 
     def unload(self, indices: Sequence[int]) -> None:

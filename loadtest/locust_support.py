@@ -1,4 +1,6 @@
-"""What Locust leaves out: unrounded times, what each worker did, and which workers were lost.
+"""What Locust's users need beside Locust: images with their right answers, unrounded times, a report of each worker.
+
+The right answers are learned over plain HTTP, because asyncio and gevent do not go together.
 
 Locust rounds times to two digits before it computes percentiles. Each process records them in an HDR histogram beside
 that, and workers send theirs with every report of Locust's own.
@@ -17,19 +19,18 @@ from hdrh.histogram import HdrHistogram
 from locust.env import Environment
 from locust.runners import MasterRunner
 
-from alexnet_triton.client.config import Address, Config, SendForm
+from alexnet_triton.client.config import Address, Config, InputFormat
 from alexnet_triton.client.errors import ModelNotFound, Unreachable
 from alexnet_triton.client.http_transport import HEADER_LENGTH, build_request, read_reply, refusal
-from alexnet_triton.client.protocol import InferRequest, Signature, parse_label, read_signature, serialize_bytes
+from alexnet_triton.client.protocol import InferRequest, Signature, parse_label, read_signature
+from alexnet_triton.common.infer_request import bytes_tensor
 from alexnet_triton.loadtest.cases import Case, Target, find_images, load_images, read_answers, right_classes
 from alexnet_triton.loadtest.recorder import Times, new_histogram, record
-
-# WAS alexnet_triton.loadtest.locust_support: Images and right answers for Locust's users, learned over plain HTTP: asyncio and gevent do not go together.
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the users' options say."""
+    """The users' options."""
 
     address: Address
     images: Path
@@ -38,7 +39,7 @@ class Settings:
     seed: int = 0
 
 
-def load_cases(settings: Settings, send: SendForm) -> tuple[Target, list[Case]]:
+def load_cases(settings: Settings, send: InputFormat) -> tuple[Target, list[Case]]:
     """The target and the cases for `encoded` or `pixels`.
 
     Raises:
@@ -51,7 +52,7 @@ def load_cases(settings: Settings, send: SendForm) -> tuple[Target, list[Case]]:
     described = asking.get(f"/v2/models/{config.model_name}/config", config.model_name)
     signature = read_signature(described, settings.address.authority)
     images = load_images(paths, signature)
-    tensors = [serialize_bytes([image]) if signature.kind == "encoded" else image for image in images]
+    tensors = [bytes_tensor([image]) if signature.kind == "encoded" else image for image in images]
     if settings.answers:
         right = read_answers(settings.answers, paths)
     else:

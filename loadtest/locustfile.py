@@ -6,7 +6,7 @@
     locust -f loadtest/locustfile.py --processes 2                               # one a core
     locust -f loadtest/locustfile.py --master; locust -f loadtest/locustfile.py --worker --master-host HOST
 
-Each answer is checked. Users are a closed loop: figures to be quoted come from `python -m loadtest run --rate`.
+Each answer is checked. Users are a closed loop: figures to be quoted come from `alexnet-triton loadtest run --rate`.
 """
 
 import argparse
@@ -24,12 +24,13 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 from tritonclient.grpc import service_pb2_grpc
 
-from alexnet_triton.client.config import SendForm, parse_address
+from alexnet_triton.client.config import InputFormat, parse_address
 from alexnet_triton.client.errors import ClassifierError
 from alexnet_triton.client.grpc_transport import CHANNEL_OPTIONS
 from alexnet_triton.client.grpc_transport import build_request as build_message
 from alexnet_triton.client.grpc_transport import read_reply as read_message
-from alexnet_triton.client.http_transport import HEADER_LENGTH, build_request
+from alexnet_triton.client.http_transport import build_request
+from alexnet_triton.common.infer_request import HEADER_LENGTH
 from alexnet_triton.loadtest.arguments import parse_priorities
 from alexnet_triton.loadtest.errors import LoadTestError
 from alexnet_triton.loadtest.http_sender import read_answer
@@ -63,15 +64,15 @@ def on_init(environment: Environment, **_: Any) -> None:
     Report(environment, Path(options.hdr_json) if options.hdr_json else None)
     if not isinstance(environment.runner, MasterRunner):
         try:
-            _deal_decks(environment, options)
-            DEALT.set()
+            _make_samplers(environment, options)
+            READY.set()
         except (ClassifierError, LoadTestError) as error:
             print(f"loadtest: {error}", file=sys.stderr)
             sys.exit(getattr(error, "exit_code", NO_SERVER))
 
 
-def _deal_decks(environment: Environment, options: Any) -> None:
-    """A deck for each form that the users take, and each size of request."""
+def _make_samplers(environment: Environment, options: Any) -> None:
+    """A sampler for each form that the users send, and each size of request."""
     settings = Settings(
         parse_address(str(environment.host)),
         Path(options.images),
@@ -80,26 +81,26 @@ def _deal_decks(environment: Environment, options: Any) -> None:
         seed=os.getpid(),
     )
     priorities = parse_priorities(options.priorities)
-    chosen: set[SendForm] = {each.send for each in environment.user_classes if issubclass(each, Checked)}
+    chosen: set[InputFormat] = {each.send for each in environment.user_classes if issubclass(each, Checked)}
     for send in chosen:
         target, cases = load_cases(settings, send)
         for size, batch in ((SINGLE, 1), (BATCHED, options.batch_size)):
-            DECKS[send, size] = RequestSampler(target, cases, Workload(batch, priorities, seed=os.getpid()))
+            SAMPLERS[send, size] = RequestSampler(target, cases, Workload(batch, priorities, seed=os.getpid()))
 
 
-DECKS: dict[tuple[SendForm, str], RequestSampler] = {}
-DEALT = Event()  # a worker is told to start its users while it still loads
+SAMPLERS: dict[tuple[InputFormat, str], RequestSampler] = {}
+READY = Event()  # a worker is told to start its users while it still loads
 
 
 class Checked(User):
     """Sends one image a request, or several, and looks at every answer."""
 
     abstract = True
-    send: SendForm = "encoded"
+    send: InputFormat = "encoded"
 
     def on_start(self) -> None:
-        """Wait for the images."""
-        DEALT.wait()
+        """Wait until the images are loaded."""
+        READY.wait()
 
     @task(4)
     def single(self) -> None:
@@ -112,8 +113,7 @@ class Checked(User):
         self.ask(BATCHED)
 
     def ask(self, size: str) -> None:
-        """Send one request, and tell Locust what came."""
-        raise NotImplementedError
+        """Send one request, and tell Locust how it ended."""
 
 
 class HttpUser(Checked, FastHttpUser):
@@ -125,9 +125,9 @@ class HttpUser(Checked, FastHttpUser):
 
     def ask(self, size: str) -> None:
         """As `Checked.ask`."""
-        deck = DECKS[self.send, size]
-        cases, priority = deck.draw()
-        request = infer_request(deck.target, cases, priority)
+        sampler = SAMPLERS[self.send, size]
+        cases, priority = sampler.draw()
+        request = infer_request(sampler.target, cases, priority)
         header, data = build_request(request)
         headers = {HEADER_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
         body: Any = header + data  # bytes, which Locust sends and does not mention
@@ -161,9 +161,9 @@ class GrpcUser(Checked):
 
     def ask(self, size: str) -> None:
         """As `Checked.ask`."""
-        deck = DECKS[self.send, size]
-        cases, priority = deck.draw()
-        request = infer_request(deck.target, cases, priority)
+        sampler = SAMPLERS[self.send, size]
+        cases, priority = sampler.draw()
+        request = infer_request(sampler.target, cases, priority)
         message = build_message(request)
         start_s, start_time = time.perf_counter(), time.time()
         answer, length = self._call(message, request.output)
@@ -220,7 +220,7 @@ class _FailedError(Exception):
     pass
 
 
-def _name(send: SendForm, size: str) -> str:
+def _name(send: InputFormat, size: str) -> str:
     return f"{send} {size}"
 
 

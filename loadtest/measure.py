@@ -3,14 +3,18 @@
 import asyncio
 import gc
 import math
+import multiprocessing
 import signal
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from alexnet_triton.loadtest.cases import Case, Target
+from alexnet_triton.client.config import Config
+from alexnet_triton.loadtest.cases import Case, Target, prepare
 from alexnet_triton.loadtest.engine import LEAD_S, LoadEngine, Users, make_sender, run_closed, run_open
 from alexnet_triton.loadtest.errors import EndedError
 from alexnet_triton.loadtest.observer import ModelView, Observer, memory_growth
@@ -19,9 +23,10 @@ from alexnet_triton.loadtest.sampler import Sample
 from alexnet_triton.loadtest.workload import Plan, RequestSampler, Workload
 
 RATE_TOLERANCE = 0.01
-LAG_PART = 0.1  # that latencies may be longer from the intended moment than from the sending
+LAG_FRACTION = 0.1  # that latencies may be longer from the intended moment than from the sending
 FLOOR_MS = 0.5  # what a busy machine's scheduler takes
 BUSY = 0.9  # of a core
+MOST_IMAGES = 200
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Measured:
     Attributes:
         latency: from the intended moment; in the closed loop from the sending.
         service: from the sending.
+        refusals: from the intended moment to the refusal, or to the loss of the connection.
     """
 
     seconds: float
@@ -91,6 +97,7 @@ class Measured:
     images_per_s: float
     latency: Times
     service: Times
+    refusals: Times
     by_priority: dict[int, Times]
     failures: list[Failure]
     windows: list[Window]
@@ -125,10 +132,10 @@ async def measure(target: Target, cases: Sequence[Case], setup: Setup, seed: int
         SettingError: a load that cannot be.
         EndedError: it was ended before anything was measured.
     """
-    deck = RequestSampler(target, cases, setup.workload)
+    sampler = RequestSampler(target, cases, setup.workload)
     recorder = Recorder()
     engine = LoadEngine(
-        deck,
+        sampler,
         recorder,
         setup.timeout_s,
         lambda done: make_sender(target, setup.connections, setup.timeout_s, done),
@@ -141,6 +148,25 @@ async def measure(target: Target, cases: Sequence[Case], setup: Setup, seed: int
     finally:
         await engine.sender.close()
         gc.unfreeze()
+
+
+def measure_in_process(config: Config, images: Path, setup: Setup, seed: int = 0) -> Measured:
+    """Measure in a process of its own, so that nothing that this process does holds up sending.
+
+    Raises:
+        SettingError: the images, or an impossible load.
+        ServerError: the server cannot be asked.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_prepare_and_measure, config, images, setup, seed).result()
+
+
+def _prepare_and_measure(config: Config, images: Path, setup: Setup, seed: int) -> Measured:
+    async def run() -> Measured:
+        target, cases = await prepare(config, images, MOST_IMAGES, seed, None, lambda items, *_: items)
+        return await measure(target, cases, setup, seed)
+
+    return asyncio.run(run())
 
 
 async def _measure(engine: LoadEngine, target: Target, setup: Setup, seed: int) -> Measured:
@@ -197,6 +223,7 @@ def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
         images_per_s=recorder.images / seconds,
         latency=latency,
         service=service,
+        refusals=Times.of(recorder.refusals),
         by_priority={level: Times.of(each) for level, each in sorted(recorder.by_priority.items())},
         failures=failures,
         windows=recorder.windows(),
@@ -215,7 +242,9 @@ def _limits(
         short = 1 - sent_per_s / setup.load.rate_per_s
         if short > RATE_TOLERANCE and setup.load.arrivals == "constant":
             limits.append(f"it sent {sent_per_s:,.1f} of {setup.load.rate_per_s:,.1f} requests a second in time")
-    if setup.is_open and any(late > (1 + LAG_PART) * prompt + FLOOR_MS for late, prompt in _pairs(latency, service)):
+    if setup.is_open and any(
+        late > (1 + LAG_FRACTION) * prompt + FLOOR_MS for late, prompt in _pairs(latency, service)
+    ):
         limits.append(f"it was late by {lag.p99_ms:.1f} ms (p99), and what was measured is longer by more than a tenth")
     if cores > BUSY:
         limits.append(f"it took {cores:.0%} of a core")

@@ -1,4 +1,4 @@
-"""python -m loadtest mlperf: a run of MLCommons' LoadGen, its logs kept, its judgement the exit code."""
+"""alexnet-triton loadtest mlperf: a run of MLCommons' LoadGen, whose verdict is the exit code."""
 
 import argparse
 import asyncio
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_triton.client.config import Config
-from alexnet_triton.loadtest.arguments import Parser, add_output, add_target, client_config, output_folder, seconds
+from alexnet_triton.common.command import Parser
+from alexnet_triton.common.provenance import describe_command
+from alexnet_triton.loadtest.arguments import add_output, add_target, client_config, output_folder, seconds
 from alexnet_triton.loadtest.cases import Target, find_images, reach
 from alexnet_triton.loadtest.errors import ResultError, SettingError
-from alexnet_triton.loadtest.machine import describe_command
 from alexnet_triton.loadtest.results import Json, prepare_folder, wrap
 from alexnet_triton.loadtest.run import INTERRUPTED, MISSED, OK, describe_target, save
 from alexnet_triton.loadtest.summary import error_console, out_console, waiting
@@ -24,9 +25,6 @@ from alexnet_triton.loadtest.variants import fresh_server
 
 if TYPE_CHECKING:
     from alexnet_triton.loadtest.loadgen import Rules
-
-
-# WAS alexnet_triton.loadtest.mlperf: What LoadGen wrote: its summary, and the answers of its accuracy run.
 
 
 SUMMARY, ACCURACY = "mlperf_log_summary.txt", "mlperf_log_accuracy.json"
@@ -140,7 +138,7 @@ def _run(arguments: argparse.Namespace, url: str | None, rules: "Rules", paths: 
     summary = asdict(read_summary(folder, rules.scenario)) if not rules.accuracy else None
     result = wrap(
         "mlperf",
-        describe_command(arguments.words),
+        describe_command(["alexnet-triton", "loadtest", *arguments.words]),
         arguments.title or f"MLPerf LoadGen, {rules.scenario}{', accuracy' if rules.accuracy else ''}",
         target=describe_target(target, arguments),
         rules=asdict(rules),

@@ -1,4 +1,4 @@
-"""What is seen of server and generator during a load."""
+"""What server and generator do during a load: Triton's own counts before and after, and samples between."""
 
 import asyncio
 import statistics
@@ -13,9 +13,6 @@ from alexnet_triton.client.errors import ServerError
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.recorder import Recorder
 from alexnet_triton.loadtest.sampler import Sample, Sampler, find_place
-
-# WAS alexnet_triton.loadtest.observer: What Triton counted while a load ran: batches formed, and where requests spent their time.
-
 
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 Stats = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -40,11 +37,6 @@ class ModelView:
     executions: int
     batches: dict[int, int]
     parts_ms: dict[str, float]
-
-    @property
-    def mean_batch(self) -> float:
-        """Images a batch."""
-        return self.inferences / self.executions if self.executions else 0.0
 
 
 def index_stats(models: Sequence[Mapping[str, Any]]) -> Stats:
@@ -131,7 +123,7 @@ class Observer:
 
 
 def memory_growth(samples: Sequence[Sample]) -> float:
-    """Of the server's memory, from the first quarter of the samples to the last, as a part; 0 where it is unknown."""
+    """Of the server's memory, from the first quarter of the samples to the last, as a fraction; 0 if unknown."""
     held = [each.server.memory_mib for each in samples if each.server]
     quarter = len(held) // 4
     if not quarter:

@@ -1,4 +1,4 @@
-"""What was measured, request by request."""
+"""Counts and HDR histograms of a load's requests, over all of it and by windows of time."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,20 +7,17 @@ from hdrh.histogram import HdrHistogram
 
 from alexnet_triton.loadtest.workload import TIMEOUT, WRONG, Request, RequestFault
 
-# WAS alexnet_triton.loadtest.recorder: Times in HDR histograms: microseconds from 1 to an hour, to three digits.
-
-
 LOWEST_US, HIGHEST_US = 1, 3_600_000_000
 QUANTILES = (50.0, 90.0, 99.0, 99.9)
 
 
 def new_histogram(digits: int = 3) -> HdrHistogram:
-    """An empty one."""
+    """An empty histogram of microseconds from 1 to an hour, to `digits` digits."""
     return HdrHistogram(LOWEST_US, HIGHEST_US, digits)
 
 
 def record(histogram: HdrHistogram, seconds: float) -> None:
-    """Add one time; what is out of range enters at its end."""
+    """Add one time; a value out of range counts as the nearest in it."""
     histogram.record_value(min(max(LOWEST_US, round(seconds * 1e6)), HIGHEST_US))
 
 
@@ -54,7 +51,7 @@ MOST_WINDOWS = 300
 
 
 @dataclass
-class _Window:
+class _OpenWindow:
     times: HdrHistogram = field(default_factory=lambda: new_histogram(2))
     answered: int = 0
     failed: int = 0
@@ -87,18 +84,18 @@ class Failure:
 class Recorder:
     """Counts requests that were intended for the measured time, in [`start_s`, `end_s`) of `perf_counter`.
 
-    The latency of an answer counts from the intended moment, right or wrong as it may be. A request that was given up
-    enters with the time it had waited. A refusal has no latency, for it would flatter the others.
+    The latency of an answer, right or wrong, counts from the intended moment. A request that was given up counts with
+    the time that it had waited. Refusals have a histogram of their own, because they would flatter the others.
     """
 
     def __init__(self, start_s: float = 0.0, end_s: float = 0.0) -> None:
         self.begin(start_s, end_s)
-        self.latency, self.service, self.lag = new_histogram(), new_histogram(), new_histogram()
+        self.latency, self.service, self.lag, self.refusals = (new_histogram() for _ in range(4))
         self.by_priority: dict[int, HdrHistogram] = {}
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self.sent = self.sent_in_time = self.right = self.finished_in_time = self.images = 0
-        self._windows: dict[int, _Window] = {}
+        self._windows: dict[int, _OpenWindow] = {}
 
     def begin(self, start_s: float, end_s: float) -> None:
         """Set the measured time."""
@@ -132,8 +129,10 @@ class Recorder:
             window.failed += 1
         if fault is None or fault.name in (TIMEOUT, WRONG):
             self._note_times(request, window, now_s)
+        else:
+            record(self.refusals, now_s - request.intended_s)
 
-    def _note_times(self, request: Request, window: _Window, now_s: float) -> None:
+    def _note_times(self, request: Request, window: _OpenWindow, now_s: float) -> None:
         latency_s = now_s - request.intended_s
         record(self.latency, latency_s)
         record(self.service, now_s - request.sent_s)
@@ -147,14 +146,14 @@ class Recorder:
         if fault.detail and fault.detail not in examples and len(examples) < EXAMPLES:
             examples.append(fault.detail)
 
-    def _window(self, request: Request) -> _Window:
-        return self._windows.setdefault(int((request.intended_s - self.start_s) / self.width_s), _Window())
+    def _window(self, request: Request) -> _OpenWindow:
+        return self._windows.setdefault(int((request.intended_s - self.start_s) / self.width_s), _OpenWindow())
 
     def windows(self) -> list[Window]:
         """The run over time."""
         return [self._describe(number, window) for number, window in sorted(self._windows.items())]
 
-    def _describe(self, number: int, window: _Window) -> Window:
+    def _describe(self, number: int, window: _OpenWindow) -> Window:
         times = Times.of(window.times, keep=False)
         start_s = number * self.width_s
         width_s = min(self.width_s, self.end_s - self.start_s - start_s)

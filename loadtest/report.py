@@ -11,11 +11,12 @@ from typing import Any
 import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
+from alexnet_triton.common.command import Parser
+from alexnet_triton.common.files import write_bytes, write_text
 from alexnet_triton.loadtest import charts
-from alexnet_triton.loadtest.arguments import Parser
 from alexnet_triton.loadtest.charts import Chart
 from alexnet_triton.loadtest.errors import ResultError, SettingError
-from alexnet_triton.loadtest.results import Json, prepare_folder, read_result, write_bytes, write_text
+from alexnet_triton.loadtest.results import Json, prepare_folder, read_result
 from alexnet_triton.loadtest.summary import load_words
 
 TEMPLATES = Path(__file__).parent
@@ -100,9 +101,6 @@ def _render(chart: Chart, form: str) -> bytes:
     buffer = io.BytesIO()
     chart.figure.savefig(buffer, format=form, dpi=PNG_DPI, metadata=METADATA if form == "svg" else None)
     return buffer.getvalue()
-
-
-# WAS alexnet_triton.loadtest.report: python -m loadtest report RESULT [RESULT]: the page of a saved result, or of two runs side by side.
 
 
 def add_parser(commands: Any) -> None:

@@ -3,21 +3,21 @@
 import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alexnet_triton.common.provenance import describe_machine, describe_versions
 from alexnet_triton.loadtest.errors import ResultError, SettingError
-from alexnet_triton.loadtest.machine import describe_machine, describe_versions
 
 FORMAT = 1
 NAME = "result.json"
 KINDS = ("run", "sweep", "compare", "mlperf")
+PACKAGES = ("alexnet-triton", "hdrhistogram", "grpcio", "aiohttp", "locust", "mlcommons-loadgen")
 Json = dict[str, Any]
 
 
 def wrap(kind: str, command: str, title: str, **content: Any) -> Json:
-    """A result with what is needed to make it again."""
+    """A result, with the machine, the versions and the command that made it."""
     return {
         "format": FORMAT,
         "kind": kind,
@@ -25,7 +25,7 @@ def wrap(kind: str, command: str, title: str, **content: Any) -> Json:
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
         "machine": describe_machine(),
-        "versions": describe_versions(),
+        "versions": describe_versions(PACKAGES),
         **content,
     }
 
@@ -47,44 +47,11 @@ def prepare_folder(folder: Path) -> Path:
     return folder
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step.
-
-    Raises:
-        SettingError: it cannot be written.
-    """
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file in one step.
-
-    Raises:
-        SettingError: it cannot be written.
-    """
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(content)
-        new.replace(path)
-    except OSError as error:
-        raise SettingError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Replace a file by JSON in one step.
-
-    Raises:
-        SettingError: it cannot be written.
-    """
-    write_text(path, json.dumps(values, indent=1) + "\n")
-
-
 def read_result(path: Path) -> Json:
     """A result, from its folder or its file.
 
     Raises:
-        ResultError: it is missing, or none of this program's.
+        ResultError: it is missing, or not a result of this program.
     """
     file = path / NAME if path.is_dir() else path
     try:

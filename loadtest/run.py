@@ -1,4 +1,4 @@
-"""python -m loadtest run: one load, its figures, and the verdict on them."""
+"""alexnet-triton loadtest run: one load, its figures, and the verdict on them."""
 
 import argparse
 import asyncio
@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any, get_args
 
+from alexnet_triton.common.files import write_json
+from alexnet_triton.common.provenance import describe_command
 from alexnet_triton.loadtest.arguments import (
     add_output,
     add_target,
@@ -16,10 +18,9 @@ from alexnet_triton.loadtest.arguments import (
     setup_of,
 )
 from alexnet_triton.loadtest.cases import Target, prepare
-from alexnet_triton.loadtest.machine import describe_command
 from alexnet_triton.loadtest.measure import Measured, Setup, measure
 from alexnet_triton.loadtest.objectives import judge, parse_objectives
-from alexnet_triton.loadtest.results import NAME, Json, prepare_folder, wrap, write_json
+from alexnet_triton.loadtest.results import NAME, Json, prepare_folder, wrap
 from alexnet_triton.loadtest.summary import error_console, load_words, out_console, show_run, tracked, waiting
 from alexnet_triton.loadtest.variants import fresh_server
 from alexnet_triton.loadtest.workload import Arrivals, Shape
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     title = arguments.title or f"{target.model} on {target.address}"
     result = wrap(
         "run",
-        describe_command(arguments.words),
+        describe_command(["alexnet-triton", "loadtest", *arguments.words]),
         title,
         target=describe_target(target, arguments),
         load=describe_load(setup),

@@ -1,4 +1,4 @@
-"""Once a second, less often in long runs: memory, descriptors, processor of server and generator; Triton's metrics."""
+"""Samples, once a second or less often: memory, descriptors and cores of server and generator, and Triton's metrics."""
 
 import os
 import re

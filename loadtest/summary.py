@@ -1,8 +1,8 @@
-"""Results on the terminal."""
+"""Results on standard output, and progress bars on standard error where that is a terminal."""
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,8 @@ from rich.table import Table
 
 from alexnet_triton.loadtest.results import Json
 
-# WAS alexnet_triton.loadtest.summary: What people see: results on standard output, bars on standard error where that is a terminal.
-
-
 TICK_S = 0.25
+LATENCIES = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("p99.9", "p999_ms"), ("max", "max_ms"))
 
 
 def out_console() -> Console:
@@ -58,9 +56,6 @@ def waiting(what: str, seconds: float) -> Iterator[None]:
         finally:
             over.set()
             thread.join()
-
-
-LATENCIES = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("p99.9", "p999_ms"), ("max", "max_ms"))
 
 
 def show_run(result: Json, console: Console) -> None:
@@ -151,18 +146,3 @@ def show_verdict(result: Json, console: Console) -> None:
     for each in result.get("verdict", ()):
         word = "[green]met[/]   " if each["met"] else "[red]missed[/]"
         console.print(f"{word} {each['name']} {each['limit']}: {each['measured']}")
-
-
-def show_points(points: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """The loads of a sweep."""
-    table = Table("load", "answered/s", "p50 ms", "p99 ms", "failed", "", box=None)
-    for point in points:
-        times = point["latency"]
-        cells = (
-            f"{point['answered_per_s']:,.1f}",
-            f"{times['p50_ms']:,.1f}",
-            f"{times['p99_ms']:,.1f}",
-            str(point["failed"]),
-        )
-        table.add_row(point["load"], *cells, "met" if point["met"] else "missed")
-    console.print(table)

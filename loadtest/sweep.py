@@ -1,4 +1,4 @@
-"""python -m loadtest sweep: the most load that keeps the objectives, on one server or over a server's settings."""
+"""alexnet-triton loadtest sweep: the most load that keeps the objectives, on one server or over a server's settings."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from alexnet_triton.common.provenance import describe_command
 from alexnet_triton.loadtest.arguments import (
     Parser,
     add_output,
@@ -24,16 +25,13 @@ from alexnet_triton.loadtest.arguments import (
 from alexnet_triton.loadtest.cases import Target, prepare
 from alexnet_triton.loadtest.engine import Users
 from alexnet_triton.loadtest.errors import EndedError, SettingError
-from alexnet_triton.loadtest.machine import describe_command
 from alexnet_triton.loadtest.measure import Measured, measure
 from alexnet_triton.loadtest.objectives import Judged, Objective, judge, parse_objectives
 from alexnet_triton.loadtest.results import Json, prepare_folder, wrap
 from alexnet_triton.loadtest.run import INTERRUPTED, MISSED, OK, describe_target, save
 from alexnet_triton.loadtest.summary import error_console, out_console, tracked
-from alexnet_triton.loadtest.variants import Setting, describe, fresh_server, parse_settings
+from alexnet_triton.loadtest.variants import Setting, describe_setting, fresh_server, parse_settings
 from alexnet_triton.loadtest.workload import MOST_PER_S, Plan
-
-# WAS alexnet_triton.loadtest.sweep: The most load that keeps the objectives: doubled until one breaks, then bisected.
 
 
 @dataclass(frozen=True)
@@ -151,11 +149,17 @@ def run(arguments: argparse.Namespace) -> int:
     with suppress(EndedError):
         for setting in settings:
             series.append(
-                {"name": describe(setting), "setting": dict(setting), "knee": None, "points": [], "whole": False}
+                {
+                    "name": describe_setting(setting),
+                    "setting": dict(setting),
+                    "knee": None,
+                    "points": [],
+                    "whole": False,
+                }
             )
             _sweep(arguments, setting, objectives, where, series[-1], console)
     title = arguments.title or f"most {arguments.over} with {arguments.slo}"
-    command = describe_command(arguments.words)
+    command = describe_command(["alexnet-triton", "loadtest", *arguments.words])
     result = wrap("sweep", command, title, over=arguments.over, objectives=arguments.slo, series=series)
     save(result, folder, arguments)
     for each in series:

@@ -1,4 +1,4 @@
-"""A built repository with other settings: a copy of links to the same files, with configurations of its own."""
+"""A built repository with other settings, as a copy of links or in place, and a fresh server on it."""
 
 import argparse
 import itertools
@@ -12,11 +12,13 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from alexnet_triton.common.files import write_text
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.serving import Server
-from alexnet_triton.serving.repository import VARIANTS, Repository
+from alexnet_triton.serving.repository import Repository, config_file
 
 Setting = Mapping[str, str]
+Edit = Callable[[Mapping[str, ModelConfig]], None]  # of all models' configurations, in place
 NETWORK, DECODER = "alexnet", "preprocess"
 
 
@@ -37,25 +39,53 @@ def parse_settings(texts: Sequence[str]) -> list[dict[str, str]]:
 
 @contextmanager
 def variant_of(repository: Path, setting: Setting, variant: str = "cpu") -> Iterator[Path]:
-    """A repository with the setting, gone afterwards.
+    """A copy of a built repository with the setting, gone afterwards.
 
     Raises:
-        SettingError: a value that cannot be.
+        SettingError: an impossible value.
         RepositoryError: the repository cannot be read.
     """
-    configs = Repository.open(repository, variant).configs
-    for name, value in setting.items():
-        EDITS[name](configs, value)
-    with tempfile.TemporaryDirectory(prefix=".sweep-", dir=repository.absolute().parent) as folder:
-        copy = Path(folder) / "model_repository"
-        shutil.copytree(repository, copy, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
-        for name, config in configs.items():
-            _replace(copy / name / VARIANTS[variant], text_format.MessageToString(config))
+
+    def edit(configs: Mapping[str, ModelConfig]) -> None:
+        for name, value in setting.items():
+            EDITS[name](configs, value)
+
+    with edited_copy(repository, edit, variant) as copy:
         yield copy
 
 
-def describe(setting: Setting) -> str:
-    """In words, as it was given."""
+@contextmanager
+def edited_copy(repository: Path, edit: Edit, variant: str = "cpu") -> Iterator[Path]:
+    """A copy of a built repository, of links to the same files, whose configurations are edited; gone afterwards.
+
+    Raises:
+        RepositoryError: the repository cannot be read.
+    """
+    Repository.open(repository, variant)  # before anything is made
+    with tempfile.TemporaryDirectory(prefix=".variant-", dir=repository.absolute().parent) as folder:
+        copy = Path(folder) / "model_repository"
+        shutil.copytree(repository, copy, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
+        edit_in_place(copy, edit, variant)
+        yield copy
+
+
+def edit_in_place(repository: Path, edit: Edit, variant: str = "cpu") -> None:
+    """Edit the configurations of a built repository, each replaced in one step.
+
+    A configuration that stays as it is keeps its file: Triton reloads a model when a file of it is newer.
+
+    Raises:
+        RepositoryError: the repository cannot be read.
+    """
+    before, after = (Repository.open(repository, variant).configs for _ in range(2))
+    edit(after)
+    for name, config in after.items():
+        if config != before[name]:
+            write_text(config_file(repository / name, variant), text_format.MessageToString(config))
+
+
+def describe_setting(setting: Setting) -> str:
+    """The setting as it was given on the command line."""
     return " ".join(f"{name}={value}" for name, value in setting.items()) or "as published"
 
 
@@ -65,11 +95,6 @@ def _link(source: str, target: str) -> str:
     except OSError:
         shutil.copy2(source, target)
     return target
-
-
-def _replace(path: Path, text: str) -> None:
-    path.unlink()  # a link to the original, which stays as it is
-    path.write_text(text)
 
 
 def _batching(configs: Mapping[str, ModelConfig], value: str) -> None:
@@ -118,9 +143,6 @@ EDITS: dict[str, Callable[[Mapping[str, ModelConfig], str], None]] = {
     "precision": _precision,
     "threads": _threads,
 }
-
-
-# WAS alexnet_triton.loadtest.variants: A server that is started for a load, where none is named.
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is sent: requests drawn from the cases, ready for the wire."""
+"""What is sent and when, and what may come back: intended moments, requests drawn from the cases, faults."""
 
 import math
 import random
@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_triton.client.grpc_transport import build_request as build_message
-from alexnet_triton.client.http_transport import HEADER_LENGTH, build_request
+from alexnet_triton.client.http_transport import build_request
 from alexnet_triton.client.protocol import InferRequest
+from alexnet_triton.common.infer_request import HEADER_LENGTH
 from alexnet_triton.loadtest.cases import Case, Target
 from alexnet_triton.loadtest.errors import SettingError
-
-# WAS alexnet_triton.loadtest.workload: When requests are to be sent: constant or Poisson arrivals, at a rate that may change over time.
-
 
 Arrivals = Literal["constant", "poisson"]
 Shape = Literal["flat", "step", "spike", "day"]
@@ -60,16 +58,16 @@ def check_times(duration_s: float, warmup_s: float) -> None:
 
 
 def rate_at(plan: Plan, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Requests a second at moments of the measured time; before it, the first of it."""
-    part = np.clip(seconds / plan.duration_s, 0.0, 1.0)
+    """Requests a second at moments of the measured time; during the warm-up, the rate that it starts with."""
+    fraction = np.clip(seconds / plan.duration_s, 0.0, 1.0)
     if plan.shape == "step":
-        factor = np.minimum(np.floor(part * STEPS) + 1, STEPS) / STEPS
+        factor = np.minimum(np.floor(fraction * STEPS) + 1, STEPS) / STEPS
     elif plan.shape == "spike":
-        factor = np.where((part >= 0.45) & (part < 0.55), SPIKE, 1.0)
+        factor = np.where((fraction >= 0.45) & (fraction < 0.55), SPIKE, 1.0)
     elif plan.shape == "day":
-        factor = 0.6 - 0.4 * np.cos(2 * math.pi * part)
+        factor = 0.6 - 0.4 * np.cos(2 * math.pi * fraction)
     else:
-        factor = np.ones_like(part)
+        factor = np.ones_like(fraction)
     return plan.rate_per_s * factor
 
 
@@ -122,7 +120,7 @@ class Workload:
 
 
 class RequestSampler:
-    """Deals requests: every image once, in random order, then all anew."""
+    """Draws requests: every image once in random order, then all of them again."""
 
     def __init__(self, target: Target, cases: Sequence[Case], workload: Workload) -> None:
         """Raises SettingError where the model does not take such batches."""
@@ -138,8 +136,8 @@ class RequestSampler:
         self._weights = list(workload.priorities.values())
         self._encode = _encode_grpc if target.address.is_grpc else HttpEncoder(target).encode
 
-    def deal(self) -> Request:
-        """The next request."""
+    def next(self) -> Request:
+        """Draw the next request."""
         return self.encode(*self.draw())
 
     def encode(self, cases: Sequence[Case], priority: int = 0) -> Request:
@@ -148,11 +146,11 @@ class RequestSampler:
 
     def draw(self) -> tuple[list[Case], int]:
         """The images of the next request, and its priority."""
-        cases = [self._next() for _ in range(self._workload.batch)]
+        cases = [self._next_case() for _ in range(self._workload.batch)]
         priority = self._levels[0] if len(self._levels) == 1 else self._random.choices(self._levels, self._weights)[0]
         return cases, priority
 
-    def _next(self) -> Case:
+    def _next_case(self) -> Case:
         if not self._rest:
             self._rest = self._random.sample(self._cases, len(self._cases))
         return self._rest.pop()
@@ -196,11 +194,8 @@ class HttpEncoder:
         return b"".join((self._head, lengths % (_LENGTH_NAME, len(header), len(header) + len(data)), header, data))
 
 
-# WAS alexnet_triton.loadtest.workload: What comes back for a request.
-
-
 class RequestFault(NamedTuple):
-    """Why a request was not answered rightly: the failure's name, and what was said."""
+    """Why a request has no right answer: the failure's name, and the server's words."""
 
     name: str
     detail: str = ""
@@ -213,7 +208,7 @@ WRONG = "wrong answer"
 
 
 def find_fault(cases: Sequence[Case], answer: Answer) -> RequestFault | None:
-    """What is wrong with an answer: nothing, when each image has the class that it should have."""
+    """What is wrong with an answer; None when each image has the class that it should have."""
     if isinstance(answer, RequestFault):
         return answer
     if len(answer) != len(cases):

@@ -1,4 +1,4 @@
-"""Start the embedded Triton, know that it is well, keep it so."""
+"""Start the embedded Triton, know whether it is healthy, and keep it so."""
 
 from typing import TYPE_CHECKING
 

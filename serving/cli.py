@@ -1,68 +1,81 @@
-"""python -m serving run | status | stop: the server in the foreground, what runs, and ending it."""
+"""The commands `serve`, `status` and `stop`: the server in the foreground, what runs, and ending it."""
 
 import argparse
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from alexnet_triton.common.command import Parser, complain, finish, port
 from alexnet_triton.serving.errors import ServingError
 from alexnet_triton.serving.launch import Tls
 from alexnet_triton.serving.repository import VARIANTS
-from alexnet_triton.serving.runs import RunningServer, find_runs
+from alexnet_triton.serving.runs import find_runs
 from alexnet_triton.serving.server import Server
 from alexnet_triton.serving.watch import MetricsServer, Watcher
 
+SERVE = "alexnet-triton serve"
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 stopped as asked, 1 could not start or nothing runs, 2 usage."""
-    arguments = _parser().parse_args(argv)
-    commands: dict[str, Callable[[argparse.Namespace], int]] = {"run": _run, "status": _status, "stop": _stop}
+
+def serve(words: Sequence[str]) -> int:
+    """Exit status: 0 stopped as asked, 1 could not start, 2 usage."""
+    options = _serve_options(words)
+    return finish(SERVE, lambda: _serve_until_stopped(options))
+
+
+def status(words: Sequence[str]) -> int:
+    """Exit status: 0 every server is healthy, 1 one is not or none runs, 2 usage."""
+    Parser(prog="alexnet-triton status", description="This user's servers, and whether they are healthy.").parse_args(
+        words
+    )
+    return finish("alexnet-triton status", _show_status)
+
+
+def stop(words: Sequence[str]) -> int:
+    """Exit status: 0 stopped, 1 nothing runs or it does not end, 2 usage."""
+    parser = Parser(prog="alexnet-triton stop", description="End a server.")
+    parser.add_argument("run", nargs="?", help="its name, as `status` prints it; not needed where only one runs")
+    options = parser.parse_args(words)
+    return finish("alexnet-triton stop", lambda: _stop(options.run))
+
+
+def _serve_until_stopped(options: argparse.Namespace) -> None:
+    """Ctrl-C and SIGTERM are the usual end; further signals do not disturb it."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        return commands[arguments.command](arguments)
-    except ServingError as error:
-        print(f"serving: {error}", file=sys.stderr)
-        return 1
+        _serve(options)
     except KeyboardInterrupt:
-        return 0
+        return
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def serve(words: Sequence[str]) -> int:
-    return main(["run", *words])
+def _interrupt(signum: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
-def status(words: Sequence[str]) -> int:
-    return main(["status", *words])
-
-
-def stop(words: Sequence[str]) -> int:
-    return main(["stop", *words])
-
-
-def _run(arguments: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace) -> None:
     server = Server(
-        arguments.repository,
-        arguments.variant,
-        arguments.host,
-        arguments.http_port,
-        arguments.grpc_port,
-        metrics_port=0,  # what is told to people is the watcher's, which adds Triton's
-        log=arguments.log,
-        tritonserver=arguments.tritonserver,
-        tls=_tls(arguments),
+        options.repository,
+        options.variant,
+        options.host,
+        options.http_port,
+        options.grpc_port,
+        metrics_port=0,  # callers are told the watcher's, which adds its own metrics to Triton's
+        log=options.log,
+        tritonserver=options.tritonserver,
+        tls=_tls(options),
     )
     server.watched = True
-    watcher = Watcher(server, _reporter(arguments.log))
-    metrics = MetricsServer(arguments.host, arguments.metrics_port, watcher)
-    print(f"Starting Triton on {arguments.repository} ({arguments.variant}), log in {arguments.log}", flush=True)
+    watcher = Watcher(server, _reporter(options.log))
+    metrics = MetricsServer(options.host, options.metrics_port, watcher)
+    print(f"Starting Triton on {options.repository} ({options.variant}), log in {options.log}", flush=True)
     try:
         with server:
             scheme = "grpcs" if server.config.tls else "grpc"
@@ -74,90 +87,67 @@ def _run(arguments: argparse.Namespace) -> int:
             watcher.run()
     finally:
         metrics.close()
-    return 0
 
 
-def _tls(arguments: argparse.Namespace) -> Tls | None:
-    if arguments.tls_cert and arguments.tls_key:
-        return Tls(arguments.tls_cert, arguments.tls_key, arguments.tls_ca)
-    if arguments.tls_cert or arguments.tls_key or arguments.tls_ca:
+def _tls(options: argparse.Namespace) -> Tls | None:
+    if options.tls_cert and options.tls_key:
+        return Tls(options.tls_cert, options.tls_key, options.tls_ca)
+    if options.tls_cert or options.tls_key or options.tls_ca:
         raise ServingError("TLS needs both --tls-cert and --tls-key")
     return None
 
 
 def _reporter(log: Path) -> Callable[..., None]:
-    """Each event as a line of JSON in the log, and shortened on the terminal."""
+    """A function that writes an event as a line of JSON to the log, and in short to stderr."""
 
     def report(event: str, **details: Any) -> None:
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **details})
         with log.open("a") as file:
             file.write(line + "\n")
-        print(f"serving: {event}: {details.get('reason', '')}", file=sys.stderr, flush=True)
+        complain(SERVE, f"{event}: {details.get('reason', '')}")
 
     return report
 
 
-def _status(arguments: argparse.Namespace) -> int:
-    runs = find_runs()
-    for run in runs:
-        print(run.describe())
-    if not runs:
+def _show_status() -> int:
+    health = [(run, run.is_healthy()) for run in find_runs()]
+    for run, healthy in health:
+        print(run.describe(healthy))
+    if not health:
         print("nothing runs: start a server with `make serve`")
-    return 0 if runs else 1
+    return 0 if health and all(healthy for _, healthy in health) else 1
 
 
-def _stop(arguments: argparse.Namespace) -> int:
-    runs = [run for run in find_runs() if not arguments.run or run.name == arguments.run]
+def _stop(name: str | None) -> None:
+    runs = [run for run in find_runs() if not name or run.name == name]
     if not runs:
-        raise ServingError(f"no server {arguments.run} runs" if arguments.run else "nothing runs")
+        raise ServingError(f"no server {name} runs" if name else "nothing runs")
     if len(runs) > 1:
-        names = ", ".join(run.name for run in runs)
-        raise ServingError(f"several servers run, name one of them: {names}")
-    _stop_run(runs[0])
-    return 0
+        raise ServingError(f"several servers run, name one of them: {', '.join(run.name for run in runs)}")
+    runs[0].stop()
+    print(f"{runs[0].name} stopped")
 
 
-def _stop_run(run: RunningServer) -> None:
-    run.stop()
-    print(f"{run.name} stopped")
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    """SIGTERM ends the program as Ctrl-C does; further ones do not disturb the ending."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving", description="Serve a built repository with Triton.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="the server in the foreground, until Ctrl-C or SIGTERM")
-    run.add_argument("--repository", type=Path, default=Path("artifacts/model_repository"))
-    run.add_argument("--variant", choices=sorted(VARIANTS), default="cpu", help="which configurations (default: cpu)")
-    run.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+def _serve_options(words: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog=SERVE, description="Serve a built repository with Triton, until Ctrl-C or SIGTERM.")
+    parser.add_argument("--repository", type=Path, default=Path("artifacts/model_repository"))
+    parser.add_argument(
+        "--variant", choices=sorted(VARIANTS), default="cpu", help="which configurations (default: cpu)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    for name, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         variable = f"{name.upper()}_PORT"
-        run.add_argument(
+        parser.add_argument(
             f"--{name}-port",
-            type=_port,
-            default=os.environ.get(variable) or str(port),
+            type=port,
+            default=os.environ.get(variable) or str(default),
             metavar="PORT",
-            help=f"0: any free one (default: {variable}, else {port})",
+            help=f"0: any free one (default: {variable}, else {default})",
         )
-    run.add_argument("--tritonserver", metavar="FILE", help="the program (default: TRITONSERVER, the wheel, PATH)")
-    run.add_argument("--log", type=Path, default=Path("artifacts/logs/tritonserver.log"), metavar="FILE")
-    tls = run.add_argument_group("TLS for gRPC, PEM files; HTTP stays plain")
+    parser.add_argument("--tritonserver", metavar="FILE", help="the program (default: TRITONSERVER, the wheel, PATH)")
+    parser.add_argument("--log", type=Path, default=Path("artifacts/logs/tritonserver.log"), metavar="FILE")
+    tls = parser.add_argument_group("TLS for gRPC, PEM files; HTTP stays plain")
     tls.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate")
     tls.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
     tls.add_argument("--tls-ca", type=Path, metavar="PEM", help="refuse callers without a certificate that this signed")
-    commands.add_parser("status", help="the servers that run, and whether they are well")
-    stop = commands.add_parser("stop", help="end a server")
-    stop.add_argument("run", nargs="?", help="its name, as `status` gives it; not needed where only one runs")
-    return parser
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to 65535")
-    return int(text)
+    return parser.parse_args(words)

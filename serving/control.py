@@ -1,18 +1,24 @@
-"""Talking to a running server: is it ready, what does it answer, load and unload. Plain HTTP, no client library,
-so that watching costs a server's machine next to nothing."""
+"""Talking to a running server: readiness, the reference image, loading, unloading, draining.
+
+Plain HTTP without a client library, so that watching a server costs its machine next to nothing.
+"""
 
 import http.client
 import json
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_triton.serving.errors import ControlError
-from alexnet_triton.serving.repository import Repository
+import numpy as np
+
+from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, bytes_tensor, infer_path
+from alexnet_triton.imaging import decode
+from alexnet_triton.serving.errors import ControlError, WrongAnswerError
+from alexnet_triton.serving.repository import ReferenceAnswer, Repository
 
 KEY_HEADER = "alexnet-triton-key"
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Control:
     key: str = ""
 
     def ready(self, timeout_s: float = 1.0) -> bool:
-        """Whether the server says that it is ready, which it also says when a stub is dead."""
+        """The server's ready flag; it stays true after a stub dies."""
         try:
             self._ask("GET", "/v2/health/ready", timeout_s=timeout_s)
         except ControlError:
@@ -39,31 +45,36 @@ class Control:
         """
         return json.loads(self._ask("GET", f"/v2/models/{model}", timeout_s=timeout_s))["versions"]
 
-    def classify(
-        self, image: bytes, model: str = "classify", timeout_s: float = 5.0, priority: int = 0
-    ) -> tuple[str, list[float]]:
-        """The version that answered and its probabilities for an encoded image; `priority` 1 overtakes, 0 is usual.
+    def classify(self, image: bytes, timeout_s: float = 5.0, priority: int = 0) -> tuple[str, list[float]]:
+        """Have `classify` answer for an encoded image.
+
+        Args:
+            priority: Triton's; 1 overtakes what waits, 0 is the model's default.
+
+        Returns:
+            The version that answered, and its probabilities.
 
         Raises:
             ControlError: no answer in time, or a refusal.
         """
-        header = json.dumps(
-            {
-                "inputs": [
-                    {
-                        "name": "encoded",
-                        "datatype": "BYTES",
-                        "shape": [1, 1],
-                        "parameters": {"binary_data_size": 4 + len(image)},
-                    }
-                ],
-                "outputs": [{"name": "probabilities"}],
-                "parameters": {"priority": priority},
-            }
-        ).encode()
-        body = header + struct.pack("<I", len(image)) + image
-        headers = {"Inference-Header-Content-Length": str(len(header))}
-        answer = json.loads(self._ask("POST", f"/v2/models/{model}/infer", body, headers, timeout_s))
+        tensor = {"name": "encoded", "datatype": "BYTES", "shape": [1, 1]}
+        return self._infer("classify", "", tensor, bytes_tensor([image]), timeout_s, priority)
+
+    def classify_pixels(self, model: str, version: str, pixels: np.ndarray, timeout_s: float = 5.0) -> list[float]:
+        """The probabilities that a loaded version of a network gives for one image, uint8 [S, S, 3].
+
+        Raises:
+            ControlError: no answer in time, or a refusal.
+        """
+        tensor = {"name": "images", "datatype": "UINT8", "shape": [1, *pixels.shape]}
+        return self._infer(model, version, tensor, pixels.tobytes(), timeout_s)[1]
+
+    def _infer(
+        self, model: str, version: str, tensor: dict[str, Any], data: bytes, timeout_s: float, priority: int = 0
+    ) -> tuple[str, list[float]]:
+        header = build_header(tensor, len(data), {"name": "probabilities"}, {"priority": priority})
+        headers = {HEADER_LENGTH: str(len(header))}
+        answer = json.loads(self._ask("POST", infer_path(model, version), header + data, headers, timeout_s))
         return answer["model_version"], answer["outputs"][0]["data"]
 
     def load(self, model: str, timeout_s: float = 60.0) -> None:
@@ -117,18 +128,53 @@ def _reason(answer: bytes) -> str:
         return ""
 
 
-# WAS alexnet_triton.serving.control: Ending a server without cutting anybody off.
-#
-# Told to exit, Triton 2.51 goes on taking requests from connections that are open, and cuts them when its time is up.
-# Unloaded, a model takes no new request and answers those it has; when all are unloaded, nothing is left to be cut.
-#
+def ask_reference_image(
+    control: Control, repository: Repository, timeout_s: float = 5.0, priority: int = 0
+) -> ReferenceAnswer:
+    """Have the served version classify its reference image, and judge the answer.
+
+    Raises:
+        ControlError: no answer in time, or a refusal.
+        WrongAnswerError: another class, or another probability than the published one.
+        RepositoryError: the repository has no reference answer for the served version.
+    """
+    reference = repository.reference_answer(control.versions("classify", timeout_s)[-1])
+    judge(reference, control.classify(reference.image, timeout_s, priority)[1])
+    return reference
 
 
-_POLL_S = 0.02
+def ask_loaded_version(
+    control: Control, repository: Repository, model: str, version: str, size: int, timeout_s: float = 5.0
+) -> None:
+    """The same of a version that is loaded but not served yet: its network gets the image's pixels, size x size.
+
+    Raises:
+        as `ask_reference_image`.
+    """
+    reference = repository.reference_answer(version)
+    judge(reference, control.classify_pixels(model, version, decode(reference.image, size), timeout_s))
+
+
+def judge(reference: ReferenceAnswer, probabilities: Sequence[float]) -> None:
+    """Compare an answer with the published one.
+
+    Raises:
+        WrongAnswerError: another class, or a probability that is too far away.
+    """
+    index = max(range(len(probabilities)), key=probabilities.__getitem__)
+    if not reference.agrees(index, probabilities[index]):
+        raise WrongAnswerError(
+            f"version {reference.version} says class {index} with {probabilities[index]:.2f} for its reference image, "
+            f"which is {reference.index} ({reference.label}) with {reference.probability:.2f}: publish the model again"
+        )
 
 
 def drain(control: Control, repository: Repository, timeout_s: float) -> bool:
-    """Have every request in flight answered and every new one refused; whether that was done in `timeout_s`."""
+    """Have every request in flight answered and every new one refused; returns whether `timeout_s` was enough.
+
+    Told to exit, Triton 2.51 goes on taking requests from open connections, and cuts them when its time is up.
+    A model that is unloaded takes no new request and answers those that it has.
+    """
     deadline = time.monotonic() + timeout_s
     ensembles = [name for name, config in repository.configs.items() if config.HasField("ensemble_scheduling")]
     others = [name for name in repository.configs if name not in ensembles]

@@ -4,14 +4,17 @@ ServingError
   +-- InstallationError     no usable tritonserver
   +-- RepositoryError       the built repository is missing, empty, unreadable or broken
   +-- PortTakenError        another program listens there
-  +-- StartError            tritonserver ended, or did not become well in time
+  +-- StartError            tritonserver ended, or gave no right answer in time
         +-- BackendAbortError   its Python backend aborted while it started the stubs; another start may do
   +-- ControlError          a running server refused, or did not answer
+  +-- WrongAnswerError      a running server gave the reference image another answer
   +-- EngineError           OpenVINO cannot run the network as configured
 """
 
+from alexnet_triton.common.command import UserError
 
-class ServingError(Exception):
+
+class ServingError(UserError):
     """Base of all."""
 
 
@@ -32,7 +35,7 @@ class PortTakenError(ServingError):
 
 
 class StartError(ServingError):
-    """Tritonserver ended by itself, or did not become well in time."""
+    """Tritonserver ended by itself, or gave no right answer in time."""
 
 
 class BackendAbortError(StartError):
@@ -45,6 +48,10 @@ class ControlError(ServingError):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+class WrongAnswerError(ServingError):
+    """A running server gave the reference image another answer than the published one."""
 
 
 class EngineError(ServingError):

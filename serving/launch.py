@@ -1,4 +1,4 @@
-"""The command line and the environment that tritonserver is started with."""
+"""What tritonserver is started with: the installation found, ports, TLS, the command line and the environment."""
 
 import errno
 import importlib.util
@@ -15,33 +15,22 @@ from alexnet_triton.serving.control import KEY_HEADER
 from alexnet_triton.serving.errors import InstallationError, PortTakenError, ServingError
 from alexnet_triton.serving.repository import Repository
 
-# WAS alexnet_triton.serving.launch: Keeping a run's key from the process list.
-#
-# Tritonserver takes it on its command line and nowhere else, and any user of the machine can read that. So it is
-# overwritten there once it has been read, as programs do that take passwords (proc(5), /proc/pid/mem and cmdline).
-#
-
-
+Ports = dict[str, int]  # "http", "grpc", "metrics" -> port
+VARIABLES = {"http": "HTTP_PORT", "grpc": "GRPC_PORT", "metrics": "METRICS_PORT"}
+PACKAGE = Path(__file__).resolve().parent.parent  # alexnet_triton
+PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+# Open to whoever reaches the port, these let a caller map the server's memory (CVE-2025-23319, 23320, 23334), change
+# what is served, or name the file that logs and traces are written to.
+CLOSED_APIS = "shared-memory,model-repository,logging,trace"
+EXIT_TIMEOUT_S = 7  # for requests in flight; below the supervisor's grace
+# An image's pixels are just above the size for which glibc asks the kernel for fresh pages, and gives them back
+# after use: 76 page faults an image. Kept in the heap instead, there are none, and 6 % more images a second.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+# More than half the cores for reading requests would, when there are too many, refuse them faster than the models
+# answer the others: refusing costs a twentieth of answering, and callers ask again at once.
+HTTP_THREADS = max(1, (os.cpu_count() or 1) // 2)
+SHM_BYTES = 16 * 2**20  # a Python backend instance: a batch of images in, its answers out
 _ARG_START, _ARG_END = 48, 49  # fields of /proc/pid/stat, counted from 1, proc(5)
-
-
-def hide_argument(pid: int, secret: str) -> bool:
-    """Overwrite `secret` in the command line of a process below this one; whether the kernel allowed it."""
-    process, wanted = Path(f"/proc/{pid}"), secret.encode()
-    try:
-        fields = (process / "stat").read_text().rpartition(")")[2].split()
-        start, end = (int(fields[number - 3]) for number in (_ARG_START, _ARG_END))
-        with (process / "mem").open("r+b", buffering=0) as memory:
-            memory.seek(start)
-            arguments = memory.read(end - start)
-            memory.seek(start)
-            memory.write(arguments.replace(wanted, b"*" * len(wanted)))
-    except OSError:
-        return False
-    return True
-
-
-# WAS alexnet_triton.serving.launch: TLS for gRPC, by tritonserver itself.
 
 
 @dataclass(frozen=True)
@@ -69,13 +58,6 @@ class Tls:
                 raise ServingError(f"{path} cannot be read ({reason}): name a PEM file") from error
             if "-----BEGIN " not in text:
                 raise ServingError(f"{path} is no PEM file: it has no -----BEGIN line")
-
-
-# WAS alexnet_triton.serving.launch: Ports that are free, and ports that are not.
-
-
-Ports = dict[str, int]  # "http", "grpc", "metrics" -> port
-VARIABLES = {"http": "HTTP_PORT", "grpc": "GRPC_PORT", "metrics": "METRICS_PORT"}
 
 
 def settle_ports(host: str, asked: Ports) -> Ports:
@@ -118,13 +100,6 @@ def _resolve(host: str, port: int) -> tuple:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise ServingError(f"{host} is not an address: {error.strerror or error}") from error
-
-
-# WAS alexnet_triton.serving.launch: Where tritonserver is, and what has to stand around it.
-
-
-PACKAGE = Path(__file__).resolve().parent.parent  # alexnet_triton
-PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True)
@@ -188,19 +163,6 @@ def _describe(binary: Path) -> Installation:
     binary = binary.resolve()
     folder = binary.parents[1]
     return Installation(binary, folder if (folder / "python_backend_stubs").is_dir() else None)
-
-
-# Open to whoever reaches the port, these let a caller map the server's memory (CVE-2025-23319, 23320, 23334), change
-# what is served, or name the file that logs and traces are written to.
-CLOSED_APIS = "shared-memory,model-repository,logging,trace"
-EXIT_TIMEOUT_S = 7  # for requests in flight; below the keeper's grace
-# An image's pixels are just above the size for which glibc asks the kernel for fresh pages, and gives them back
-# after use: 76 page faults an image. Kept in the heap instead, there are none, and 6 % more images a second.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-# More than half the cores for reading requests would, when there are too many, refuse them faster than the models
-# answer the others: refusing costs a twentieth of answering, and callers ask again at once.
-HTTP_THREADS = max(1, (os.cpu_count() or 1) // 2)
-SHM_BYTES = 16 * 2**20  # a Python backend instance: a batch of images in, its answers out
 
 
 @dataclass(frozen=True)
@@ -287,3 +249,22 @@ def build_environment(installation: Installation, modules: Path) -> dict[str, st
 def _prepend(environment: dict[str, str], name: str, folders: list[Path]) -> None:
     parts = [*map(str, folders), environment.get(name, "")]
     environment[name] = os.pathsep.join(part for part in parts if part)
+
+
+def hide_argument(pid: int, secret: str) -> bool:
+    """Overwrite `secret` in the command line of a child process; returns whether the kernel allowed it.
+
+    Tritonserver takes the run's key on its command line and nowhere else, and any user of the machine can read that.
+    """
+    process, wanted = Path(f"/proc/{pid}"), secret.encode()
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        start, end = (int(fields[number - 3]) for number in (_ARG_START, _ARG_END))
+        with (process / "mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            memory.seek(start)
+            memory.write(arguments.replace(wanted, b"*" * len(wanted)))
+    except OSError:
+        return False
+    return True

@@ -1,14 +1,23 @@
-"""What the model `preprocess` does with a batch of requests."""
+"""What the model `preprocess` does with a batch of requests: by `imaging`, or by NVIDIA DALI on a GPU.
+
+DALI's geometry is `imaging`'s: upright by EXIF, short side to 256 with antialiased bilinear scaling, centre crop.
+A processor runs the same pipeline, so that it can be compared; decoding on a GPU: not run: no GPU.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import compress
+from operator import not_
+from typing import Any
 
 import numpy as np
 
-from alexnet_triton.imaging import ImageError, decode
+from alexnet_triton.imaging import SHORT_SIDE, ImageError, decode, identify
 
 Requests = Sequence[np.ndarray]  # a request each, bytes objects [n, 1]
 Results = list[np.ndarray | str]  # of each request its pixels, uint8 [n, size, size, 3], or what is wrong with it
+JPEG_END = b"\xff\xd9"
+DALI_THREADS = 2
 
 
 def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | None) -> Callable[[Requests], Results]:
@@ -23,8 +32,6 @@ def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | Non
         ModuleNotFoundError: NVIDIA DALI is not installed.
     """
     if name == "dali":
-        from alexnet_triton.serving.dali import DaliDecoder
-
         return DaliDecoder(size, max_batch_size, device_id).decode_requests
     if name != "imaging":
         raise ValueError(f"the parameter 'decoder' is '{name}': give imaging or dali")
@@ -32,7 +39,7 @@ def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | Non
 
 
 def decode_requests(requests: Requests, size: int) -> Results:
-    """Decode the files of several requests into one array, and hand each request its part.
+    """Decode the files of several requests into one array, and hand each request its rows.
 
     Args:
         requests: a request each, bytes objects [n, 1].
@@ -45,17 +52,94 @@ def decode_requests(requests: Requests, size: int) -> Results:
     results: Results = []
     start = 0
     for files in requests:
-        part = pixels[start : start + len(files)]
-        problem = _decode_into(part, files)
-        results.append(part if problem is None else problem)
+        rows = pixels[start : start + len(files)]
+        problem = _decode_into(rows, files)
+        results.append(rows if problem is None else problem)
         start += len(files)
     return results
 
 
-def _decode_into(part: np.ndarray, files: np.ndarray) -> str | None:
+def _decode_into(rows: np.ndarray, files: np.ndarray) -> str | None:
     for row, encoded in enumerate(files.ravel()):
         try:
-            part[row] = decode(encoded, part.shape[1])
+            rows[row] = decode(encoded, rows.shape[1])
         except ImageError as error:
             return str(error) if len(files) == 1 else f"image {row + 1} of {len(files)}: {error}"
     return None
+
+
+def build_pipeline(size: int, max_batch_size: int, device_id: int | None = None) -> Any:
+    """A DALI pipeline from `encoded`, a batch of files as uint8 [bytes], to uint8 [n, size, size, 3], RGB.
+
+    `device_id` None runs on the processor; a GPU's number decodes there (`device="mixed"`).
+    """
+    from nvidia.dali import fn, math, pipeline_def, types
+
+    @pipeline_def(batch_size=max_batch_size, num_threads=DALI_THREADS, device_id=device_id, prefetch_queue_depth=1)
+    def preprocess() -> Any:
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        where = "cpu" if device_id is None else "mixed"
+        images = fn.decoders.image(encoded, device=where, output_type=types.RGB, adjust_orientation=True)
+        shape = images.shape(dtype=types.FLOAT)
+        height, width = shape[0], shape[1]
+        side = math.min(height, width) * (size / SHORT_SIDE)  # of the source, as `imaging.center_box`
+        corner = fn.stack((height - side) / 2, (width - side) / 2)
+        scaling = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+        return fn.resize(images, size=(size, size), roi_start=corner, roi_end=corner + side, **scaling)
+
+    pipeline = preprocess()
+    pipeline.build()
+    return pipeline
+
+
+def decode_batch(pipeline: Any, files: Sequence[bytes]) -> np.ndarray:
+    """Run a pipeline on at most as many files as its largest batch: uint8 [n, size, size, 3], in the host's memory.
+
+    Raises:
+        RuntimeError: it cannot decode one of them; it must not be used again.
+    """
+    (images,) = pipeline.run(encoded=[np.frombuffer(file, np.uint8) for file in files])
+    return np.array(images.as_cpu().as_tensor())
+
+
+class DaliDecoder:
+    """What `preprocess` does where there is a GPU: whole JPEGs by DALI; all else, and what DALI refuses, by `imaging`.
+
+    The pixels come back through the host's memory, 155 kB an image: what Triton may still read of DALI's own when
+    DALI decodes the next batch could not be tried without a GPU.
+    """
+
+    def __init__(self, size: int, max_batch_size: int, device_id: int | None) -> None:
+        self._size, self._max_batch_size, self._device_id = size, max_batch_size, device_id
+        self._start()
+
+    def _start(self) -> None:
+        self._pipeline = build_pipeline(self._size, self._max_batch_size, self._device_id)
+
+    def decode_requests(self, requests: Requests) -> Results:
+        """As `decode_requests`, to which it leaves the requests with any file that is no whole JPEG."""
+        fits = [all(map(is_whole_jpeg, files.ravel())) for files in requests]
+        chosen = list(compress(requests, fits))
+        if not chosen:
+            return decode_requests(requests, self._size)
+        try:
+            pixels = decode_batch(self._pipeline, [file for files in chosen for file in files.ravel()])
+        except RuntimeError:  # one damaged file is enough; `imaging` says which
+            self._start()
+            return decode_requests(requests, self._size)
+        ends = np.cumsum([len(files) for files in chosen])
+        decoded = iter(np.split(pixels, ends[:-1]))
+        others = iter(decode_requests(list(compress(requests, map(not_, fits))), self._size))
+        return [next(decoded if fit else others) for fit in fits]
+
+
+def is_whole_jpeg(encoded: bytes) -> bool:
+    """Whether DALI can be trusted with it: it would paint the missing part of a truncated JPEG grey, and has no bound
+    on the size of an image."""
+    if not encoded.endswith(JPEG_END):
+        return False
+    try:
+        image = identify(encoded)
+    except ImageError:
+        return False
+    return image.format == "JPEG" and image.mode in ("L", "RGB")

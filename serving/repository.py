@@ -9,13 +9,13 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_triton.serving.errors import RepositoryError
 
-VARIANTS = {"gpu": "config.pbtxt", "cpu": "configs/cpu.pbtxt", "native": "configs/native.pbtxt"}
+VARIANTS = {"gpu": "config.pbtxt", "cpu": "configs/cpu.pbtxt", "onnxruntime": "configs/onnxruntime.pbtxt"}
 PROBABILITY_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class ReferenceAnswer:
-    """An image whose class and probability are known: what `classify` has to say to count as well."""
+    """An image, and the class and probability that a healthy `classify` answers for it."""
 
     version: str
     image: bytes
@@ -45,7 +45,7 @@ class Repository:
         path = Path(path).absolute()
         try:
             models = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-            configs = {model.name: _read_config(model / VARIANTS[variant]) for model in models}
+            configs = {model.name: _read_config(config_file(model, variant)) for model in models}
         except FileNotFoundError as error:
             raise RepositoryError(f"no {error.filename}: build the repository with `make export`") from error
         except OSError as error:
@@ -62,11 +62,20 @@ class Repository:
         """
         folder = self.path / "classify" / version
         try:
-            answer = json.loads((folder / "known.json").read_text())
-            image = (folder / "known.jpg").read_bytes()
+            answer = json.loads((folder / "reference.json").read_text())
+            image = (folder / "reference.jpg").read_bytes()
             return ReferenceAnswer(version, image, int(answer["index"]), answer["label"], float(answer["probability"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RepositoryError(f"no reference answer in {folder} ({error}): publish the model again") from error
+
+
+def config_file(model: Path, variant: str) -> Path:
+    """The configuration that Triton takes for a variant: its own file, or config.pbtxt where there is none.
+
+    https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_configuration.md
+    """
+    own = model / VARIANTS[variant]
+    return own if own.is_file() else model / VARIANTS["gpu"]
 
 
 def instance_count(config: ModelConfig) -> int:

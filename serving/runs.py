@@ -1,4 +1,4 @@
-"""What runs on this machine, and ending it."""
+"""The folder of each running server of this user, with its links, log and state; finding and ending servers."""
 
 import fcntl
 import json
@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_triton.serving.control import Control
+from alexnet_triton.common.files import write_json
+from alexnet_triton.serving.control import Control, ask_reference_image
 from alexnet_triton.serving.errors import ServingError
 from alexnet_triton.serving.repository import Repository
 
-# WAS alexnet_triton.serving.runs: The folder of a run: links that tritonserver needs, its log, its state; and the clearing of dead runs.
-
-
 SHARED_MEMORY = Path("/dev/shm")
+STOP_TIMEOUT_S = 25.0
 
 
 class RunDir:
@@ -50,9 +49,7 @@ class RunDir:
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Replace the state in one step."""
-        new = self.path / "run.json.new"
-        new.write_text(json.dumps(state, indent=2) + "\n")
-        new.replace(self.state_file)
+        write_json(self.state_file, state)
 
     def clear_shared_memory(self) -> list[str]:
         """Delete what the run left in /dev/shm; returns the names."""
@@ -122,9 +119,6 @@ def _alive(run: RunDir) -> bool:
     return False
 
 
-STOP_TIMEOUT_S = 25.0
-
-
 @dataclass(frozen=True)
 class RunningServer:
     """A live server of this user, whoever started it."""
@@ -136,27 +130,27 @@ class RunningServer:
     def name(self) -> str:
         return self.directory.path.name
 
-    def describe(self) -> str:
+    @property
+    def control(self) -> Control:
+        return Control(self.state["host"], self.state["ports"]["http"], self.state["key"])
+
+    def describe(self, healthy: bool) -> str:
         """One line: name, health, addresses, process, repository."""
         ports, host = self.state["ports"], self.state["host"]
-        health = "well" if self.is_healthy() else "not well"
         return (
-            f"{self.name}  {health}  http://{host}:{ports['http']}  grpc://{host}:{ports['grpc']}  "
+            f"{self.name}  {'healthy' if healthy else 'unhealthy'}  "
+            f"http://{host}:{ports['http']}  grpc://{host}:{ports['grpc']}  "
             f"pid {self.state['tritonserver']}  {self.state['repository']} ({self.state['variant']})"
         )
 
     def is_healthy(self) -> bool:
         """Whether the reference image gets its reference answer."""
-        control = Control(self.state["host"], self.state["ports"]["http"], self.state["key"])
         try:
-            known = Repository.open(self.state["repository"], self.state["variant"]).reference_answer(
-                control.versions("classify")[-1]
-            )
-            _, probabilities = control.classify(known.image, priority=1)
+            repository = Repository.open(self.state["repository"], self.state["variant"])
+            ask_reference_image(self.control, repository, priority=1)
         except ServingError:
             return False
-        index = max(range(len(probabilities)), key=probabilities.__getitem__)
-        return known.agrees(index, probabilities[index])
+        return True
 
     def stop(self) -> None:
         """End it and wait until nothing of it is left.
@@ -165,11 +159,11 @@ class RunningServer:
             ServingError: it is still there after `STOP_TIMEOUT_S`.
         """
         with suppress(ProcessLookupError):
-            os.kill(self.state["owner"] if self.state["watched"] else self.state["keeper"], signal.SIGTERM)
+            os.kill(self.state["owner"] if self.state["watched"] else self.state["supervisor"], signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while self.name in {run.path.name for run in alive_runs()}:
             if time.monotonic() > deadline:
-                raise ServingError(f"{self.name} still runs: end process {self.state['keeper']} yourself")
+                raise ServingError(f"{self.name} still runs: end process {self.state['supervisor']} yourself")
             time.sleep(0.1)
 
 

@@ -7,9 +7,16 @@ from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
-from alexnet_triton.serving import supervisor as triton_log
-from alexnet_triton.serving.control import Control, drain
-from alexnet_triton.serving.errors import BackendAbortError, ControlError, PortTakenError, ServingError, StartError
+from alexnet_triton.serving import supervisor
+from alexnet_triton.serving.control import Control, ask_reference_image, drain
+from alexnet_triton.serving.errors import (
+    BackendAbortError,
+    ControlError,
+    PortTakenError,
+    ServingError,
+    StartError,
+    WrongAnswerError,
+)
 from alexnet_triton.serving.launch import (
     PACKAGE,
     VARIABLES,
@@ -32,12 +39,12 @@ DRAIN_S = 6.0  # at most, for requests in flight
 
 
 class Server:
-    """A tritonserver that answers rightly from `start` on, and is gone without a trace after `stop`.
+    """A tritonserver that answers rightly from `start` on, and leaves nothing behind after `stop`.
 
         with Server("artifacts/model_repository", http_port=0, grpc_port=0, metrics_port=0) as server:
             print(server.http_address)
 
-    It also goes when this process is killed. Not for several threads at once.
+    It also ends when this process is killed. Not for several threads at once.
     """
 
     def __init__(
@@ -53,8 +60,13 @@ class Server:
         start_timeout_s: float = 60.0,
         tls: Tls | None = None,
     ) -> None:
-        """Nothing is started yet. A port of 0 means any that is free; `log` None keeps the log only while it runs;
-        `tls` is for gRPC."""
+        """Starts nothing yet.
+
+        Args:
+            http_port, grpc_port, metrics_port: 0 means any free one.
+            log: tritonserver's log; None keeps it only while the server runs.
+            tls: for gRPC.
+        """
         self.config = ServerConfig(
             Path(repository),
             variant,
@@ -69,10 +81,10 @@ class Server:
         )
         self.ports: Ports = {}
         self.key = secrets.token_hex(16)
-        self.watched = False  # whether this process starts it again: then stopping it means stopping this process
+        self.watched = False  # whether this process restarts it: then stopping it means stopping this process
         self._process: SupervisedProcess | None = None
         self._run: RunDir | None = None
-        self._well = False  # it has answered rightly once
+        self._answered = False  # rightly, once since its start
 
     def start(self) -> None:
         """Start, and return when the reference image gets its reference answer.
@@ -94,7 +106,7 @@ class Server:
         Raises:
             as `start`.
         """
-        self._well = False
+        self._answered = False
         if self._process:
             self._process.kill()
         self.stop()
@@ -102,7 +114,7 @@ class Server:
         self._start()
 
     def _start(self) -> None:
-        """Start, and again where the Python backend aborts, as Triton 2.51 now and then does on a busy machine."""
+        """Start; try again when the Python backend aborts, as Triton 2.51 now and then does on a busy machine."""
         for _ in range(START_ATTEMPTS - 1):
             try:
                 return self._start_once()
@@ -137,8 +149,8 @@ class Server:
                 environment = build_environment(installation, modules)
                 self._process = SupervisedProcess(command, environment, log, self._run.shm_prefix, lock)
             self._write_state()
-            self._wait_until_well()
-            self._well = True
+            self._wait_until_healthy()
+            self._answered = True
         except BaseException:
             self.stop()
             raise
@@ -146,37 +158,29 @@ class Server:
             os.close(lock)
 
     def stop(self) -> None:
-        """End the server: requests in flight are answered, new ones refused, and then nothing of it is left."""
+        """End the server: it answers requests in flight, refuses new ones, and leaves nothing behind."""
         process, self._process = self._process, None
         run, self._run = self._run, None
         if process:
-            if self._well:
+            if self._answered:
                 drain(self.control, self.repository, DRAIN_S)
                 process.end_soon()
             process.stop()
-        self._well = False
+        self._answered = False
         if run:
             run.remove()
 
     def check(self, timeout_s: float = 5.0) -> None:
-        """Ask for the reference image.
+        """Ask for the reference image, at the priority that overtakes what waits.
 
         Raises:
             ControlError: no answer.
-            StartError: a wrong one.
+            WrongAnswerError: a wrong one.
         """
-        version = self.control.versions("classify", timeout_s)[-1]
-        known = self.repository.reference_answer(version)
-        _, probabilities = self.control.classify(known.image, timeout_s=timeout_s, priority=1)
-        index = max(range(len(probabilities)), key=probabilities.__getitem__)
-        if not known.agrees(index, probabilities[index]):
-            raise StartError(
-                f"classify says class {index} with {probabilities[index]:.2f} for the reference image, "
-                f"which is {known.index} ({known.label}) with {known.probability:.2f}: publish the model again"
-            )
+        ask_reference_image(self.control, self.repository, timeout_s, priority=1)
 
     def missing_stubs(self) -> list[str]:
-        """Models with fewer live stubs than the server believes. It never notices by itself that one has ended."""
+        """Models with fewer live stubs than instances. Triton never notices by itself that a stub has ended."""
         alive = Counter(self._process.stub_models().values()) if self._process else Counter()
         return sorted(
             name
@@ -248,13 +252,13 @@ class Server:
                 "key": self.key,
                 "owner": os.getpid(),
                 "watched": self.watched,
-                "keeper": self._process.keeper_pid,
+                "supervisor": self._process.supervisor_pid,
                 "tritonserver": self._process.pid,
                 "log": str(self.log_path),
             }
         )
 
-    def _wait_until_well(self) -> None:
+    def _wait_until_healthy(self) -> None:
         assert self._process
         deadline = time.monotonic() + self.config.start_timeout_s
         while not self._process.ended(_POLL_S):
@@ -262,7 +266,7 @@ class Server:
                 hide_argument(self._process.pid, self.key)
                 return self._check_first_answer()
             if time.monotonic() > deadline:
-                raise StartError(f"not ready after {self.config.start_timeout_s:g} s: see {self._kept_log()}")
+                raise StartError(f"not ready after {self.config.start_timeout_s:g} s: see {self._log_to_see()}")
         raise self._explain_end()
 
     def _check_first_answer(self) -> None:
@@ -270,17 +274,19 @@ class Server:
             self.check(timeout_s=self.config.start_timeout_s)
         except ControlError as error:
             raise StartError(f"classify does not answer: {error}") from error
+        except WrongAnswerError as error:
+            raise StartError(str(error)) from error
 
     def _explain_end(self) -> ServingError:
         """Why tritonserver ended by itself, from its log."""
-        port = triton_log.taken_port(self.log_path, self._log_start)
+        port = supervisor.taken_port(self.log_path, self._log_start)
         for name, number in self.ports.items():
             if number == port:
                 return PortTakenError(self.config.host, number, VARIABLES[name])
-        if triton_log.backend_aborted(self.log_path, self._log_start):
-            return BackendAbortError(f"Triton's Python backend aborted at the start: see {self._kept_log()}")
-        reason = triton_log.failure(self.log_path, self._log_start) or "no reason given"
-        return StartError(f"tritonserver ended at its start: {reason}; see {self._kept_log()}")
+        if supervisor.backend_aborted(self.log_path, self._log_start):
+            return BackendAbortError(f"Triton's Python backend aborted at the start: see {self._log_to_see()}")
+        reason = supervisor.failure(self.log_path, self._log_start) or "no reason given"
+        return StartError(f"tritonserver ended at its start: {reason}; see {self._log_to_see()}")
 
-    def _kept_log(self) -> str:
+    def _log_to_see(self) -> str:
         return str(self.config.log) if self.config.log else "its log (name one with log=FILE to keep it)"

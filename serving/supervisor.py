@@ -1,4 +1,8 @@
-"""The asking program's side of the keeper: start a kept tritonserver, watch it, end it."""
+"""A tritonserver under supervision: the supervisor's own program, its handle in the starting program, and the reasons
+of a failure in tritonserver's log.
+
+The program is `python -m alexnet_triton.serving.supervisor GRACE_S SHM_PREFIX`; `SupervisedProcess` starts it.
+"""
 
 import ctypes
 import json
@@ -12,126 +16,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-# WAS alexnet_triton.serving.supervisor: Runs tritonserver as its one child, and lets nothing of it outlive the program that asked for it.
-#
-#     python -m alexnet_triton.serving.supervisor GRACE_S SHM_PREFIX
-#
-# Standard input is a pipe that the asking program holds. Its first line is the command, as JSON: there are secrets in
-# it, and any user can read a command line. When it closes, because that program wants the end or because
-# it was killed, tritonserver gets SIGTERM, `GRACE_S` seconds, then SIGKILL. When tritonserver ends, for whatever reason,
-# the stubs it left are killed and its shared memory is cleared. When the keeper itself is killed, the kernel kills
-# tritonserver, and the stubs end on their own.
-#
-
-
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-def main(argv: list[str]) -> int:
-    """Keep the command until it ends or standard input closes; returns its exit status, negative for a signal."""
-    grace_s, shm_prefix, command = float(argv[0]), argv[1], json.loads(sys.stdin.readline())
-    _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # stubs of a dead server become children of this process
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, lambda *_: None)
-    wakeup = _wake_on_signals()
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
-    print(server.pid, flush=True)
-    pidfd = os.pidfd_open(server.pid)
-    if not _ended(pidfd, sys.stdin.fileno(), wakeup, timeout_s=None):
-        server.send_signal(signal.SIGTERM)
-        if not _ended(pidfd, timeout_s=grace_s):
-            server.kill()
-    status = server.wait()
-    _kill_orphans()
-    _clear_shared_memory(shm_prefix)
-    return status
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _wake_on_signals() -> int:
-    """A descriptor that becomes readable when a signal arrives; otherwise `select` would go on after it."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    return reader
-
-
-def _ended(pidfd: int, *others: int, timeout_s: float | None) -> bool:
-    """Wait for the server's end, another descriptor, or the timeout; says whether it was the first."""
-    ready, _, _ = select.select([pidfd, *others], [], [], timeout_s)
-    return pidfd in ready
-
-
-def _kill_orphans() -> None:
-    """Kill and reap every process below this one, and those that their death hands down."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    while pids := [int(pid) for pid in children.read_text().split()]:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-
-
-def _clear_shared_memory(prefix: str) -> None:
-    for entry in Path("/dev/shm").glob(f"{prefix}*"):
-        entry.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]) & 0xFF)
-
-
-# WAS alexnet_triton.serving.supervisor: Reading tritonserver's log for the reason of a failure.
-
-
-_FAILED_LOAD = re.compile(r"Z E \d+ \S+ \"failed to load (?P<reason>'\w+' version \d+: .*?)\"?$", re.MULTILINE)
-_FATAL = re.compile(r"^error: (?P<reason>.*)$", re.MULTILINE)
-_PORT = re.compile(r"Socket '[^']*:(?P<port>\d+)' already in use")
-_ABORT = "boost::interprocess::lock_exception"
-_MAX_CHARACTERS = 300
-
-
-def failure(path: Path, start: int = 0) -> str | None:
-    """Why tritonserver ended, in one line: the model that did not load, else its last words, else None.
-
-    `start` is where its part of the log begins, in bytes.
-    """
-    text = _text(path, start)
-    match = _FAILED_LOAD.search(text) or _FATAL.search(text)
-    return match["reason"].replace("\\", "")[:_MAX_CHARACTERS].strip() if match else None
-
-
-def taken_port(path: Path, start: int = 0) -> int | None:
-    """The port that tritonserver says another program has, or None."""
-    match = _PORT.search(_text(path, start))
-    return int(match["port"]) if match else None
-
-
-def backend_aborted(path: Path, start: int = 0) -> bool:
-    """Whether the Python backend ended tritonserver over a lock that it shares with a stub."""
-    return _ABORT in _text(path, start)
-
-
-def _text(path: Path, start: int) -> str:
-    return path.read_bytes()[start:].decode(errors="replace")
-
-
 GRACE_S = 8.0  # from SIGTERM to SIGKILL
 DRAINED_GRACE_S = 1.0  # the same after a drain
-_SWEEP_S = 10.0  # the keeper's own work after that
+_SWEEP_S = 10.0  # the supervisor's own work after that
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 
 
 class SupervisedProcess:
-    """A tritonserver under a keeper. It ends with this process, however this process ends."""
+    """A tritonserver under a supervisor. It ends with this process, however this process ends."""
 
     def __init__(self, command: list[str], env: dict[str, str], log: IO[bytes], shm_prefix: str, lock: int) -> None:
-        """Start it. Its output goes to `log`; `lock` is a descriptor that lives as long as it does."""
-        keeper = [sys.executable, "-m", "alexnet_triton.serving.supervisor", str(GRACE_S), shm_prefix]
-        self._keeper = subprocess.Popen(
-            keeper,
+        """Start it. Its output goes to `log`; `lock` is a descriptor that stays open as long as it runs."""
+        supervisor = [sys.executable, "-m", "alexnet_triton.serving.supervisor", str(GRACE_S), shm_prefix]
+        self._supervisor = subprocess.Popen(
+            supervisor,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -139,18 +37,18 @@ class SupervisedProcess:
             pass_fds=[lock],
             start_new_session=True,  # Ctrl-C in the terminal is this process's to handle
         )
-        assert self._keeper.stdin
-        assert self._keeper.stdout
-        self._stdin, stdout = self._keeper.stdin, self._keeper.stdout
+        assert self._supervisor.stdin
+        assert self._supervisor.stdout
+        self._stdin, stdout = self._supervisor.stdin, self._supervisor.stdout
         self._stdin.write(json.dumps(command).encode() + b"\n")
         self._stdin.flush()
         with stdout:
             self.pid = int(stdout.readline() or 0)
-        self._pidfd = os.pidfd_open(self._keeper.pid)
+        self._pidfd = os.pidfd_open(self._supervisor.pid)
 
     @property
-    def keeper_pid(self) -> int:
-        return self._keeper.pid
+    def supervisor_pid(self) -> int:
+        return self._supervisor.pid
 
     def ended(self, timeout_s: float = 0.0) -> bool:
         """Wait until it has ended and is swept up, at most `timeout_s`."""
@@ -190,5 +88,99 @@ class SupervisedProcess:
         """End it, within the grace; returns tritonserver's exit status."""
         self._stdin.close()
         if not self.ended(GRACE_S + _SWEEP_S):
-            self._keeper.kill()
-        return self._keeper.wait()
+            self._supervisor.kill()
+        return self._supervisor.wait()
+
+
+def main(argv: list[str]) -> int:
+    """Run a command until it ends or standard input closes; returns its exit status, negative for a signal.
+
+    Standard input is a pipe that the starting program holds. Its first line is the command as JSON: the command holds
+    secrets, and any user can read a command line. The pipe closes when the starting program wants the end, or is
+    killed: then tritonserver gets SIGTERM, `grace_s` seconds, and SIGKILL. When tritonserver ends, for whatever reason,
+    the supervisor kills the stubs that it left and clears its shared memory. When the supervisor itself is killed, the
+    kernel kills tritonserver, and the stubs end on their own.
+    """
+    grace_s, shm_prefix, command = float(argv[0]), argv[1], json.loads(sys.stdin.readline())
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # stubs of a dead server become children of this process
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, lambda *_: None)
+    wakeup = _wake_on_signals()
+    server = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    )
+    print(server.pid, flush=True)
+    pidfd = os.pidfd_open(server.pid)
+    if not _ended(pidfd, sys.stdin.fileno(), wakeup, timeout_s=None):
+        server.send_signal(signal.SIGTERM)
+        if not _ended(pidfd, timeout_s=grace_s):
+            server.kill()
+    status = server.wait()
+    _kill_orphans()
+    _clear_shared_memory(shm_prefix)
+    return status
+
+
+def _wake_on_signals() -> int:
+    """A descriptor that becomes readable when a signal arrives; otherwise `select` would go on after it."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    return reader
+
+
+def _ended(pidfd: int, *others: int, timeout_s: float | None) -> bool:
+    """Wait for the server's end, another descriptor, or the timeout; says whether it was the first."""
+    ready, _, _ = select.select([pidfd, *others], [], [], timeout_s)
+    return pidfd in ready
+
+
+def _kill_orphans() -> None:
+    """Kill and reap every process below this one, and those that their death hands down."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    while pids := [int(pid) for pid in children.read_text().split()]:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _clear_shared_memory(prefix: str) -> None:
+    for entry in Path("/dev/shm").glob(f"{prefix}*"):
+        entry.unlink(missing_ok=True)
+
+
+_FAILED_LOAD = re.compile(r"Z E \d+ \S+ \"failed to load (?P<reason>'\w+' version \d+: .*?)\"?$", re.MULTILINE)
+_FATAL = re.compile(r"^error: (?P<reason>.*)$", re.MULTILINE)
+_PORT = re.compile(r"Socket '[^']*:(?P<port>\d+)' already in use")
+_ABORT = "boost::interprocess::lock_exception"
+_MAX_CHARACTERS = 300
+
+
+def failure(path: Path, start: int = 0) -> str | None:
+    """Why tritonserver ended, from its log, in one line: the model that did not load, else its last error, else None.
+
+    `start` is where its part of the log begins, in bytes.
+    """
+    text = _text(path, start)
+    match = _FAILED_LOAD.search(text) or _FATAL.search(text)
+    return match["reason"].replace("\\", "")[:_MAX_CHARACTERS].strip() if match else None
+
+
+def taken_port(path: Path, start: int = 0) -> int | None:
+    """The port that tritonserver says another program has, or None."""
+    match = _PORT.search(_text(path, start))
+    return int(match["port"]) if match else None
+
+
+def backend_aborted(path: Path, start: int = 0) -> bool:
+    """Whether the Python backend ended tritonserver over a lock that it shares with a stub."""
+    return _ABORT in _text(path, start)
+
+
+def _text(path: Path, start: int) -> str:
+    return path.read_bytes()[start:].decode(errors="replace")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]) & 0xFF)

@@ -1,4 +1,4 @@
-"""Keeping a server well: stubs that died are healed, a server that died is started again."""
+"""The watcher: it heals models whose stubs died, restarts a server that died, and serves both's metrics."""
 
 import os
 import select
@@ -20,7 +20,7 @@ Event = Callable[..., None]  # name of the event, then what belongs to it by key
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """How often the reference image is asked, how many failures in a row mean ill, how restarts are spaced."""
+    """How often the watcher asks, how many failures in a row lead to a restart, and how restarts are spaced."""
 
     interval_s: float = 2.0
     confirm_s: float = 0.2
@@ -29,11 +29,11 @@ class WatchConfig:
     failures: int = 3
     first_backoff_s: float = 0.25
     max_backoff_s: float = 30.0
-    quiet_s: float = 60.0  # well for so long, and the next restart is a first one again
+    quiet_s: float = 60.0  # healthy for so long, and the next restart waits for nothing again
 
 
 class Watcher:
-    """Watches one server. `run` returns when `stop` is set; every event goes to `event` and is counted."""
+    """Watches one server. `run` returns once `stopped` is set; each event is counted and goes to `event`."""
 
     def __init__(self, server: Server, event: Event, config: WatchConfig | None = None) -> None:
         self.server = server
@@ -47,23 +47,23 @@ class Watcher:
         self._last_restart = time.monotonic()
 
     def run(self) -> None:
-        """Watch until `stopped`. The server has to have been started."""
+        """Watch a started server until `stopped`."""
         while not self.stopped:
-            ill = self._wait_for_deaths()
+            broken = self._wait_for_deaths()
             if self.stopped:
                 return
             if self.server.wait(0.0):
                 self._restart("tritonserver ended")
-            elif ill:
-                self._heal(ill, "stub ended")
+            elif broken:
+                self._heal(broken, "stub ended")
             else:
                 self._ask()
 
     def _wait_for_deaths(self) -> list[str]:
-        """Wait an interval, or until the server or a stub ends; names the models that miss a stub."""
+        """Wait an interval, or until the server or a stub ends; returns the models that miss a stub."""
         ended = self._wait([self.server.pid, *self.server.stubs()], self.config.interval_s)
         if self.server.pid in ended:
-            self.server.wait(self.config.sweep_s)  # its keeper has yet to sweep up; asking it would be in vain
+            self.server.wait(self.config.sweep_s)  # its supervisor has yet to sweep up; asking it would be in vain
             return []
         if not self.server.missing_stubs():
             return []
@@ -92,28 +92,28 @@ class Watcher:
             self.server.check(self.config.answer_timeout_s)
         except ControlError as error:
             if error.status != 503:
-                self._ill(str(error))
+                self._fail(str(error))
             return
         except ServingError as error:
-            self._ill(str(error))
+            self._fail(str(error))
             return
         self._failures = 0
-        self._well()
+        self._succeed()
 
-    def _ill(self, reason: str) -> None:
+    def _fail(self, reason: str) -> None:
         self._failures += 1
         self.healthy = False
         self._event("no right answer", reason=reason, failures=self._failures)
         if self._failures >= self.config.failures:
             self._restart(reason)
 
-    def _well(self) -> None:
+    def _succeed(self) -> None:
         self.healthy = True
         if time.monotonic() - self._last_restart > self.config.quiet_s:
             self._backoff_s = 0.0
 
     def _heal(self, models: list[str], reason: str) -> None:
-        """Unload and load what died: Triton never starts a stub again by itself, and takes the model for ready."""
+        """Unload and load the models: Triton never restarts a stub by itself, and calls its model ready."""
         self.healthy = False
         started = time.monotonic()
         try:
@@ -125,10 +125,10 @@ class Watcher:
             self._restart(f"healing {', '.join(models)} failed: {error}")
             return
         self._count("heals", models=models, reason=reason, seconds=round(time.monotonic() - started, 2))
-        self._well()
+        self._succeed()
 
     def _restart(self, reason: str) -> None:
-        """Start the server again on the same addresses, for as long as it takes."""
+        """Restart the server on the same addresses; try until it starts."""
         self.healthy = False
         started = time.monotonic()
         while not self.stopped:
@@ -141,7 +141,7 @@ class Watcher:
                 self._event("start failed", reason=str(error), next_try_s=self._backoff_s)
         self._failures, self._last_restart = 0, time.monotonic()
         self._count("restarts", reason=reason, seconds=round(time.monotonic() - started, 2))
-        self._well()
+        self._succeed()
 
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -153,15 +153,12 @@ class Watcher:
         self._event(name.removesuffix("s"), count=self.counts[name], **details)
 
 
-# WAS alexnet_triton.serving.watch: One Prometheus endpoint for the server and for what watches it.
-
-
 def watcher_metrics(watcher: Watcher) -> str:
     """Health and counters of a watcher, in Prometheus' text format."""
     values = (
         ("alexnet_healthy", "gauge", "1 while the reference image gets its reference answer", int(watcher.healthy)),
-        ("alexnet_heals_total", "counter", "models loaded anew because a stub had ended", watcher.counts["heals"]),
-        ("alexnet_restarts_total", "counter", "servers started anew", watcher.counts["restarts"]),
+        ("alexnet_heals_total", "counter", "models loaded again after a stub had ended", watcher.counts["heals"]),
+        ("alexnet_restarts_total", "counter", "restarts of the server", watcher.counts["restarts"]),
     )
     return "".join(
         f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in values
@@ -200,13 +197,13 @@ def _handler(watcher: Watcher) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Scrapes are not news."""
+            """A scrape leaves no line in the log."""
 
     return Handler
 
 
 def _triton_metrics(address: str) -> str:
-    """What Triton says, or nothing while it is being started again."""
+    """Triton's metrics, or nothing while it restarts."""
     try:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=2.0) as response:
             return response.read().decode()

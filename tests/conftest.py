@@ -16,12 +16,17 @@ from alexnet_triton.serving.server import Server
 from alexnet_triton.training import checkpoint, fashion_mnist
 from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import ROOT, MainJob, make
-from tests.serving.tiny import build_repository
+from tests.serving.tiny import build_repository, running_server
 from tests.tools import CHROMIUM, find
 
 BUDGET_S = 10  # of training; other tests share the cores with it
 WIDTH = 0.25  # of the network: a tenth of the work, with nothing left out
 MEANWHILE = 8  # files of tests, which last about as long as the main job
+
+
+def pytest_configure() -> None:
+    # The tests start hundreds of processes: each is to find the modules compiled.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,7 +84,7 @@ def trained(main_job: MainJob) -> Checkpoint:
 def server(main_job: MainJob, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Triton on what the main job has published."""
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    with Server(main_job.repository, http_port=0, grpc_port=0, metrics_port=0, log=log) as running:
+    with running_server(main_job.repository, log=log) as running:
         yield running
 
 
@@ -91,7 +96,7 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_server(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0, log=log) as server:
+    with running_server(tiny_repository, log=log) as server:
         yield server
 
 

@@ -35,6 +35,20 @@ def need(program: str) -> str:
     return path
 
 
+def ask() -> None:
+    """Say in one line, before anything is installed, what somebody with the rights has to install."""
+    missing = [package for program, package in LOAD_GENERATORS.items() if not find(program)]
+    if missing and not may_install():
+        sys.exit(f"make test: needs {' and '.join(missing)}: sudo apt-get install {' '.join(missing)}")
+
+
+def may_install() -> bool:
+    """Whether this user may install Debian's packages without being asked for a password."""
+    if os.geteuid() == 0:
+        return True
+    return bool(shutil.which("sudo")) and subprocess.run(("sudo", "-n", "true"), capture_output=True).returncode == 0
+
+
 def main() -> None:
     try:
         if not find("promtool"):
@@ -69,7 +83,12 @@ def install_chromium() -> None:
 
 def install(*packages: str) -> None:
     rights = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
-    run(*rights, "apt-get", "install", "-qq", "--yes", "--no-install-recommends", *packages)
+    command = (*rights, "apt-get", "install", "-qq", "--yes", "--no-install-recommends", *packages)
+    try:
+        run(*command)
+    except subprocess.CalledProcessError:  # a new machine may have no lists of packages yet
+        run(*rights, "apt-get", "update", "-qq")
+        run(*command)
 
 
 def run(*command: str, folder: str | None = None) -> None:
@@ -78,4 +97,4 @@ def run(*command: str, folder: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ask() if "--ask" in sys.argv else main()

@@ -1,6 +1,5 @@
-"""Checkpoints: the weights with all that is needed to use them, written in one piece."""
+"""Checkpoints: a network's weights with all that is needed to use them, and the state of an unfinished run."""
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,14 +26,14 @@ class Checkpoint:
     std: tuple[float, ...]
     data: str
     recipe: dict[str, Any] = field(default_factory=dict)
-    split: dict[str, Any] = field(default_factory=dict)  # images trained on, held out and tested on
+    split: dict[str, Any] = field(default_factory=dict)  # numbers of training, held-out and test images
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> AlexNet:
         """The network with these weights, in evaluation mode.
 
         Raises:
-            CheckpointError: the weights are those of another network.
+            CheckpointError: the weights belong to another network.
         """
         network = AlexNet(self.network)
         try:
@@ -46,24 +45,97 @@ class Checkpoint:
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights."""
-        return asdict(replace(self, weights={}))
+        description = asdict(replace(self, weights={}))
+        del description["weights"]
+        return description
 
 
-def write_tensors(path: Path, values: dict[str, Any]) -> None:
-    """Replace a file of tensors in one step.
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint, and its description as JSON beside it. A reader never sees half of either.
 
     Raises:
-        WriteError: it cannot be written, for want of space or otherwise.
+        WriteError: one of them cannot be written.
     """
-    with files.replacing(path) as temporary:
+    _write_tensors(path, {**checkpoint.describe(), "weights": checkpoint.weights})
+    files.write_json(path.with_suffix(".json"), checkpoint.describe())
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or this project did not write it.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; train one with alexnet-triton train --output {path}")
+    otherwise, remedy = "not a checkpoint of this project", "train it again"
+    values = read_tensors(path, otherwise, remedy)
+    try:
+        network = values.pop("network")
+        network.setdefault("lrn", network.pop("normalization", True))  # its name in older checkpoints
+        return Checkpoint(NetworkConfig(**network), **values)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged or {otherwise} ({error}); {remedy}") from error
+
+
+def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write the state of an unfinished run in one step.
+
+    Args:
+        identity: what must be the same in the run that resumes from it.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    _write_tensors(path, {"identity": identity, **state})
+
+
+def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Read a state back.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or its run had another identity.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no unfinished run to resume; start one without --resume")
+    otherwise, remedy = "not the state of a run", "remove it and start without --resume"
+    state = read_tensors(path, otherwise, remedy)
+    if not isinstance(state, dict) or "identity" not in state:
+        raise CheckpointError(f"{path}: damaged or {otherwise}; {remedy}")
+    for key, ours in identity.items():
+        theirs = state["identity"].get(key)
+        if theirs != ours:
+            raise CheckpointError(
+                f"{path}: a run with {key} {theirs!r}, not {ours!r}; give the same, or start without --resume"
+            )
+    return state
+
+
+def read_tensors(path: Path, otherwise: str, remedy: str) -> Any:
+    """What torch.save wrote to a file, on the CPU. Unpickles tensors and plain values, and no code.
+
+    Raises:
+        CheckpointError: it is damaged or `otherwise`; the message gives torch's reason and the `remedy`.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive makes torch raise errors of many kinds
+        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise CheckpointError(f"{path}: damaged or {otherwise} ({reason}); {remedy}") from error
+
+
+def _write_tensors(path: Path, values: dict[str, Any]) -> None:
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
         try:
-            torch.save(values, temporary)
-        except RuntimeError as error:  # what torch.save says where a disk is full
-            raise OSError(str(error).splitlines()[0]) from error
+            torch.save(values, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # the system's reason, which torch covers with its own
+                raise error.__context__ from None
+            raise
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Refuse early what would fail after hours.
+    """Refuse at the start what would fail after hours of training.
 
     Raises:
         CheckpointError: fewer than `needed` bytes are free where `folder` is or will be.
@@ -75,57 +147,3 @@ def require_space(folder: Path, needed: int) -> None:
             f"{folder}: {free / 2**20:,.0f} MiB free, {needed / 2**20:,.0f} MiB needed for checkpoints; "
             "free space or give another --output"
         )
-
-
-def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint, and what describes it as JSON beside it; a reader never sees half of either."""
-    write_tensors(path, {**checkpoint.describe(), "weights": checkpoint.weights})
-    description = {key: value for key, value in checkpoint.describe().items() if key != "weights"}
-    files.write_text(path.with_suffix(".json"), json.dumps(description, indent=2) + "\n")
-
-
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged, or it is none of this project's.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; train one: python -m alexnet_triton.training.train")
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-        values["network"] = NetworkConfig(**values["network"])
-        return Checkpoint(**values)
-    except Exception as error:  # whatever a damaged archive makes torch raise
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: damaged or not a checkpoint of this project: {reason}") from error
-
-
-# WAS alexnet_triton.training.checkpoint: The state of an unfinished run on disk.
-
-
-def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write a state in one piece; `identity` is what the run that takes it up must be the same in."""
-    write_tensors(path, {"identity": identity, **state})
-
-
-def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Read a state back.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it is of a run with another identity.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no unfinished run there to take up; start one without --resume")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        theirs = state["identity"]
-    except Exception as error:  # whatever a damaged archive makes torch raise
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: damaged ({reason}); remove it and start without --resume") from error
-    for key, ours in identity.items():
-        if theirs.get(key) != ours:
-            raise CheckpointError(
-                f"{path}: a run with {key} {theirs.get(key)!r}, not {ours!r}; give the same, or start without --resume"
-            )
-    return state

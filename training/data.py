@@ -1,27 +1,31 @@
-"""Data sets by name or folder."""
+"""Data sets: labelled images in memory or in files, by name or from a folder of photographs."""
 
-import sys
+import argparse
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
+from alexnet_triton.common.command import complain
+from alexnet_triton.common.files import is_image
 from alexnet_triton.imaging import ImageError, open_image
 from alexnet_triton.training import cifar10, fashion_mnist
 from alexnet_triton.training.errors import DataError
 
-# WAS alexnet_triton.training.data: Labelled images, in memory or in files, and what is done about damaged ones.
-
-
-SKIPPED_PART = 0.01  # of the images of a split; more than that damaged stops the run
+NAMED: dict[str, ModuleType] = {"fashion-mnist": fashion_mnist, "cifar10": cifar10}
+SPLITS = ("train", "test")
+TEST_FOLDERS = ("test", "val")
+FETCHED = Path("artifacts/data")
+DAMAGED_FRACTION = 0.01  # of the images of a split; more damaged images than that stop the run
 
 
 class Split(Protocol):
-    """Images with their labels: pictures by index (None for a damaged one), labels int64 [N]."""
+    """Images by index, None for a damaged one, and their labels, int64 [N]."""
 
     @property
     def labels(self) -> np.ndarray: ...
@@ -40,8 +44,8 @@ class ArraySplit:
         return Image.fromarray(self.images[index])
 
 
-class Skipped:
-    """Damaged images, each named once on stderr; loader threads share it."""
+class DamagedImages:
+    """The damaged images of a split. Each is named once on stderr. Loader threads share it."""
 
     def __init__(self, total: int):
         self.total = total
@@ -52,41 +56,41 @@ class Skipped:
         """Note a damaged image.
 
         Raises:
-            DataError: it is one too many.
+            DataError: more than DAMAGED_FRACTION of the split is damaged.
         """
         with self._lock:
             if path in self.paths:
                 return
             self.paths.add(path)
             count = len(self.paths)
-        if count > SKIPPED_PART * self.total:
+        if count > DAMAGED_FRACTION * self.total:
             raise DataError(
                 f"{path}: {reason}; {count} of {self.total:,} images are damaged, more than "
-                f"{SKIPPED_PART:.0%}: remove or replace them"
+                f"{DAMAGED_FRACTION:.0%}: remove or replace them"
             )
-        print(f"training: {path}: {reason}; skipped ({count} of {self.total:,} images)", file=sys.stderr)
+        complain("alexnet-triton", f"{path}: {reason}; skipped ({count} of {self.total:,} images)")
 
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Image files, decoded when they are asked for."""
+    """Image files, decoded on demand."""
 
     paths: tuple[Path, ...]
     labels: np.ndarray
-    skipped: Skipped = field(compare=False)
+    damaged: DamagedImages = field(compare=False)
 
     def image(self, index: int) -> Image.Image | None:
         path = self.paths[index]
         try:
             return open_image(path.read_bytes())
         except (OSError, ImageError) as error:
-            self.skipped.add(path, error)
+            self.damaged.add(path, error)
             return None
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of a split, int64 [M] of its indices, in that order."""
+    """The images of a split at `indices`, int64 [M], in that order."""
 
     whole: Split
     indices: np.ndarray
@@ -99,76 +103,27 @@ class Subset:
         return self.whole.image(int(self.indices[index]))
 
 
-def hold_out(split: Split, part: float) -> tuple[Split, Split | None]:
-    """A split without `part` of each class, and that part: the same images in every run.
+def hold_out(split: Split, fraction: float) -> tuple[Split, Split | None]:
+    """Divide a split into training images and held-out images, in the same way in every run.
 
-    At least one image of a class is held out, and at least one is left.
+    Of each class, `fraction` is held out: at least one image, and never all of them.
     """
-    if part == 0.0:
+    if fraction == 0.0:
         return split, None
     rng = np.random.default_rng(2012)
-    held = np.zeros(len(split.labels), bool)
+    held_out = np.zeros(len(split.labels), bool)
     for label in np.unique(split.labels):
         of_class = np.flatnonzero(split.labels == label)
-        count = min(max(1, round(part * len(of_class))), len(of_class) - 1)
-        held[rng.permutation(of_class)[:count]] = True
-    if not held.any():
+        count = min(max(1, round(fraction * len(of_class))), len(of_class) - 1)
+        held_out[rng.permutation(of_class)[:count]] = True
+    if not held_out.any():
         return split, None
-    return Subset(split, np.flatnonzero(~held)), Subset(split, np.flatnonzero(held))
+    return Subset(split, np.flatnonzero(~held_out)), Subset(split, np.flatnonzero(held_out))
 
 
-def skipped(split: Split) -> frozenset[Path]:
-    """Damaged images met so far."""
-    return frozenset(split.skipped.paths) if isinstance(split, FileSplit) else frozenset()
-
-
-# WAS alexnet_triton.training.data: Folders of photographs, one folder a class.
-
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-TEST_FOLDERS = ("test", "val")
-
-
-def open_folder(folder: Path) -> tuple[tuple[str, ...], FileSplit, FileSplit]:
-    """Classes, training and test split of `folder/train/<class>/*` and `folder/test/<class>/*` (or `val`).
-
-    Classes are in alphabetical order.
-
-    Raises:
-        DataError: a part is missing, a class has no images, or the two splits have other classes.
-    """
-    if not (folder / "train").is_dir():
-        raise DataError(f"{folder}: no folder train/<class>/ in it; lay the photographs out so, with test/ beside it")
-    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
-    if test is None:
-        raise DataError(f"{folder}: neither test/ nor val/ in it; put photographs to test on there")
-    classes = _class_folders(folder / "train")
-    if len(classes) < 2:
-        raise DataError(f"{folder / 'train'}: {len(classes)} class folders; at least 2 are needed")
-    for name in set(_class_folders(test)) ^ set(classes):
-        there, missing = (folder / "train", test) if name in classes else (test, folder / "train")
-        raise DataError(f"{missing}: no folder for class {name!r} of {there}; add it, or remove the class everywhere")
-    return classes, _file_split(folder / "train", classes), _file_split(test, classes)
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-
-
-def _file_split(folder: Path, classes: Sequence[str]) -> FileSplit:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).glob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise DataError(f"{folder / name}: no images for class {name!r}; add some, or remove the class everywhere")
-        paths += found
-        labels += [label] * len(found)
-    return FileSplit(tuple(paths), np.array(labels, np.int64), Skipped(len(paths)))
-
-
-SPLITS = ("train", "test")
-FETCHED = Path("artifacts/data")
+def damaged_paths(split: Split) -> frozenset[Path]:
+    """Damaged images found so far."""
+    return frozenset(split.damaged.paths) if isinstance(split, FileSplit) else frozenset()
 
 
 @dataclass(frozen=True)
@@ -181,21 +136,68 @@ class Dataset:
     test: Split
 
 
+def add_data_options(parser: argparse.ArgumentParser, default: str | None = "fashion-mnist") -> None:
+    """The options --data and --data-dir of a command; without a default, --data is required."""
+    description = "fashion-mnist, cifar10, or a folder with train/ and test/"
+    parser.add_argument("--data", default=default, required=default is None, help=description)
+    parser.add_argument("--data-dir", type=Path, help="folder that holds the archives of fashion-mnist or cifar10")
+
+
 def open_dataset(source: str, folder: Path | None = None) -> Dataset:
-    """`fashion-mnist` or `cifar10` (from `folder`, or found or fetched), or the path of a folder of photographs.
+    """Open a data set.
+
+    Args:
+        source: a key of NAMED, or the path of a folder of photographs.
+        folder: holds the archives of a named data set. Default: they are found or fetched.
 
     Raises:
-        DataError: the data cannot be had, or are laid out otherwise.
+        DataError: the data are not available, or are laid out in another way.
     """
-    if source == "fashion-mnist":
-        found = fashion_mnist.locate(folder, FETCHED / "fashion-mnist")
-        train, test = (ArraySplit(*fashion_mnist.load(found, split)) for split in SPLITS)
-        return Dataset(source, fashion_mnist.CLASSES, train, test)
-    if source == "cifar10":
-        archive = cifar10.locate(folder, FETCHED / "cifar10")
-        train, test = (ArraySplit(*cifar10.load(archive, split)) for split in SPLITS)
-        return Dataset(source, cifar10.CLASSES, train, test)
-    return Dataset(Path(source).name, *open_folder(Path(source)))
+    if source not in NAMED:
+        return Dataset(Path(source).name, *open_folder(Path(source)))
+    module = NAMED[source]
+    archive = module.locate(folder, FETCHED / source)
+    train, test = (ArraySplit(*module.load(archive, split)) for split in SPLITS)
+    return Dataset(source, module.CLASSES, train, test)
+
+
+def open_folder(folder: Path) -> tuple[tuple[str, ...], FileSplit, FileSplit]:
+    """Classes, training and test split of `folder/train/<class>/*` and `folder/test/<class>/*` (or `val`).
+
+    Classes are in alphabetical order.
+
+    Raises:
+        DataError: a folder is missing, a class has no images, or the classes of the two splits differ.
+    """
+    train = folder / "train"
+    if not train.is_dir():
+        raise DataError(f"{folder}: no folder train/<class>/ in it; put the photographs there, with test/ beside it")
+    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+    if test is None:
+        raise DataError(f"{folder}: neither test/ nor val/ in it; put test photographs there")
+    classes = _class_folders(train)
+    if len(classes) < 2:
+        raise DataError(f"{train}: {len(classes)} class folders; at least 2 are needed")
+    for name in set(_class_folders(test)) ^ set(classes):
+        present, missing = (train, test) if name in classes else (test, train)
+        raise DataError(f"{missing}: no folder for class {name!r} of {present}; add it, or remove the class everywhere")
+    return classes, _file_split(train, classes), _file_split(test, classes)
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+
+
+def _file_split(folder: Path, classes: Sequence[str]) -> FileSplit:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(filter(is_image, (folder / name).glob("*")))
+        if not found:
+            raise DataError(f"{folder / name}: no images for class {name!r}; add some, or remove the class everywhere")
+        paths += found
+        labels += [label] * len(found)
+    return FileSplit(tuple(paths), np.array(labels, np.int64), DamagedImages(len(paths)))
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class PixelStatistics:
 
 
 def pixel_statistics(split: Split, images: int = 2000) -> PixelStatistics:
-    """Over all pixels of a fixed sample of images."""
+    """Statistics of all pixels of a fixed sample of images."""
     indices = np.random.default_rng(0).permutation(len(split.labels))[:images]
     opened = (split.image(int(index)) for index in indices)
     pixels = np.concatenate([np.asarray(image.convert("RGB")).reshape(-1, 3) for image in opened if image is not None])

@@ -1,14 +1,15 @@
-"""What this machine computes with, and how."""
+"""What this process computes with: device, precision, memory, and the other processes of its run."""
 
 import ctypes
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 # glibc's mallopt(3) parameters.
@@ -22,7 +23,7 @@ def pick_device() -> torch.device:
 
 
 def place(network: nn.Module, device: torch.device) -> None:
-    """Move a network to a device, its convolutions' weights in the channels-last order that they compute in."""
+    """Move a network to a device, with its convolutions' weights in channels-last order."""
     network.to(device)
     for parameter in network.parameters():
         if parameter.dim() == 4:
@@ -30,7 +31,7 @@ def place(network: nn.Module, device: torch.device) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Does it multiply bfloat16 matrices in hardware?"""
+    """Whether a device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
@@ -38,7 +39,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(asked: str, device: torch.device) -> str:
-    """A key of PRECISIONS: `asked`, or for "auto" the fastest of 16 bits in hardware, float32 where there is none."""
+    """A key of PRECISIONS: `asked`, or for "auto" the fastest 16-bit type of the hardware, else float32."""
     if asked != "auto":
         return asked
     if has_bf16(device):
@@ -53,10 +54,10 @@ def mixed_precision(device: torch.device, precision: str = "auto") -> AbstractCo
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep large freed blocks, rather than return each to the system and fault it in again.
+    """Have glibc keep large freed blocks instead of returning each to the system.
 
-    Activations of tens of megabytes come and go at every step; the page faults cost a quarter of it.
-    Does nothing where the C library is another.
+    Every step allocates and frees activations of tens of megabytes; page faults would cost a quarter of its time.
+    Does nothing with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -65,12 +66,9 @@ def keep_freed_memory() -> None:
         mallopt(M_TOP_PAD, 2**28)
 
 
-# WAS alexnet_triton.training.device: Several processes as one run, started by torchrun: gloo between CPUs, nccl between GPUs.
-
-
 @dataclass(frozen=True)
 class Group:
-    """This process among those of the run; one process alone needs no torchrun."""
+    """This process among those of the run. A single process needs no torchrun."""
 
     rank: int = 0
     world: int = 1
@@ -85,18 +83,18 @@ class Group:
 
     def of_first(self, values: list[float]) -> list[float]:
         """The first process's numbers, in all processes."""
-        if self.world == 1:
-            return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=_device())
-        distributed.broadcast(tensor, src=0)
-        return tensor.tolist()
+        return self._exchange(values, lambda tensor: distributed.broadcast(tensor, src=0))
 
     def sum(self, values: list[float]) -> list[float]:
-        """RunningMetrics over all processes, in all processes."""
+        """Element-wise sums over all processes, in all processes."""
+        return self._exchange(values, distributed.all_reduce)
+
+    def _exchange(self, values: list[float], operation: Callable[[Tensor], object]) -> list[float]:
         if self.world == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=_device())
-        distributed.all_reduce(tensor)
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        tensor = torch.tensor(values, dtype=torch.float64, device=device)
+        operation(tensor)
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
@@ -108,13 +106,12 @@ class Group:
         return values
 
 
-def _device() -> str:
-    return "cuda" if distributed.get_backend() == "nccl" else "cpu"
-
-
 @contextmanager
 def join() -> Iterator[Group]:
-    """Meet the other processes that torchrun started, if it did (its variables RANK, WORLD_SIZE, LOCAL_RANK)."""
+    """Join the other processes if torchrun started this one: gloo between CPUs, nccl between GPUs.
+
+    torchrun sets RANK, WORLD_SIZE and LOCAL_RANK.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Group()
@@ -125,4 +122,5 @@ def join() -> Iterator[Group]:
     try:
         yield Group(distributed.get_rank(), world)
     finally:
+        gc.collect()  # DistributedDataParallel is in a cycle and holds the group, whose threads would abort the exit
         distributed.destroy_process_group()

@@ -1,12 +1,10 @@
-"""Files from the network, taken only where they are the ones expected."""
+"""Published files, downloaded once and checked against their SHA-256."""
 
-import hashlib
-import os
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_triton.common import files
 from alexnet_triton.training.errors import DataError
 from alexnet_triton.training.log import progress_bar
 
@@ -16,7 +14,7 @@ BLOCK_BYTES = 2**18
 
 @dataclass(frozen=True)
 class Published:
-    """A file at an address, known by the SHA-256 and the length of its content."""
+    """A file at an address, with the SHA-256 and the length in bytes of its content."""
 
     address: str
     sha256: str
@@ -28,42 +26,41 @@ class Published:
 
 
 def fetch(published: Published, folder: Path) -> Path:
-    """The file in `folder`, downloaded where it isn't there yet.
+    """The file in `folder`, downloaded if it is not there yet.
 
     Raises:
-        DataError: it cannot be had, or its content is another; nothing is left of it.
+        DataError: it cannot be downloaded, or its content is not the published one; nothing is left in `folder`.
+        WriteError: it cannot be written.
     """
     path = folder / published.name
     if path.is_file():
         check(path, published.sha256)
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    arriving = folder / f".{published.name}.{os.getpid()}"
-    try:
-        _download(published, arriving)
-        check(arriving, published.sha256)
-        return arriving.replace(path)
-    except (OSError, urllib.error.URLError) as error:
-        raise DataError(f"{published.address}: cannot be fetched ({error}); put the file into {folder}") from error
-    finally:
-        arriving.unlink(missing_ok=True)
+    with files.replacing(path) as temporary:
+        try:
+            _download(published, temporary)
+        except OSError as error:  # a URLError too
+            raise DataError(f"{published.address}: cannot be fetched ({error}); put the file into {folder}") from error
+        check(temporary, published.sha256, published.address)
+    return path
 
 
-def check(path: Path, sha256: str) -> None:
-    """Raises: DataError: the file's content is another."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
-        raise DataError(f"{path}: not the published file (its SHA-256 is {digest.hexdigest()[:12]}...); remove it")
+def check(path: Path, sha256: str, source: object = None) -> None:
+    """Compare a file's SHA-256. The error names `source`, or else the file.
+
+    Raises:
+        DataError: it is another.
+    """
+    found = files.sha256(path)
+    if found != sha256:
+        raise DataError(f"{source or path}: not the published file (its SHA-256 is {found[:12]}...); replace it")
 
 
-def _download(published: Published, to: Path) -> None:
-    """Never more than the known length."""
+def _download(published: Published, path: Path) -> None:
+    """Write what the address answers, up to the published length."""
     with (
         urllib.request.urlopen(published.address, timeout=TIMEOUT_S) as response,
-        to.open("wb") as file,
+        path.open("wb") as file,
         progress_bar() as progress,
     ):
         task = progress.add_task("fetching", total=published.length, note=published.name)

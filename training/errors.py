@@ -1,23 +1,28 @@
-"""What can go wrong in training, as a user meets it: each message names the thing and the next step.
+"""What can go wrong in training. Each message is one line that names the thing and the next step.
 
-TrainingError
-+-- DataError         a data set that is missing, damaged or laid out otherwise
-+-- CheckpointError   a checkpoint that is missing, damaged, of another network or cannot be written
-+-- InterruptedRunError  a run that was asked to stop, and did so with a checkpoint
+UserError
++-- TrainingError
+    +-- DataError            a data set is missing, damaged or laid out in another way
+    +-- CheckpointError      a checkpoint is missing, damaged or of another network, or has no space
+    +-- InterruptedRunError  a run stopped because it was asked to, and saved its state
 """
 
+from alexnet_triton.common.command import INTERRUPTED, UserError
 
-class TrainingError(Exception):
-    """Base of all errors that a training command reports in one line."""
+
+class TrainingError(UserError):
+    """Base of the errors of this room."""
 
 
 class DataError(TrainingError):
-    """A data set that is missing, damaged or laid out otherwise."""
+    """A data set is missing, damaged or laid out in another way."""
 
 
 class CheckpointError(TrainingError):
-    """A checkpoint that is missing, damaged, of another network, or cannot be written."""
+    """A checkpoint is missing, damaged or of another network, or there is no space for it."""
 
 
 class InterruptedRunError(TrainingError):
-    """A run that was asked to stop, and did so with a checkpoint; its exit code is 130."""
+    """A run stopped because it was asked to, and saved its state."""
+
+    exit_code = INTERRUPTED

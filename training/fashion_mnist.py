@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747): found or fetched, and checked byte for byte."""
+"""Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747), found or fetched, and checked byte for byte."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ CLASSES = (
     *("T-shirt or top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-# Of the unpacked files: length in bytes and SHA-256. Archives of the same files differ from packer to packer.
+# Length in bytes and SHA-256 of the unpacked files. Archives of the same files differ from packer to packer.
 FILES = {
     "train-images-idx3-ubyte": (47_040_016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
     "train-labels-idx1-ubyte": (60_008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
@@ -38,7 +38,7 @@ def load(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Read `train` (60,000) or `test` (10,000): images uint8 [N, 28, 28], labels int64 [N].
 
     Raises:
-        DataError: a file is missing, or is not Fashion-MNIST's.
+        DataError: a file is missing or is not Fashion-MNIST's.
     """
     images = _read(folder, f"{PREFIXES[split]}-images-idx3-ubyte")
     labels = _read(folder, f"{PREFIXES[split]}-labels-idx1-ubyte")
@@ -49,13 +49,13 @@ def load(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def locate(folder: Path | None, fetched: Path) -> Path:
-    """A folder with the four checked archives: `folder` where one is given, else found or fetched.
+    """A folder with the four checked archives: `folder` if one is given, else one that is found or fetched.
 
-    Tried in order: the system's folder, `fetched` from an earlier run, Debian's package
-    (unpacked, not installed), the data set's own address.
+    The order is: the system's folder, `fetched` from an earlier run, Debian's package (unpacked, not installed),
+    the data set's own address.
 
     Raises:
-        DataError: none of them worked; the message lists what was tried.
+        DataError: none of them worked; the message lists them.
     """
     if folder is not None:
         _check(folder)
@@ -70,11 +70,11 @@ def locate(folder: Path | None, fetched: Path) -> Path:
 def _fetch(fetched: Path) -> Path:
     fetched.parent.mkdir(parents=True, exist_ok=True)
     failures = []
-    ways: dict[str, Callable[[Path], None]] = {
+    sources: dict[str, Callable[[Path], None]] = {
         f"Debian's package {DEBIAN_PACKAGE}": _from_debian,
         ADDRESS: _from_address,
     }
-    for name, fetch in ways.items():
+    for name, fetch in sources.items():
         with tempfile.TemporaryDirectory(dir=fetched.parent) as temporary:
             target = Path(temporary, "files")
             target.mkdir()
@@ -93,9 +93,9 @@ def _fetch(fetched: Path) -> Path:
 
 
 def _from_debian(target: Path) -> None:
-    """Unpack Debian's package without installing it, which works without being root too."""
+    """Unpack Debian's package without installing it, which needs no root."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise FileNotFoundError("no apt-get and dpkg-deb here")
+        raise FileNotFoundError("no apt-get and dpkg-deb on this machine")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         _run(["apt-get", "download", "-qq", DEBIAN_PACKAGE], folder)
         (package,) = Path(folder).glob("*.deb")
@@ -121,7 +121,7 @@ def _check(folder: Path) -> None:
 
 
 def _read(folder: Path, name: str) -> bytes:
-    """The unpacked content of one archive, never more than its known length."""
+    """The unpacked content of one archive. Reads one byte more than the known length at most."""
     path = folder / f"{name}.gz"
     length, sha256 = FILES[name]
     try:
@@ -130,7 +130,7 @@ def _read(folder: Path, name: str) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({_reason(error)}); replace it or give another folder") from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(f"{path}: not Fashion-MNIST's file (SHA-256 of its content differs); replace it")
+        raise DataError(f"{path}: not Fashion-MNIST's file (the SHA-256 of its content differs); replace it")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Batches of images ready for the network, prepared ahead by threads."""
+"""Images ready for the network: crops for training and evaluation, and batches that threads prepare ahead."""
 
 import os
 from collections import deque
@@ -20,8 +20,83 @@ Batch = tuple[Tensor, Tensor]  # images uint8 [B, S, S, 3] and labels int64 [B]
 
 
 def center_crop(size: int) -> Crop:
-    """The evaluation geometry, the server's own: short side to 256, central size x size."""
+    """The server's geometry: short side to 256, central size x size."""
     return lambda image, _: resample(image, center_box(*image.size, size), size)
+
+
+def ten_crops(size: int) -> Crop:
+    """Corners, centre and their reflections, uint8 [10, size, size, 3]; 2012 paper, section 4.1."""
+
+    def crop(image: Image.Image, place: int) -> np.ndarray:
+        views = np.stack([resample(image, box, size) for box in _five_boxes(*image.size, size)])
+        return np.concatenate([views, views[:, :, ::-1]])
+
+    return crop
+
+
+CROPS = {1: center_crop, 10: ten_crops}
+
+
+def _five_boxes(width: int, height: int, size: int) -> tuple[Box, ...]:
+    """Four corners and the centre of the central 256 x 256 of an image scaled to a short side of 256."""
+    short = min(width, height)
+    side = short * size / SHORT_SIDE
+    left, upper, room = (width - short) / 2, (height - short) / 2, short - side
+    corners = ((0, 0), (room, 0), (0, room), (room, room), (room / 2, room / 2))
+    return tuple((left + x, upper + y, left + x + side, upper + y + side) for x, y in corners)
+
+
+def make_crop(size: int, recipe: Recipe, pixels: PixelStatistics) -> Crop:
+    """The crops of training images that a recipe asks for."""
+    if not recipe.augment:
+        return center_crop(size)
+    lighting = Lighting(np.array(pixels.covariance), recipe.lighting) if recipe.lighting else None
+    return random_crop(size, recipe.seed, lighting)
+
+
+def random_crop(size: int, seed: int, lighting: "Lighting | None" = None) -> Crop:
+    """Random crops, horizontal reflections and lighting. The seed and an image's place in the run decide each."""
+
+    def crop(image: Image.Image, place: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, place))
+        pixels = resample(image, random_box(*image.size, size, rng), size)
+        pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
+        return lighting(pixels, rng) if lighting else pixels
+
+    return crop
+
+
+def random_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
+    """A random size x size crop of the central 256 x 256 of an image scaled to a short side of 256.
+
+    2012 paper, sections 2 and 4.1.
+    """
+    short = min(width, height)
+    side = short * size / SHORT_SIDE
+    left, upper = ((length - short) / 2 + rng.uniform(0, short - side) for length in (width, height))
+    return left, upper, left + side, upper + side
+
+
+class Lighting:
+    """Adds multiples of the principal components of the training set's colours to all pixels of an image.
+
+    2012 paper, section 4.1: the shift is the sum of a_i * l_i * p_i over the components p_i, with a_i Gaussian. The
+    paper gives its eigenvalues no unit; here l_i is the deviation along p_i, in pixel values 0 to 255.
+    """
+
+    def __init__(self, covariance: np.ndarray, deviation: float):
+        """`covariance` [3, 3] of RGB pixels in values 0 to 255; `deviation` of the multiples, 0.1 in the paper."""
+        variances, self.components = np.linalg.eigh(covariance)  # in columns
+        self.lengths = np.sqrt(np.maximum(variances, 0)) * deviation
+
+    def shift(self, multiples: np.ndarray) -> np.ndarray:
+        """The change of R, G and B, float [3], for one standard Gaussian a component."""
+        return self.components @ (multiples * self.lengths)
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """uint8 [S, S, 3] to the same, rounded and clipped to 0 to 255."""
+        shifts = np.rint(self.shift(rng.standard_normal(3))).astype(np.int16)
+        return np.clip(pixels + shifts, 0, 255).astype(np.uint8)
 
 
 def in_order(count: int, batch: int) -> Iterator[Chunk]:
@@ -37,7 +112,7 @@ def steps_per_epoch(count: int, batch: int) -> int:
 
 
 def shuffled(count: int, batch: int, seed: int, epoch: int) -> Iterator[Chunk]:
-    """The chunks of one epoch, each epoch in another order, the incomplete last chunk left out."""
+    """The chunks of one epoch. Each epoch has its own order and leaves the incomplete last chunk out."""
     order = np.random.default_rng((seed, epoch)).permutation(count)
     for start in range(0, steps_per_epoch(count, batch) * batch, batch):
         indices = order[start : start + batch]
@@ -45,16 +120,16 @@ def shuffled(count: int, batch: int, seed: int, epoch: int) -> Iterator[Chunk]:
 
 
 def share(chunks: Iterable[Chunk], rank: int, world: int) -> Iterator[Chunk]:
-    """One process's part of every chunk; all parts are of the same length, up to `world - 1` images are left out."""
+    """One process's share of every chunk. All shares are equally long; up to `world - 1` images are left out."""
     for indices, places in chunks:
         end = len(indices) - len(indices) % world if len(indices) >= world else len(indices)
         yield indices[rank:end:world], places[rank:end:world]
 
 
 def batches(
-    split: Split, chunks: Iterable[Chunk], cut: Crop, workers: int | None = None, pin: bool = False
+    split: Split, chunks: Iterable[Chunk], crop: Crop, workers: int | None = None, pin: bool = False
 ) -> Iterator[Batch]:
-    """The images and labels of each chunk, without damaged ones; in pinned memory where `pin` says so.
+    """The images and labels of each chunk without damaged images, in pinned memory if `pin` is set.
 
     Threads prepare a few batches ahead: decoding and scaling release the interpreter lock.
     """
@@ -63,7 +138,7 @@ def batches(
 
     def prepare(chunk: Chunk) -> Batch:
         opened = [(split.image(int(index)), int(index), int(place)) for index, place in zip(*chunk, strict=True)]
-        views = [(cut(image, place), index) for image, index, place in opened if image is not None]
+        views = [(crop(image, place), index) for image, index, place in opened if image is not None]
         if not views:
             return torch.empty(0), torch.empty(0, dtype=torch.int64)
         images = torch.from_numpy(np.stack([view for view, _ in views]))
@@ -81,84 +156,3 @@ def batches(
             yield ahead.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-# WAS alexnet_triton.training.loading: Random views of a training image, each decided by a seed and the image's place in the run.
-
-
-def random_box(width: int, height: int, size: int, rng: np.random.Generator) -> Box:
-    """A random size x size crop of the central 256 x 256 of the image scaled to a short side of 256.
-
-    2012 paper, sections 2 and 4.1.
-    """
-    short = min(width, height)
-    side = short * size / SHORT_SIDE
-    left, upper = ((length - short) / 2 + rng.uniform(0, short - side) for length in (width, height))
-    return left, upper, left + side, upper + side
-
-
-class Lighting:
-    """Multiples of the principal components of the training set's colours, added to all pixels of an image.
-
-    2012 paper, section 4.1: the shift is sum of a_i * l_i * p_i over the components p_i with a_i Gaussian. As its
-    eigenvalues have no unit that would fit pixels, l_i is here the deviation along p_i, in pixel values 0 to 255.
-    """
-
-    def __init__(self, covariance: np.ndarray, deviation: float):
-        """`covariance` [3, 3] of RGB pixels in values 0 to 255; `deviation` of the multiples, 0.1 in the paper."""
-        variances, self.components = np.linalg.eigh(covariance)  # in columns
-        self.lengths = np.sqrt(np.maximum(variances, 0)) * deviation
-
-    def shift(self, multiples: np.ndarray) -> np.ndarray:
-        """What is added to R, G and B, float [3], for one standard Gaussian a component."""
-        return self.components @ (multiples * self.lengths)
-
-    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8 [S, S, 3] to the same, rounded and kept in 0 to 255."""
-        shifts = np.rint(self.shift(rng.standard_normal(3))).astype(np.int16)
-        return np.clip(pixels + shifts, 0, 255).astype(np.uint8)
-
-
-def random_crop(size: int, seed: int, lighting: Lighting | None = None) -> Crop:
-    """Random crops, horizontal reflections and lighting: Pillow image to uint8 [size, size, 3]."""
-
-    def cut(image: Image.Image, place: int) -> np.ndarray:
-        rng = np.random.default_rng((seed, place))
-        pixels = resample(image, random_box(*image.size, size, rng), size)
-        pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
-        return lighting(pixels, rng) if lighting else pixels
-
-    return cut
-
-
-def make_crop(size: int, recipe: Recipe, pixels: PixelStatistics) -> Crop:
-    """A recipe's views of training images."""
-    if not recipe.augment:
-        return center_crop(size)
-    lighting = Lighting(np.array(pixels.covariance), recipe.lighting) if recipe.lighting else None
-    return random_crop(size, recipe.seed, lighting)
-
-
-# WAS alexnet_triton.training.loading: Several views of a test image, whose probabilities are averaged.
-
-
-def five_boxes(width: int, height: int, size: int) -> tuple[Box, ...]:
-    """Four corners and the centre of the central 256 x 256 of an image scaled to a short side of 256."""
-    short = min(width, height)
-    side = short * size / SHORT_SIDE
-    left, upper, room = (width - short) / 2, (height - short) / 2, short - side
-    corners = ((0, 0), (room, 0), (0, room), (room, room), (room / 2, room / 2))
-    return tuple((left + x, upper + y, left + x + side, upper + y + side) for x, y in corners)
-
-
-def ten_crops(size: int) -> Crop:
-    """2012 paper, section 4.1: corners, centre and their reflections, uint8 [10, size, size, 3]."""
-
-    def cut(image: Image.Image, place: int) -> np.ndarray:
-        views = np.stack([resample(image, box, size) for box in five_boxes(*image.size, size)])
-        return np.concatenate([views, views[:, :, ::-1]])
-
-    return cut
-
-
-CROPS = {1: center_crop, 10: ten_crops}

@@ -1,4 +1,4 @@
-"""Pictures of training runs and of what a network confuses."""
+"""What a run shows and writes down: progress bars, tables of its epochs and steps, TensorBoard scalars, charts."""
 
 import csv
 import io
@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alexnet_triton.common import files
-from alexnet_triton.common.files import write_text
 
-# WAS alexnet_triton.training.log: Progress bars on stderr, on terminals only.
+NAMED_CLASSES = 40  # a confusion matrix of more classes has no names: nobody could read them
 
 
 def progress_bar(visible: bool = True) -> Progress:
-    """A bar with its note and the time left."""
+    """A bar with a note and the time left, on stderr if that is a terminal."""
     columns = (TextColumn("{task.description:>9}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     note = TextColumn("{task.fields[note]}")
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -27,17 +26,14 @@ def progress_bar(visible: bool = True) -> Progress:
     )
 
 
-# WAS alexnet_triton.training.log: What a run writes down: a CSV of its epochs, a CSV of its losses, TensorBoard scalars.
-
-
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch; the last may be incomplete. Figures of the held-out images are None where none are held out."""
+    """One epoch; the last may be incomplete. The held-out figures are None in a run that holds no images out."""
 
     epoch: int
     images: int  # trained on since the start of the run
     seconds: float  # of training, in all
-    wall_s: float  # since the start or the resumption, with evaluation, writing and standing still
+    wall_s: float  # since the start or the resumption, with evaluation and writing
     images_per_second: float
     waited_s: float  # for data, in this epoch
     learning_rate: float
@@ -50,7 +46,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class StepRow:
-    """Mean loss of the steps since the row before."""
+    """Mean loss of the steps since the previous row."""
 
     step: int
     images: int
@@ -65,21 +61,23 @@ class History:
     epochs: list[EpochRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
 
-    def state(self) -> dict[str, Any]:
-        return asdict(self)
-
     @staticmethod
     def of_state(state: dict[str, Any]) -> "History":
+        """The inverse of dataclasses.asdict."""
         return History([EpochRow(**row) for row in state["epochs"]], [StepRow(**row) for row in state["steps"]])
 
 
 def write_csv(rows: Sequence[Any], row_type: type, path: Path) -> None:
-    """Rows of a dataclass with its fields as the header."""
+    """Rows of a dataclass, with its fields as the header.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, [column.name for column in fields(row_type)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(_rounded(asdict(row)) for row in rows)
-    write_text(path, text.getvalue())
+    files.write_text(path, text.getvalue())
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
@@ -90,23 +88,45 @@ class Scalars:
     """TensorBoard scalars in a folder, by images trained on."""
 
     def __init__(self, folder: Path, resumed_at: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # slow to import
 
         self._writer = SummaryWriter(str(folder), purge_step=resumed_at or None)
 
     def step(self, row: StepRow) -> None:
-        self._writer.add_scalar("train/loss", row.loss, row.images)
-        self._writer.add_scalar("train/learning_rate", row.learning_rate, row.images)
+        self._write({"train/loss": row.loss, "train/learning_rate": row.learning_rate}, row.images)
 
     def epoch(self, row: EpochRow) -> None:
         figures = {"train/top1": row.top1, "train/images_per_second": row.images_per_second}
         held = {"held/loss": row.held_loss, "held/top1": row.held_top1, "held/top5": row.held_top5}
-        for name, value in {**figures, **held}.items():
+        self._write({**figures, **held}, row.images)
+
+    def _write(self, figures: dict[str, Any], images: int) -> None:
+        for name, value in figures.items():
             if value is not None:
-                self._writer.add_scalar(name, value, row.images)
+                self._writer.add_scalar(name, value, images)
 
     def close(self) -> None:
         self._writer.close()
+
+
+def new_figure(width: float, height: float, title: str | None = None) -> Any:
+    """An empty matplotlib figure, in inches."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as a PNG.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def from_zero(axes: Any) -> None:
@@ -114,58 +134,39 @@ def from_zero(axes: Any) -> None:
     axes.set_ylim(0, max(axes.dataLim.ymax, 1e-9) * 1.06)
 
 
-def draw(history: History, title: str, path: Path) -> None:
-    """Loss of the steps and accuracy of the epochs over the images trained on, as a PNG.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-    figure.suptitle(title)
+def draw_curves(history: History, title: str, path: Path) -> None:
+    """Loss of the steps and accuracy of the epochs over the images trained on, as a PNG."""
+    figure = new_figure(9, 3.6, title)
     losses, accuracies = figure.subplots(1, 2)
     losses.plot([row.images for row in history.steps], [row.loss for row in history.steps], linewidth=0.8)
     held = [row for row in history.epochs if row.held_top1 is not None]
     losses.plot([row.images for row in held], [row.held_loss for row in held], "o-", label="held-out images")
     losses.set(xlabel="images", ylabel="loss (cross-entropy)")
     from_zero(losses)
-    accuracies.plot(
-        [row.images for row in history.epochs], [row.top1 for row in history.epochs], "o-", label="training"
-    )
+    epochs = history.epochs
+    accuracies.plot([row.images for row in epochs], [row.top1 for row in epochs], "o-", label="training")
     accuracies.plot([row.images for row in held], [row.held_top1 for row in held], "o-", label="held-out")
     accuracies.set(xlabel="images", ylabel="top-1", ylim=(None, 1))
     for axes in (losses, accuracies):
         axes.grid(alpha=0.3)
         axes.set_xlim(left=0)
     accuracies.legend(loc="lower right")
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-
-
-NAMED_CLASSES = 40  # more names than that cannot be read
+    save_figure(figure, path)
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Counts by label and answer, [classes, classes], as parts of each label's images in a PNG.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    from matplotlib.figure import Figure
-
+    """Counts by label and answer, [classes, classes], as fractions of each label's images in a PNG."""
     side = min(2.5 + 0.55 * len(classes), 20)
-    figure = Figure(figsize=(side + 0.8, side), dpi=110, layout="constrained")
+    figure = new_figure(side + 0.8, side)
     axes = figure.subplots()
-    parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="part of the label's images")
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the label's images")
     axes.set(xlabel="answer", ylabel="label")
     if len(classes) <= NAMED_CLASSES:
         axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
         axes.set_yticks(range(len(classes)), classes)
         for label, answer in np.argwhere(counts):
-            colour = "white" if parts[label, answer] > 0.5 else "black"
+            colour = "white" if fractions[label, answer] > 0.5 else "black"
             axes.text(answer, label, counts[label, answer], ha="center", va="center", fontsize=8, color=colour)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)

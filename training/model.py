@@ -1,4 +1,4 @@
-"""The networks: AlexNet of the 2012 paper, and the one-column variant whose ImageNet weights are published."""
+"""The networks: AlexNet of the 2012 paper, and the one-column network whose ImageNet weights are published."""
 
 import math
 from dataclasses import dataclass
@@ -8,16 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# WAS alexnet_triton.training.model: Local response normalisation, fast on a CPU as well.
+INPUT_SIZE = {"alexnet": 227, "alexnet_owt": 224}
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+GAINS = {"relu": math.sqrt(2), "tanh": 5 / 3}  # keep the variance of a deep network's signals
 
 
 class LocalResponseNorm(nn.Module):
-    """`x / (k + alpha * sum of x**2 over `size` neighbouring channels) ** 0.75`.
+    """Local response normalisation: `x / (k + alpha * sum of x**2 over `size` neighbouring channels) ** 0.75`.
 
-    Krizhevsky et al. 2012, section 3.3, with the paper's sum: PyTorch and ONNX average instead,
-    so their `alpha` is `size` times the one here. The sum over channels is a 1x1 convolution
-    of the squares with a banded matrix, and the power 3/4 is made of square roots, which
-    takes a fraction of the time of PyTorch's own module on a CPU.
+    Krizhevsky et al. 2012, section 3.3, with the paper's sum. PyTorch and ONNX average, so their `alpha` is `size`
+    times this one. The sum over channels is a 1x1 convolution of the squares with a banded matrix, and square roots
+    make the power 3/4. On a CPU this takes a fraction of the time of PyTorch's own module.
 
     Shapes: float [N, channels, H, W] to the same.
     """
@@ -34,13 +35,13 @@ class LocalResponseNorm(nn.Module):
         self.register_buffer("offset", torch.full((channels,), k), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Normalize.apply(x, self.band.to(x.dtype), self.offset.to(x.dtype))
+        return _LrnFunction.apply(x, self.band.to(x.dtype), self.offset.to(x.dtype))
 
 
-class _Normalize(torch.autograd.Function):
+class _LrnFunction(torch.autograd.Function):
     """With d = k + band @ x**2: y = x * d**-3/4, dx = dy * d**-3/4 - 3/2 * x * band @ (dy * y * d**-1).
 
-    Each pass over the activations costs about as much as the convolution: the fewest are made.
+    A pass over the activations costs about as much as the convolution, so there are as few passes as possible.
     """
 
     @staticmethod
@@ -58,21 +59,16 @@ class _Normalize(torch.autograd.Function):
         return (grads[0] * scale).addcmul_(through_sum, x), None, None
 
 
-INPUT_SIZE = {"alexnet": 227, "alexnet_owt": 224}
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
-GAINS = {"relu": math.sqrt(2), "tanh": 5 / 3}  # keep the variance of a deep network's signals
-
-
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Which network, and which of the paper's ideas are in it (section 3 and 4.2)."""
+    """Which network, and which of the paper's ideas it has (sections 3 and 4.2)."""
 
     name: str = "alexnet"  # a key of INPUT_SIZE
     classes: int = 1000
     activation: str = "relu"  # a key of ACTIVATIONS
     dropout: float = 0.5
-    normalization: bool = True
-    overlap: bool = True  # pooling windows of 3 at a stride of 2, else of 2
+    lrn: bool = True  # local response normalisation
+    overlap: bool = True  # pooling windows of 3 at a stride of 2, else windows of 2
     groups: int = 2  # of convolutions 2, 4 and 5
     width: float = 1.0  # times the published channels and hidden units
 
@@ -103,14 +99,14 @@ class AlexNet(nn.Module):
 def _paper_features(config: NetworkConfig) -> list[nn.Module]:
     """Krizhevsky et al. 2012, section 3.5: [N, 3, 227, 227] to [N, 256, 6, 6]."""
 
-    def normalization(channels: int) -> nn.Module:
-        return LocalResponseNorm(channels) if config.normalization else nn.Identity()
+    def lrn(channels: int) -> nn.Module:
+        return LocalResponseNorm(channels) if config.lrn else nn.Identity()
 
     c1, c2, c3, c4, c5 = map(config.units, (96, 256, 384, 384, 256))
     activation, groups = ACTIVATIONS[config.activation], config.groups
     return [
-        *(nn.Conv2d(3, c1, 11, stride=4), activation(), normalization(c1), _pool(config)),  # 27 x 27
-        *(nn.Conv2d(c1, c2, 5, padding=2, groups=groups), activation(), normalization(c2), _pool(config)),  # 13 x 13
+        *(nn.Conv2d(3, c1, 11, stride=4), activation(), lrn(c1), _pool(config)),  # 27 x 27
+        *(nn.Conv2d(c1, c2, 5, padding=2, groups=groups), activation(), lrn(c2), _pool(config)),  # 13 x 13
         *(nn.Conv2d(c2, c3, 3, padding=1), activation()),
         *(nn.Conv2d(c3, c4, 3, padding=1, groups=groups), activation()),
         *(nn.Conv2d(c4, c5, 3, padding=1, groups=groups), activation(), _pool(config)),  # 6 x 6
@@ -118,9 +114,9 @@ def _paper_features(config: NetworkConfig) -> list[nn.Module]:
 
 
 def _one_column_features(config: NetworkConfig) -> list[nn.Module]:
-    """Krizhevsky 2014, arXiv:1404.5997, as torchvision lays it out: [N, 3, 224, 224] to [N, 256, 6, 6].
+    """Krizhevsky 2014, arXiv:1404.5997, with torchvision's layers: [N, 3, 224, 224] to [N, 256, 6, 6].
 
-    It has neither response normalisation nor groups, whatever the config says.
+    It has neither LRN nor groups, whatever the config says.
     """
     c1, c2, c3, c4, c5 = map(config.units, (64, 192, 384, 256, 256))
     activation = ACTIVATIONS[config.activation]
@@ -134,7 +130,7 @@ def _one_column_features(config: NetworkConfig) -> list[nn.Module]:
 
 
 def _pool(config: NetworkConfig) -> nn.Module:
-    # Windows of 2 at a stride of 2 leave the same 27, 13 and 6 pixels as overlapping ones of 3.
+    # Windows of 2 at a stride of 2 leave the same 27, 13 and 6 pixels as overlapping windows of 3.
     return nn.MaxPool2d(3 if config.overlap else 2, stride=2)
 
 
@@ -151,9 +147,10 @@ def _classifier(config: NetworkConfig) -> list[nn.Module]:
 def initialize(network: AlexNet, scheme: str) -> None:
     """Set all weights, in place.
 
-    `paper`: section 5, Gaussians of deviation 0.01; biases 1 in convolutions 2, 4, 5 and the hidden
-    fully-connected layers, 0 elsewhere. `he`: He et al. 2015, variance 2 / fan-in (25 / 9 of 1 / fan-in for tanh),
-    biases 0.
+    Args:
+        scheme: `paper`, section 5: Gaussians of deviation 0.01; biases 1 in convolutions 2, 4, 5 and the hidden
+            fully-connected layers, 0 elsewhere. Or `he`, He et al. 2015: variance 2 / fan-in (25 / 9 / fan-in for
+            tanh); biases 0.
     """
     layers: list[Any] = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     for number, layer in enumerate(layers, start=1):
@@ -179,5 +176,5 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: Tensor) -> Tensor:
-        # Cast before the transposition: TensorRT transposes no uint8.
+        # Cast before the transposition: TensorRT cannot transpose uint8.
         return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Recipes: every figure of a training run, by name."""
+"""Recipes: every setting of a training run, by name, with the optimiser and the learning rates that follow from it."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. `warm_up` is a part of the whole run, `holdout` of the training images."""
+    """How a network is trained."""
 
     name: str
     batch: int  # images a step, over all processes
@@ -18,16 +18,16 @@ class Recipe:
     optimizer: str = "sgd"  # or "adamw"
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: str = "cosine"  # or "plateau": divided by 10 when the held-out error no longer falls
-    warm_up: float = 0.05
-    patience: int = 3  # epochs without a lower held-out error, of the plateau
+    schedule: str = "cosine"  # or "plateau": divided by 10 when the held-out error stops falling
+    warm_up: float = 0.05  # fraction of the whole run
+    patience: int = 3  # epochs without a lower held-out error before the plateau divides
     label_smoothing: float = 0.0
     dropout: float = 0.5
     initialization: str = "he"  # or "paper"
     augment: bool = True  # random crops and reflections, else the central crop
     lighting: float = 0.0  # deviation of the multiples of the colours' principal components
     precision: str = "auto"  # or a key of device.PRECISIONS
-    holdout: float = 0.0  # kept out of training; its error is measured after each epoch
+    holdout: float = 0.0  # fraction of the training images, kept out of training and measured after each epoch
     epochs: int = 10
     budget_s: float | None = None  # seconds of training, instead of epochs
     seed: int = 0
@@ -39,7 +39,7 @@ class Recipe:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up)))
 
     def with_batch(self, batch: int) -> "Recipe":
-        """For steps of `batch` images, the learning rate scaled to them.
+        """The recipe for steps of `batch` images, with the learning rate scaled to them.
 
         In proportion for SGD (Goyal et al. 2017, arXiv:1706.02677), by the square root for AdamW
         (Malladi et al. 2022, arXiv:2205.10287).
@@ -50,8 +50,8 @@ class Recipe:
 
 
 RECIPES = {
-    # The most accuracy that a few minutes on a CPU give: less than an epoch is seen, so there is nothing
-    # to regularise against. The best of seven settings, compared on 2,000 of the test images.
+    # The most accuracy that a few minutes on a CPU give. The run sees less than an epoch, so it needs no
+    # regularisation. The best of seven settings, compared on 2,000 of the test images.
     "demo": Recipe(
         "demo",
         batch=32,
@@ -89,11 +89,8 @@ RECIPES = {
 }
 
 
-# WAS alexnet_triton.training.recipe: Optimisers and learning rates of a recipe.
-
-
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Fused: one pass over the 58 million weights rather than one for each of the formula's operations."""
+    """The recipe's optimiser, fused: one pass over the 58 million weights instead of one for each operation."""
     parameters, rate, decay = network.parameters(), recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, rate, betas=(recipe.momentum, 0.95), weight_decay=decay, fused=True)
@@ -101,7 +98,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 class Schedule:
-    """Sets the learning rate before each step, and after each epoch's evaluation."""
+    """Sets the learning rate before each step and after each epoch's evaluation."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe):
         self.optimizer, self.recipe = optimizer, recipe
@@ -117,6 +114,6 @@ class Schedule:
                 group["lr"] = self.recipe.learning_rate_at(progress)
 
     def after_epoch(self, top1: float) -> None:
-        """Top-1 of the held-out images, in [0, 1]."""
+        """Top-1 of the held-out images, from 0 to 1."""
         if self.recipe.schedule == "plateau":
             self.plateau.step(top1)

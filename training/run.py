@@ -1,4 +1,4 @@
-"""A whole run: data and recipe to a checkpoint, with all that is written down on the way."""
+"""A whole run: from data and a recipe to a checkpoint, with the state, tables and curves that it writes on the way."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -9,25 +9,27 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from alexnet_triton.training import checkpoint, log
+from alexnet_triton.training import checkpoint
 from alexnet_triton.training.checkpoint import Checkpoint
-from alexnet_triton.training.data import Dataset, Split, hold_out, pixel_statistics, skipped
+from alexnet_triton.training.data import Dataset, Split, damaged_paths, hold_out, pixel_statistics
 from alexnet_triton.training.device import Group, keep_freed_memory
 from alexnet_triton.training.errors import InterruptedRunError
-from alexnet_triton.training.evaluate import accuracy, cross_entropy, predict
+from alexnet_triton.training.evaluate import predict
 from alexnet_triton.training.loading import center_crop, make_crop
-from alexnet_triton.training.log import EpochRow, History, Scalars, StepRow, write_csv
+from alexnet_triton.training.log import EpochRow, History, Scalars, StepRow, draw_curves, write_csv
 from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize, initialize
 from alexnet_triton.training.recipe import Recipe
-from alexnet_triton.training.trainer import RunningMetrics, StopRequest, Trainer, interrupts
+from alexnet_triton.training.scores import accuracy, cross_entropy
+from alexnet_triton.training.trainer import RunningMetrics, StopRequest, Trainer, stop_on_signals
 
-# The result, and the state: weights with up to two moments, written anew while the old one is there.
+# The checkpoint, and the state twice: weights with up to two moments, the new one written beside the old one.
 BYTES_A_WEIGHT = 4 * (1 + 3 + 3)
+SAVING_FRACTION = 1 / 20  # of a run's time, at most, that goes into saving its state
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What is trained, for how long, and where to."""
+    """What is trained, for how long, and where the result goes."""
 
     network: NetworkConfig
     recipe: Recipe
@@ -36,114 +38,128 @@ class RunConfig:
     log_every: int = 50  # steps
 
 
-def beside(output: Path, suffix: str) -> Path:
-    """A file of the same run: `checkpoint.pt` to `checkpoint.epochs.csv`."""
-    return output.with_name(output.stem + suffix)
-
-
 class TrainingRun:
-    """One process's part of a run; only the first writes."""
+    """One process's share of a run. Only the first process writes."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, group: Group, progress: Progress):
         self.config, self.dataset, self.group, self.progress = config, dataset, group, progress
-        self.started = time.perf_counter()
+        self.started = self.saved_at = time.perf_counter()
+        self.saving_s = 0.0
         self.train_split, self.held_split = hold_out(dataset.train, config.recipe.holdout)
         self.pixels = pixel_statistics(self.train_split)
         self.normalize = Normalize(self.pixels.mean, self.pixels.std)
-        keep_freed_memory()
-        torch.manual_seed(config.recipe.seed)
-        network = AlexNet(config.network)
-        initialize(network, config.recipe.initialization)
-        torch.manual_seed(config.recipe.seed + group.rank)  # what is dropped out differs from process to process
-        cut = make_crop(config.network.input_size, config.recipe, self.pixels)
-        self.trainer = Trainer(network, self.normalize, self.train_split, cut, config.recipe, group)
-        self.history, self.row_sums = History(), RunningMetrics()
-        self.epoch_sums, self.epoch_seconds = RunningMetrics(), 0.0
         self.center = center_crop(config.network.input_size)
-        self.saved_at, self.saving_s = self.started, 0.0
-        self.state_path = beside(config.output, ".state.pt")
+        self.trainer = self._make_trainer()
+        self.history = History()
+        self.row_metrics = RunningMetrics()  # since the last row of steps
+        self.epoch_metrics, self.epoch_seconds = RunningMetrics(), 0.0
+        self.state_path = self._beside(".state.pt")
+
+    def _make_trainer(self) -> Trainer:
+        network_config, recipe = self.config.network, self.config.recipe
+        keep_freed_memory()
+        torch.manual_seed(recipe.seed)
+        network = AlexNet(network_config)
+        initialize(network, recipe.initialization)
+        torch.manual_seed(recipe.seed + self.group.rank)  # dropout differs from process to process
+        crop = make_crop(network_config.input_size, recipe, self.pixels)
+        return Trainer(network, self.normalize, self.train_split, crop, recipe, self.group)
+
+    def _beside(self, suffix: str) -> Path:
+        """A file of the same run: `checkpoint.pt` to `checkpoint.epochs.csv`."""
+        return self.config.output.with_name(self.config.output.stem + suffix)
 
     def train(self) -> Checkpoint:
-        """Train to the end, evaluate on all of the test split.
+        """Train to the end, then evaluate on the whole test split.
 
         Raises:
-            InterruptedRunError: a signal asked to stop; the state is saved.
-            CheckpointError: something cannot be written, or taken up.
+            InterruptedRunError: a signal asked the run to stop; its state is saved.
+            CheckpointError: there is no space, or no state to resume from.
+            WriteError: a file cannot be written.
             DataError: too many images are damaged.
         """
         weights = sum(parameter.numel() for parameter in self.trainer.network.parameters())
         checkpoint.require_space(self.config.output.parent, weights * BYTES_A_WEIGHT)
         if self.config.resume:
-            self._take_up()
-        self.scalars = self._scalars()
+            self._resume()
+        images = self.trainer.position.images
+        self.scalars = Scalars(self._beside(".tensorboard"), images) if self.group.is_first else None
         self.task = self.progress.add_task("training", total=1.0, note="")
-        with interrupts() as wish:
+        with stop_on_signals() as request:
             while not self.trainer.finished:
-                self._epoch(wish)
+                self._epoch(request)
         return self._finish()
 
-    def _epoch(self, wish: StopRequest) -> None:
-        before_s = self.trainer.clock.seconds - self.epoch_seconds
+    def _epoch(self, request: StopRequest) -> None:
+        seconds_before = self.trainer.seconds - self.epoch_seconds
         for step in self.trainer.epoch():
-            self.epoch_sums.merge(step)
-            self.row_sums.merge(step)
-            self.epoch_seconds = self.trainer.clock.seconds - before_s
+            self.epoch_metrics.merge(step)
+            self.row_metrics.merge(step)
+            self.epoch_seconds = self.trainer.seconds - seconds_before
             self._after_step()
-            if self.group.sum([wish.stop])[0] and not self.trainer.finished:
-                self._save_state()
-                self._draw()
-                raise InterruptedRunError(
-                    f"stopped after step {self.trainer.position.steps:,}; the same command with --resume goes on"
-                )
+            if self.group.sum([request.made])[0] and not self.trainer.finished:
+                self._stop()
         self._after_epoch()
-        # Short epochs are not all worth a state: writing takes a twentieth of the time at most.
-        worth = self.group.of_first([time.perf_counter() - self.saved_at - 20 * self.saving_s])[0] > 0
-        if worth and not self.trainer.finished:
+        since_saved_s = time.perf_counter() - self.saved_at
+        due = self.group.of_first([since_saved_s - self.saving_s / SAVING_FRACTION])[0] > 0
+        if due and not self.trainer.finished:
             self._save_state()
+
+    def _stop(self) -> None:
+        self._save_state()
+        self._draw()
+        raise InterruptedRunError(
+            f"stopped after step {self.trainer.position.steps:,}; to continue, give the same command with --resume"
+        )
 
     def _after_step(self) -> None:
         trainer, position = self.trainer, self.trainer.position
-        rate = self.epoch_sums.images * self.group.world / max(self.epoch_seconds, 1e-9)
-        note = f"loss {self.row_sums.mean_loss:.3f}, {position.images:,} images, {rate:.0f}/s"
+        rate = self.epoch_metrics.images * self.group.world / max(self.epoch_seconds, 1e-9)
+        note = f"loss {self.row_metrics.mean_loss:.3f}, {position.images:,} images, {rate:.0f}/s"
         self.progress.update(self.task, completed=trainer.progress, note=note)
         if position.steps % self.config.log_every and not trainer.finished:
             return
-        sums = self.row_sums.over(self.group)
-        row = StepRow(position.steps, position.images, sums.mean_loss, trainer.schedule.learning_rate)
+        mean_loss = self.row_metrics.over(self.group).mean_loss
+        row = StepRow(position.steps, position.images, mean_loss, trainer.schedule.learning_rate)
         self.history.steps.append(row)
-        self.row_sums = RunningMetrics()
+        self.row_metrics = RunningMetrics()
         if self.scalars:
             self.scalars.step(row)
 
     def _after_epoch(self) -> None:
-        sums, position = self.epoch_sums.over(self.group), self.trainer.position
-        held: list[float | None] = [None, None, None]
-        if self.held_split:
-            probabilities, labels = self._predict(self.held_split, "held-out")
-            measured = accuracy(probabilities, labels)
-            self.trainer.schedule.after_epoch(measured.top1)
-            held = [cross_entropy(probabilities, labels), measured.top1, measured.top5]
+        metrics = self.epoch_metrics.over(self.group)
+        held_loss, held_top1, held_top5 = self._measure_held_out()
         row = EpochRow(
-            len(self.history.epochs) + 1,
-            position.images,
-            self.trainer.clock.seconds,
-            time.perf_counter() - self.started,
-            sums.images / self.epoch_seconds,
-            sums.waited_s / self.group.world,
-            self.trainer.schedule.learning_rate,
-            sums.mean_loss,
-            sums.hits / sums.images,
-            *held,
+            epoch=len(self.history.epochs) + 1,
+            images=self.trainer.position.images,
+            seconds=self.trainer.seconds,
+            wall_s=time.perf_counter() - self.started,
+            images_per_second=metrics.images / self.epoch_seconds,
+            waited_s=metrics.waited_s / self.group.world,
+            learning_rate=self.trainer.schedule.learning_rate,
+            loss=metrics.mean_loss,
+            top1=metrics.hits / metrics.images,
+            held_loss=held_loss,
+            held_top1=held_top1,
+            held_top5=held_top5,
         )
         self.history.epochs.append(row)
-        self.epoch_sums, self.epoch_seconds = RunningMetrics(), 0.0
+        self.epoch_metrics, self.epoch_seconds = RunningMetrics(), 0.0
         if self.group.is_first:
             self._write_down(row)
 
+    def _measure_held_out(self) -> tuple[float, float, float] | tuple[None, None, None]:
+        """Loss, top-1 and top-5 of the held-out images. The schedule may lower its learning rate."""
+        if not self.held_split:
+            return None, None, None
+        probabilities, labels = self._predict(self.held_split, "held-out")
+        measured = accuracy(probabilities, labels)
+        self.trainer.schedule.after_epoch(measured.top1)
+        return cross_entropy(probabilities, labels), measured.top1, measured.top5
+
     def _write_down(self, row: EpochRow) -> None:
-        output = self.config.output
-        write_csv(self.history.epochs, EpochRow, beside(output, ".epochs.csv"))
-        write_csv(self.history.steps, StepRow, beside(output, ".steps.csv"))
+        write_csv(self.history.epochs, EpochRow, self._beside(".epochs.csv"))
+        write_csv(self.history.steps, StepRow, self._beside(".steps.csv"))
         if self.scalars:
             self.scalars.epoch(row)
         held = f", held-out loss {row.held_loss:.3f}, top-1 {row.held_top1:.4f}" if row.held_top1 is not None else ""
@@ -154,30 +170,23 @@ class TrainingRun:
 
     def _draw(self) -> None:
         if self.group.is_first:
-            title = f"{self.config.network.name} on {self.dataset.name}"
-            log.draw(self.history, title, beside(self.config.output, ".curves.png"))
+            draw_curves(self.history, f"{self.config.network.name} on {self.dataset.name}", self._beside(".curves.png"))
 
     def _predict(self, split: Split, what: str) -> tuple[np.ndarray, np.ndarray]:
-        task = self.progress.add_task(what, total=len(split.labels), note="")
-        answers = predict(
-            self.trainer.network,
+        trainer = self.trainer
+        return predict(
+            trainer.network,
             self.normalize,
             split,
             self.center,
-            precision=self.trainer.precision,
+            precision=trainer.precision,
             group=self.group,
-            advance=lambda images: self.progress.advance(task, images),
+            progress=self.progress,
+            what=what,
         )
-        self.progress.remove_task(task)
-        return answers
-
-    def _scalars(self) -> Scalars | None:
-        if not self.group.is_first:
-            return None
-        return Scalars(beside(self.config.output, ".tensorboard"), self.trainer.position.images)
 
     def _identity(self) -> dict[str, Any]:
-        """What a run that is taken up must be the same in."""
+        """What must be the same in a run that resumes this one."""
         return {
             "network": asdict(self.config.network),
             "recipe": asdict(self.config.recipe),
@@ -189,24 +198,24 @@ class TrainingRun:
 
     def _save_state(self) -> None:
         start = time.perf_counter()
-        state = self.trainer.state()  # in every process: their random states are gathered
+        state = self.trainer.state()  # in every process: it gathers their random states
         own = {
-            "epoch_sums": asdict(self.epoch_sums),
+            "epoch_metrics": asdict(self.epoch_metrics),
             "epoch_seconds": self.epoch_seconds,
-            "row_sums": asdict(self.row_sums),
-            "history": self.history.state(),
+            "row_metrics": asdict(self.row_metrics),
+            "history": asdict(self.history),
         }
         if self.group.is_first:
             checkpoint.save_state(self.state_path, self._identity(), {**state, **own})
         self.saved_at = time.perf_counter()
         self.saving_s = self.saved_at - start
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         state = checkpoint.load_state(self.state_path, self._identity())
         self.trainer.restore(state)
         self.history = History.of_state(state["history"])
-        self.epoch_sums, self.epoch_seconds = RunningMetrics(**state["epoch_sums"]), state["epoch_seconds"]
-        self.row_sums = RunningMetrics(**state["row_sums"])
+        self.epoch_metrics, self.epoch_seconds = RunningMetrics(**state["epoch_metrics"]), state["epoch_seconds"]
+        self.row_metrics = RunningMetrics(**state["row_metrics"])
 
     def _finish(self) -> Checkpoint:
         if self.scalars:
@@ -214,7 +223,7 @@ class TrainingRun:
         self._draw()
         trained = self._checkpoint({})
         if self.group.is_first:
-            checkpoint.save(trained, self.config.output)  # testing can take long: nothing is lost if it is cut off
+            checkpoint.save(trained, self.config.output)  # an interruption of the long test loses nothing
         measured = accuracy(*self._predict(self.dataset.test, "testing"))
         trained = self._checkpoint(asdict(measured))
         if self.group.is_first:
@@ -223,27 +232,24 @@ class TrainingRun:
         return trained
 
     def _checkpoint(self, measured: dict[str, Any]) -> Checkpoint:
-        network = self.trainer.network
-        weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+        weights = self.trainer.network.state_dict()
+        held_out = 0 if self.held_split is None else len(self.held_split.labels)
+        sizes = {"train": len(self.train_split.labels), "held_out": held_out, "test": len(self.dataset.test.labels)}
         return Checkpoint(
             self.config.network,
-            weights,
+            {name: tensor.cpu().contiguous() for name, tensor in weights.items()},
             self.dataset.classes,
             self.pixels.mean,
             self.pixels.std,
             self.dataset.name,
             asdict(self.config.recipe),
-            self._split_sizes(),
+            sizes,
             {**measured, **self._speed()},
         )
 
-    def _split_sizes(self) -> dict[str, int]:
-        held = 0 if self.held_split is None else len(self.held_split.labels)
-        return {"train": len(self.train_split.labels), "held_out": held, "test": len(self.dataset.test.labels)}
-
     def _speed(self) -> dict[str, Any]:
-        seconds, images = self.trainer.clock.seconds, self.trainer.position.images
-        damaged = skipped(self.dataset.train) | skipped(self.dataset.test)
+        seconds, images = self.trainer.seconds, self.trainer.position.images
+        damaged = damaged_paths(self.dataset.train) | damaged_paths(self.dataset.test)
         return {
             "precision": self.trainer.precision,
             "processes": self.group.world,

@@ -1,15 +1,12 @@
-"""Training speed of the 2012 network, each way of computing it in turn: python -m alexnet_triton.training.step_speed --json bench.json.
+"""The command `alexnet-triton step-speed`: how fast training steps of the 2012 network are, computed in several ways.
 
-A step is forward, backward and optimiser on pixels that are already in memory. The ways alternate, so that what else
-the machine does meets all of them; ratios are taken within a round. Rates are medians, in images a second.
-Exit codes: 0 measured; 1 the report cannot be written; 2 wrong command line.
+A step is forward, backward and optimiser on pixels that are in memory already. The variants take turns, so that
+whatever else the machine does slows all of them; ratios are taken within a round. Rates are in images a second.
 """
 
 import argparse
-import json
 import statistics
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -19,13 +16,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_triton.common import files, provenance
+from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
 from alexnet_triton.training.device import has_bf16, keep_freed_memory, mixed_precision, pick_device, place
-from alexnet_triton.training.errors import TrainingError
 from alexnet_triton.training.log import progress_bar
 from alexnet_triton.training.model import AlexNet, LocalResponseNorm, NetworkConfig, Normalize, initialize
 from alexnet_triton.training.recipe import RECIPES, make_optimizer
 
-Step = Callable[[], None]
+PROG = "alexnet-triton step-speed"
+RATIO = "bf16_channels_last_is_times"
+
+Step = Callable[[], float]  # returns the loss
 
 
 @dataclass(frozen=True)
@@ -35,55 +35,86 @@ class Variant:
     name: str
     precision: str
     channels_last: bool = True
-    own_normalization: bool = True
+    own_lrn: bool = True  # else PyTorch's LocalResponseNorm
 
 
 OURS = Variant("bf16, channels_last", "bf16")
 VARIANTS = (
     OURS,
     Variant("fp32, channels_first", "fp32", channels_last=False),
-    Variant("bf16, channels_last, PyTorch's LocalResponseNorm", "bf16", own_normalization=False),
+    Variant("bf16, channels_last, PyTorch's LocalResponseNorm", "bf16", own_lrn=False),
 )
 
 
-def make_step(way: Variant, network: NetworkConfig, batch: int) -> Step:
-    """A training step on random images, uint8 [batch, S, S, 3]."""
-    device, size = pick_device(), network.input_size
+def main(words: Sequence[str] | None = None) -> int:
+    parser = Parser(prog=PROG, description="Measure training steps: bf16 against fp32, and PyTorch's LRN.")
+    parser.add_argument("--batch", type=positive_int, default=64, help="images a step (default 64)")
+    parser.add_argument("--rounds", type=positive_int, default=7, help="measurements of each variant (default 7)")
+    parser.add_argument("--repeats", type=positive_int, default=3, help="steps a measurement (default 3)")
+    parser.add_argument("--width", type=positive_float, default=1.0, help="times the published channels and units")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    options = parser.parse_args(words)
+    return finish(PROG, lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    keep_freed_memory()
+    network = NetworkConfig("alexnet", width=options.width)
+    steps = {variant.name: make_step(variant, network, options.batch) for variant in VARIANTS}
+    rates = measure(steps, options.rounds, options.repeats, options.batch)
+    rows = summarize(rates)
+    if options.json:
+        figures = {
+            "network": "alexnet, 1,000 classes, 227 pixels",
+            "width": options.width,
+            "batch": options.batch,
+            "bf16_in_hardware": has_bf16(pick_device()),
+            "variants": rows,
+            "rounds": rates,
+            **provenance.describe_run(("torch", "numpy", "pillow")),
+        }
+        files.write_json(options.json, figures)
+    print(_table(rows))
+
+
+def make_step(variant: Variant, config: NetworkConfig, batch: int) -> Step:
+    """A training step on random images, uint8 [batch, S, S, 3]: the same images and weights for every variant."""
+    device, size = pick_device(), config.input_size
     torch.manual_seed(0)
-    trained = AlexNet(network)
-    initialize(trained, "he")
-    if not way.own_normalization:
-        _use_pytorchs_normalization(trained.features)
-    trained.train()
-    trained.to(device)
-    if way.channels_last:
-        place(trained, device)
-    optimizer = make_optimizer(trained, replace(RECIPES["fast"], learning_rate=1e-6))
+    network = AlexNet(config)
+    initialize(network, "he")
+    if not variant.own_lrn:
+        _use_pytorchs_lrn(network.features)
+    network.train()
+    network.to(device)
+    if variant.channels_last:
+        place(network, device)
+    optimizer = make_optimizer(network, replace(RECIPES["fast"], learning_rate=1e-6))
     normalize = Normalize((127.0,) * 3, (60.0,) * 3).to(device)
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device)
-    labels = torch.randint(0, network.classes, (batch,), device=device)
+    labels = torch.randint(0, config.classes, (batch,), device=device)
 
-    def step() -> None:
-        with mixed_precision(device, way.precision):
+    def step() -> float:
+        with mixed_precision(device, variant.precision):
             pixels = normalize(images)
-            logits = trained(pixels if way.channels_last else pixels.contiguous())
+            logits = network(pixels if variant.channels_last else pixels.contiguous())
         optimizer.zero_grad()
-        F.cross_entropy(logits.float(), labels).backward()
+        loss = F.cross_entropy(logits.float(), labels)
+        loss.backward()
         optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        return loss.item()  # on a GPU, waits for all of the step
 
     return step
 
 
-def _use_pytorchs_normalization(layers: nn.Sequential) -> None:
+def _use_pytorchs_lrn(layers: nn.Sequential) -> None:
     for number, layer in enumerate(layers):
         if isinstance(layer, LocalResponseNorm):
             layers[number] = nn.LocalResponseNorm(layer.size, layer.alpha * layer.size, layer.beta, layer.k)
 
 
 def measure(steps: dict[str, Step], rounds: int, repeats: int, batch: int) -> dict[str, list[float]]:
-    """Images a second of each way in each round, after one round that isn't counted."""
+    """Images a second of each variant in each round, after one round that is not counted."""
     rates: dict[str, list[float]] = {name: [] for name in steps}
     with progress_bar() as progress:
         for number in progress.track(range(rounds + 1), description="measuring"):
@@ -97,12 +128,12 @@ def measure(steps: dict[str, Step], rounds: int, repeats: int, batch: int) -> di
 
 
 def summarize(rates: dict[str, list[float]]) -> list[dict[str, object]]:
-    """A row a way: median rate, and how many times the rate of each other way `bf16, channels_last` has."""
+    """A row a variant: its rate, and how many times as fast `bf16, channels_last` is."""
     ours = rates[OURS.name]
     rows: list[dict[str, object]] = []
     for name, values in rates.items():
         ratios = [mine / theirs for mine, theirs in zip(ours, values, strict=True)]
-        rows.append({"way": name, "images_per_second": _spread(values), "bf16_channels_last_is_times": _spread(ratios)})
+        rows.append({"variant": name, "images_per_second": _spread(values), RATIO: _spread(ratios)})
     return rows
 
 
@@ -110,57 +141,12 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def _table(rows: list[dict[str, object]]) -> str:
     def cell(spread: object) -> str:
         assert isinstance(spread, dict)
         return f"{spread['median']:7.2f} ({spread['least']:.2f} to {spread['most']:.2f})"
 
     lines = [f"{'images a second':<50}{'median (spread)':<30}bf16, channels_last is ... times as fast"]
     for row in rows:
-        ratio = cell(row["bf16_channels_last_is_times"])
-        lines.append(f"{row['way']!s:<50}{cell(row['images_per_second']):<30}{ratio}")
+        lines.append(f"{row['variant']!s:<50}{cell(row['images_per_second']):<30}{cell(row[RATIO])}")
     return "\n".join(lines)
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_triton.training.step_speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--batch", type=int, default=64, help="images a step (default 64)")
-    parser.add_argument("--rounds", type=int, default=7, help="times that each way is measured (default 7)")
-    parser.add_argument("--repeats", type=int, default=3, help="steps a measurement (default 3)")
-    parser.add_argument("--width", type=float, default=1.0, help="times the published channels and units")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    keep_freed_memory()
-    network = NetworkConfig("alexnet", width=options.width)
-    steps = {way.name: make_step(way, network, options.batch) for way in VARIANTS}
-    rates = measure(steps, options.rounds, options.repeats, options.batch)
-    rows = summarize(rates)
-    try:
-        if options.json:
-            figures = {
-                "network": "alexnet, 1,000 classes, 227 pixels",
-                "width": options.width,
-                "batch": options.batch,
-                "bf16_in_hardware": has_bf16(pick_device()),
-                "ways": rows,
-                "rounds": rates,
-                **provenance.describe_run(("torch", "numpy", "pillow")),
-            }
-            files.write_text(options.json, json.dumps(figures, indent=2) + "\n")
-    except TrainingError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    print(table(rows))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,26 +1,26 @@
-"""Published ImageNet weights to a checkpoint: python -m alexnet_triton.training.torchvision_weights --weights imagenet.
+"""The command `alexnet-triton imagenet-weights`: published ImageNet weights to a checkpoint.
 
-torchvision's AlexNet is the one-column network of Krizhevsky 2014 (arXiv:1404.5997), here `alexnet_owt`;
-its state_dict has the same names. `imagenet` fetches it from its own address, with the 1,000 labels, and checks
-both; a file of your own needs a file of labels: alexnet.pth --labels labels.txt.
+torchvision's AlexNet is the one-column network of Krizhevsky 2014 (arXiv:1404.5997), here `alexnet_owt`. Its
+state_dict has the same names.
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from alexnet_triton.common.command import Parser, finish
 from alexnet_triton.training import checkpoint
 from alexnet_triton.training.checkpoint import Checkpoint
 from alexnet_triton.training.download import Published, fetch
-from alexnet_triton.training.errors import CheckpointError, TrainingError
+from alexnet_triton.training.errors import CheckpointError
 from alexnet_triton.training.model import NetworkConfig
 
-# What torchvision normalises with, in pixel values 0 to 255.
+PROG = "alexnet-triton imagenet-weights"
+# torchvision's normalisation, in pixel values 0 to 255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-IMAGENET = "imagenet"
 WEIGHTS = Published(
     "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
     "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
@@ -32,6 +32,39 @@ LABELS = Published(
     10_472,
 )
 FETCHED = Path("artifacts/weights")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = parse(words)
+    return finish(PROG, lambda: _run(options))
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        prog=PROG,
+        description="Make a checkpoint of published ImageNet weights (--weights imagenet: fetched and checked, with "
+        "their 1,000 labels), or of a state_dict and labels of your own.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("weights", type=Path, nargs="?", help="state_dict of torchvision's alexnet; needs --labels")
+    source.add_argument("--weights", dest="published", choices=("imagenet",), help="fetch the published weights")
+    parser.add_argument("--labels", type=Path, help="class names, one a line; published weights bring theirs")
+    parser.add_argument("--fetched", type=Path, default=FETCHED, help=f"folder for downloads (default {FETCHED})")
+    parser.add_argument("--output", type=Path, default=Path("artifacts/alexnet_owt.pt"))
+    options = parser.parse_args(words)
+    if options.weights and not options.labels:
+        parser.error("a state_dict of your own needs --labels")
+    return options
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.published:
+        weights, labels = fetch(WEIGHTS, options.fetched), options.labels or fetch(LABELS, options.fetched)
+    else:
+        weights, labels = options.weights, options.labels
+    converted = convert(weights, labels)
+    checkpoint.save(converted, options.output)
+    print(f"{options.output}: alexnet_owt, {len(converted.classes):,} classes")
 
 
 def convert(weights: Path, labels: Path) -> Checkpoint:
@@ -54,65 +87,17 @@ def convert(weights: Path, labels: Path) -> Checkpoint:
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; save torchvision's alexnet state_dict there")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged archive makes torch raise
-        raise CheckpointError(f"{path}: damaged or no state_dict: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path}: no such file; save the state_dict of torchvision's alexnet there")
+    state = checkpoint.read_tensors(path, "no state_dict", "save it again")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: no state_dict; save model.state_dict(), not the model")
     return state
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
-    """One a line; where two are alike (ImageNet has two cranes), each gets its number."""
+    """One a line. Equal labels (ImageNet has two cranes) get their numbers."""
     try:
         names = path.read_text(encoding="utf-8").splitlines()
         return tuple(f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names))
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: no readable list of labels ({error}); give one class a line") from error
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_triton.training.torchvision_weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("weights", type=Path, nargs="?", help="state_dict of torchvision's alexnet")
-    source.add_argument("--weights", dest="published", choices=(IMAGENET,), help="fetch the published ones")
-    parser.add_argument("--labels", type=Path, help="class names, one a line; published weights bring theirs")
-    parser.add_argument("--fetched", type=Path, default=FETCHED, help=f"folder for what is fetched (default {FETCHED})")
-    parser.add_argument("--output", type=Path, default=Path("artifacts/alexnet_owt.pt"))
-    options = parser.parse_args(arguments)
-    if options.weights and not options.labels:
-        parser.error("a state_dict of your own needs --labels")
-    return options
-
-
-def locate(options: argparse.Namespace) -> tuple[Path, Path]:
-    """The files of weights and labels, fetched where the published ones are asked for.
-
-    Raises:
-        DataError: they cannot be had.
-    """
-    if not options.published:
-        return options.weights, options.labels
-    return fetch(WEIGHTS, options.fetched), options.labels or fetch(LABELS, options.fetched)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        converted = convert(*locate(options))
-        checkpoint.save(converted, options.output)
-    except (TrainingError, OSError) as error:
-        print(f"weights: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output}: alexnet_owt, {len(converted.classes):,} classes")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,6 @@
-"""The training loop: steps, epochs, and the state that a run is taken up from."""
+"""The training loop: steps, epochs, the state to resume from, and requests to stop."""
 
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,66 +19,29 @@ from alexnet_triton.training.loading import Crop, batches, share, shuffled, step
 from alexnet_triton.training.model import Normalize
 from alexnet_triton.training.recipe import Recipe, Schedule, make_optimizer
 
-# WAS alexnet_triton.training.trainer: The time that a run has used.
-
-
-class Clock:
-    """Seconds of running between `start` and `pause`; those that the process was stopped for (SIGSTOP) don't count.
-
-    A process that is continued hears of it by SIGCONT, but not for how long it stood: the lap in which it stood counts
-    as the lap before.
-    """
-
-    def __init__(self, seconds: float = 0.0):
-        self.seconds = seconds
-        self._last: float | None = None
-        self._lap_s = 0.0
-        self._stood = False
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCONT, self._continued)
-
-    def _continued(self, number: int, frame: FrameType | None) -> None:
-        self._stood = True
-
-    def start(self) -> None:
-        self._last, self._stood = time.perf_counter(), False
-
-    def lap(self) -> float:
-        """Count the time since `start` or the lap before; says all seconds counted."""
-        assert self._last is not None, "start the clock before its laps"
-        now = time.perf_counter()
-        if not self._stood:
-            self._lap_s = now - self._last
-        self._last, self._stood = now, False
-        self.seconds += self._lap_s
-        return self.seconds
-
-
-# WAS alexnet_triton.training.trainer: Ctrl-C and SIGTERM as a wish that is granted after the running step.
-
 
 class StopRequest:
-    """Has anyone asked to stop?"""
+    """Whether the run was asked to stop after the running step."""
 
     def __init__(self) -> None:
-        self.stop = False
+        self.made = False
 
 
 @contextmanager
-def interrupts() -> Iterator[StopRequest]:
-    """Note the first signal in the wish; a second one ends the process as it always does."""
-    wish = StopRequest()
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into a stop request. A second one ends the process as usual."""
+    request = StopRequest()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
 
     def note(number: int, frame: FrameType | None) -> None:
-        wish.stop = True
+        request.made = True
         signal.signal(number, before[signal.Signals(number)])
 
     for number in numbers:
         signal.signal(number, note)
     try:
-        yield wish
+        yield request
     finally:
         for number in numbers:
             signal.signal(number, before[number])
@@ -88,7 +49,7 @@ def interrupts() -> Iterator[StopRequest]:
 
 @dataclass
 class Position:
-    """Where a run stands: `step` of `epoch` is the next one."""
+    """Where a run is: `step` of `epoch` is the next one."""
 
     epoch: int = 0
     step: int = 0
@@ -98,11 +59,11 @@ class Position:
 
 @dataclass
 class RunningMetrics:
-    """Over the steps of one process."""
+    """Sums over the steps of one process."""
 
     images: int = 0
     loss: float = 0.0  # sum over images
-    hits: int = 0
+    hits: int = 0  # images whose label was the most probable class
     waited_s: float = 0.0
 
     @property
@@ -116,7 +77,7 @@ class RunningMetrics:
         self.waited_s += other.waited_s
 
     def over(self, group: Group) -> "RunningMetrics":
-        """The sums of all processes, in all of them."""
+        """The metrics of all processes, in all of them."""
         images, loss, hits, waited_s = group.sum([self.images, self.loss, self.hits, self.waited_s])
         return RunningMetrics(int(images), loss, int(hits), waited_s)
 
@@ -128,7 +89,7 @@ class Trainer:
     network: nn.Module
     normalize: Normalize
     split: Split
-    cut: Crop
+    crop: Crop
     recipe: Recipe
     group: Group = field(default_factory=Group)
 
@@ -141,7 +102,8 @@ class Trainer:
         self.schedule = Schedule(self.optimizer, self.recipe)
         self.precision = pick_precision(self.recipe.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.clock, self.position, self.progress = Clock(), Position(), 0.0
+        self.position, self.progress = Position(), 0.0
+        self.seconds = 0.0  # of training: loading and steps, without the work between epochs
         self.batch = min(self.recipe.batch, len(self.split.labels))
         self.steps_per_epoch = steps_per_epoch(len(self.split.labels), self.batch)
 
@@ -150,12 +112,13 @@ class Trainer:
         return self.progress >= 1.0
 
     def epoch(self) -> Iterator[RunningMetrics]:
-        """The steps left of this epoch, or of the run where that ends first."""
+        """The steps left of this epoch, or of the run if that ends first."""
         self.network.train()
-        self.clock.start()
+        start, seconds_before = perf_counter(), self.seconds
         for images, labels, waited_s in self._batches():
             self.schedule.before_step(self.progress)
             loss, hits = self._step(images, labels)
+            self.seconds = seconds_before + perf_counter() - start
             self._advance()
             yield RunningMetrics(len(labels), loss * len(labels), hits, waited_s)
             if self.finished:
@@ -163,12 +126,12 @@ class Trainer:
         self.position.epoch, self.position.step = self.position.epoch + 1, 0
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """This process's part of the batches, with the seconds that each was waited for."""
+        """This process's share of the batches, with the seconds that it waited for each."""
         count = len(self.split.labels)
         chunks = shuffled(count, self.batch, self.recipe.seed, self.position.epoch)
         left = (chunk for number, chunk in enumerate(chunks) if number >= self.position.step)
         mine = share(left, self.group.rank, self.group.world)
-        loader = batches(self.split, mine, self.cut, pin=self.device.type == "cuda")
+        loader = batches(self.split, mine, self.crop, pin=self.device.type == "cuda")
         start = perf_counter()
         for images, labels in loader:
             if not len(labels):
@@ -177,7 +140,7 @@ class Trainer:
             start = perf_counter()
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
-        """Train on uint8 [B, S, S, 3] and int64 [B]; says the mean loss and the hits."""
+        """Train on images uint8 [B, S, S, 3] and labels int64 [B]; returns the mean loss and the hits."""
         targets = labels.to(self.device, non_blocking=True)
         with mixed_precision(self.device, self.precision):
             logits = self.wrapped(self.normalize(images.to(self.device, non_blocking=True)))
@@ -192,15 +155,14 @@ class Trainer:
         self.position.step += 1
         self.position.steps += 1
         self.position.images += self.batch
-        self.clock.lap()
         done = self.position.epoch * self.steps_per_epoch + self.position.step
         if self.recipe.budget_s is None:
             self.progress = min(done / (self.recipe.epochs * self.steps_per_epoch), 1.0)
-        else:  # processes have clocks of their own, but must take the same steps
-            self.progress = min(self.group.of_first([self.clock.seconds])[0] / self.recipe.budget_s, 1.0)
+        else:  # each process has its own clock, but all must take the same steps
+            self.progress = min(self.group.of_first([self.seconds])[0] / self.recipe.budget_s, 1.0)
 
     def state(self) -> dict[str, Any]:
-        """All that decides what the next step does; to be asked for in every process."""
+        """All that decides what the next step does. Every process of the group must call it."""
         return {
             "weights": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -208,18 +170,18 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "position": asdict(self.position),
             "progress": self.progress,
-            "seconds": self.clock.seconds,
+            "seconds": self.seconds,
             "random": self.group.gather(_random_state()),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state` of the same network and recipe."""
+        """Continue from a `state` of the same network and recipe."""
         self.network.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.plateau.load_state_dict(state["plateau"])
         self.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
-        self.progress, self.clock.seconds = state["progress"], state["seconds"]
+        self.progress, self.seconds = state["progress"], state["seconds"]
         _restore_random_state(state["random"][self.group.rank])
 
 

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Starts nginx as the gateway and stays in the foreground; SIGTERM ends it when the requests in flight are answered,
-# SIGHUP reads keys and certificate anew. Settings are environment variables, listed in ../README.md.
+# Runs nginx as the gateway, in the foreground. SIGTERM ends it when the requests in flight are answered; SIGHUP reads
+# keys and certificate again. Settings are environment variables, listed in ../README.md.
 set -eu
 umask 077
 
-# Before anything is made: a signal without a trap would end this shell alone, and leave nginx or the folder behind.
-# Until nginx has written its pid file it takes no signals itself: one to end it is sent again, and keys are read anyway.
+# Traps come first: a signal without one would end only this shell, and leave nginx or the folder behind. nginx takes no
+# signals until it has written its pid file: QUIT is sent again, and HUP is not needed, because it reads the keys anyway.
 pid='' ending='' run=''
 end() {
     ending=yes
@@ -42,22 +42,17 @@ number() { # NAME VALUE
     case $2 in
     '' | *[!0-9]* | 0*) refuse "$1 is '$2': give a whole number above 0" ;;
     esac
+    echo "$2"
 }
 
 workers=${GATEWAY_WORKERS:-auto}
-[ "$workers" = auto ] || number GATEWAY_WORKERS "$workers"
-connections=${GATEWAY_CONNECTIONS:-4096}
-rate=${GATEWAY_RATE:-1000}
-burst=${GATEWAY_BURST:-200}
-requests=${GATEWAY_REQUESTS:-256}
-body_mib=${GATEWAY_BODY_MIB:-16}
-timeout_s=${GATEWAY_TIMEOUT_S:-10}
-number GATEWAY_CONNECTIONS "$connections"
-number GATEWAY_RATE "$rate"
-number GATEWAY_BURST "$burst"
-number GATEWAY_REQUESTS "$requests"
-number GATEWAY_BODY_MIB "$body_mib"
-number GATEWAY_TIMEOUT_S "$timeout_s"
+[ "$workers" = auto ] || workers=$(number GATEWAY_WORKERS "$workers")
+connections=$(number GATEWAY_CONNECTIONS "${GATEWAY_CONNECTIONS:-4096}")
+rate=$(number GATEWAY_RATE "${GATEWAY_RATE:-1000}")
+burst=$(number GATEWAY_BURST "${GATEWAY_BURST:-200}")
+requests=$(number GATEWAY_REQUESTS "${GATEWAY_REQUESTS:-256}")
+body_mib=$(number GATEWAY_BODY_MIB "${GATEWAY_BODY_MIB:-16}")
+timeout_s=$(number GATEWAY_TIMEOUT_S "${GATEWAY_TIMEOUT_S:-10}")
 
 case ${GATEWAY_RETRIES:-on} in
 on) retry_on="error timeout invalid_header http_502 http_504 non_idempotent" grpc_failed=@grpc_again ;;
@@ -65,7 +60,7 @@ off) retry_on=off grpc_failed=@grpc_unavailable ;;
 *) refuse "GATEWAY_RETRIES is '$GATEWAY_RETRIES': give on or off" ;;
 esac
 
-# ---- secrets: there, ours alone, and well formed
+# ---- secrets: they exist, only their owner can read them, and they are well formed
 
 private() { # WHAT FILE
     [ -f "$2" ] || refuse "no $1 at '$2': make it with docker/prepare.sh"
@@ -80,7 +75,7 @@ check_keys() {
     private "file of API keys" "$keys"
     awk '!/^[[:space:]]*(#|$)/ && !/^"Bearer [0-9a-f]+" [A-Za-z0-9_.-]+;$/ || /^"Bearer/ && length($2) != 65 { print NR; exit }' \
         "$keys" | while read -r line; do
-        refuse "$keys, line $line: not a key as docker/prepare.sh makes them"
+        refuse "$keys, line $line is not a key: make keys with docker/key.sh"
     done
 }
 
@@ -93,7 +88,7 @@ check_keys
 private "key of the certificate" "$certificate_key"
 [ -r "$certificate" ] || refuse "no certificate at '$certificate': make one with docker/prepare.sh"
 
-# ---- the Tritons: several are separated by spaces. Names are resolved again as their records change.
+# ---- the Tritons, separated by spaces; names are resolved again when their records expire
 
 servers() { # ADDRESS...
     for address in "$@"; do
@@ -121,7 +116,7 @@ case $http_servers$grpc_servers in
     ;;
 esac
 
-# ---- a folder of its own, which nginx's workers can enter even where they are another user than the master
+# ---- a folder for nginx, which its workers can enter even when they are another user than the master
 
 run=$(mktemp -d)
 chmod 711 "$run"
@@ -158,6 +153,6 @@ while kill -0 "$pid" 2>/dev/null; do
     fi
 done
 [ -z "$ending" ] || { wait "$pid" && status=0 || status=$?; }
-# Ended as asked, by a signal, is no failure.
+# The end by a signal is what was asked for, and no failure.
 [ "$status" -lt 128 ] || status=0
 exit "$status"

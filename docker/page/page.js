@@ -1,7 +1,7 @@
 import { Refusal, classify } from "./triton.js";
 
-const MAX_MIB = 16; // the gateway's bound on a request, less room for its header
-const MAX_BYTES = MAX_MIB * 2 ** 20 - 2 ** 16;
+const MAX_MIB = 16; // the gateway's limit on a request
+const MAX_BYTES = MAX_MIB * 2 ** 20 - 2 ** 16; // room for the request's header
 const AT_ONCE = 4;
 const TIMEOUT_MS = 60_000;
 const TRIES = 4;
@@ -15,9 +15,9 @@ let running = 0;
 // ---- the key
 
 function showKey() {
-  const kept = sessionStorage.getItem(KEY) !== null;
-  byId("key-form").hidden = kept;
-  byId("key-kept").hidden = !kept;
+  const isSet = sessionStorage.getItem(KEY) !== null;
+  byId("key-form").hidden = isSet;
+  byId("key-set").hidden = !isSet;
 }
 
 function forgetKey() {
@@ -37,17 +37,16 @@ byId("forget").addEventListener("click", forgetKey);
 
 // ---- pictures in
 
-function take(files) {
+function addPictures(files) {
   const cards = [...files].map(newCard);
   byId("gallery").prepend(...cards.map((card) => card.element));
-  waiting.push(...cards);
-  next();
+  enqueue(...cards);
 }
 
 for (const [button, input] of [["choose", "files"], ["take", "camera"]]) {
   byId(button).addEventListener("click", () => byId(input).click());
   byId(input).addEventListener("change", () => {
-    take(byId(input).files);
+    addPictures(byId(input).files);
     byId(input).value = "";
   });
 }
@@ -62,34 +61,35 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   byId("drop").classList.remove("over");
-  take(event.dataTransfer.files);
+  addPictures(event.dataTransfer.files);
 });
-document.addEventListener("paste", (event) => take(event.clipboardData.files));
+document.addEventListener("paste", (event) => addPictures(event.clipboardData.files));
 
-// ---- one after the other, a few at once
+// ---- requests, a few at once
 
-function next() {
+function enqueue(...cards) {
+  waiting.push(...cards);
   while (running < AT_ONCE && waiting.length) {
     running += 1;
-    look(waiting.shift()).finally(() => {
+    classifyCard(waiting.shift()).finally(() => {
       running -= 1;
-      next();
+      enqueue();
     });
   }
 }
 
-async function look(card) {
+async function classifyCard(card) {
   show(card, "busy");
   try {
     const start = performance.now();
-    const answer = await ask(card.file);
+    const answer = await classifyWithRetries(card.file);
     showAnswer(card, answer, performance.now() - start);
   } catch (error) {
-    showError(card, words(error, card.file), error);
+    showError(card, explain(error, card.file), error);
   }
 }
 
-async function ask(file) {
+async function classifyWithRetries(file) {
   const key = sessionStorage.getItem(KEY);
   if (key === null) throw new Refusal("", 401);
   if (file.size > MAX_BYTES) throw new Refusal("", 413);
@@ -103,7 +103,7 @@ async function ask(file) {
   }
 }
 
-function words(error, file) {
+function explain(error, file) {
   const mib = (file.size / 2 ** 20).toFixed(1);
   switch (error.status) {
     case 0: return `${sentence(error.message)} Is it running? Try again in a moment.`;
@@ -117,16 +117,13 @@ function words(error, file) {
 
 const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 
-// ---- what is seen
+// ---- the gallery
 
 function newCard(file) {
   const element = byId("card").content.cloneNode(true).firstElementChild;
   const card = { file, element, part: (selector) => element.querySelector(selector) };
   card.part("h2").textContent = file.name;
-  card.part(".again").addEventListener("click", () => {
-    waiting.push(card);
-    next();
-  });
+  card.part(".again").addEventListener("click", () => enqueue(card));
   showPicture(card);
   return card;
 }
@@ -154,7 +151,7 @@ function showAnswer(card, { version, top }, ms) {
   card.part("ol").replaceChildren(...top.map(row));
   card.part(".time").textContent = `${Math.round(ms)} ms, model version ${version}`;
   show(card, "answer");
-  say(`${card.file.name}: ${top[0].label}, ${percent.format(top[0].probability)}`);
+  announce(`${card.file.name}: ${top[0].label}, ${percent.format(top[0].probability)}`);
 }
 
 function row({ label, probability }) {
@@ -172,13 +169,13 @@ function row({ label, probability }) {
 function showError(card, text, error) {
   card.part(".error").textContent = text;
   show(card, "error");
-  // What was refused for its own sake is refused again.
+  // A picture that was refused for itself would be refused again.
   card.part(".again").hidden = error.status >= 400 && ![401, 408, 429, 502, 503, 504].includes(error.status);
   if (error.status === 401) forgetKey();
-  say(`${card.file.name}: ${text}`);
+  announce(`${card.file.name}: ${text}`);
 }
 
-function say(text) {
+function announce(text) {
   byId("status").textContent = text;
 }
 

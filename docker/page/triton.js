@@ -4,7 +4,7 @@
 
 const LENGTH = "Inference-Header-Content-Length";
 
-/** A refusal. `status` is HTTP's, 0 without an answer; `retryAfterS` is in seconds, null where the server says nothing. */
+/** A refusal. `status` is HTTP's, 0 without an answer; `retryAfterS` is in seconds, null when the server names none. */
 export class Refusal extends Error {
   constructor(message, status = 0, retryAfterS = null) {
     super(message);
@@ -15,7 +15,7 @@ export class Refusal extends Error {
 
 /**
  * The most probable classes of an image file.
- * @param {Blob} image as it is, encoded
+ * @param {Blob} image an encoded file
  * @param {string} key of the gateway
  * @returns {Promise<{version: string, top: {label: string, probability: number}[]}>}
  * @throws {Refusal}
@@ -42,7 +42,7 @@ async function send(path, { body, headerLength }, key, signal) {
   }
 }
 
-// A JSON header, then the tensor: its one string, with its length in four bytes before it, the lowest first.
+// A JSON header, then the tensor: one string behind its length, four bytes little-endian.
 function packRequest(image, top) {
   const header = new TextEncoder().encode(JSON.stringify({
     inputs: [{ name: "encoded", datatype: "BYTES", shape: [1, 1], parameters: { binary_data_size: image.size + 4 } }],
@@ -53,7 +53,7 @@ function packRequest(image, top) {
   return { body: new Blob([header, length.buffer, image]), headerLength: header.length };
 }
 
-// A JSON header again, then strings "probability:index:label", each behind its length.
+// A JSON header, then strings "probability:index:label", each behind its length.
 function unpackAnswer(bytes, headerLength) {
   const decoder = new TextDecoder();
   const { model_version: version } = JSON.parse(decoder.decode(bytes.subarray(0, headerLength)));

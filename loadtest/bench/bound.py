@@ -1,12 +1,13 @@
-"""What the processor can do without a server: decode and network, or the network alone, on all cores.
+"""The machine's bound without a server: decode and network, or the network alone, on all cores.
 
-Each measurement is made by processes of its own, so that nothing of the caller is measured.
+Processes of their own do the work, so that the caller's own work is not measured.
 """
 
 import itertools
 import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,53 +15,47 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_triton.imaging import decode
-from alexnet_triton.loadtest.bench import photographs
 from alexnet_triton.loadtest.bench.config import BATCH, CORES
+from alexnet_triton.loadtest.bench.photographs import load_images
 from alexnet_triton.serving.engine import Engine, EngineConfig
 
-# Processes and threads of each: a core each, or one that has all.
-LAYOUTS = ((CORES, 1), (1, CORES))
+LAYOUTS = ((CORES, 1), (1, CORES))  # processes, and threads of each
 ENGINE_BATCHES = (8, 16, 32)
-
-
-def decode_and_network(network: Path, bodies: Path, seconds: float) -> float:
-    """Images a second, decoded and classified in batches, a process a core."""
-    return _together(CORES, _decode_and_classify, (network, bodies), seconds)
 
 
 @dataclass(frozen=True)
 class EngineSetting:
-    """How the engine is run alone."""
+    """How the engine runs without a server."""
 
     processes: int
     threads: int
     batch: int
 
 
+def decode_and_network(network: Path, bodies: Path, seconds: float) -> float:
+    """Images a second, decoded and classified in batches by one process a core."""
+    return _sum_rates(CORES, _decode_and_classify, (network, bodies), seconds)
+
+
 def best_engine_setting(network: Path, seconds: float) -> EngineSetting:
-    """The one that gives most images a second."""
+    """The setting that gives most images a second."""
     settings = [EngineSetting(*layout, batch) for layout in LAYOUTS for batch in ENGINE_BATCHES]
     return max(settings, key=lambda setting: network_alone(network, setting, seconds))
 
 
 def network_alone(network: Path, setting: EngineSetting, seconds: float) -> float:
-    """Images a second of uint8 pixels."""
-    return _together(setting.processes, _classify, (network, setting.threads, setting.batch), seconds)
+    """Images a second of the engine, which is given uint8 pixels."""
+    return _sum_rates(setting.processes, _classify, (network, setting.threads, setting.batch), seconds)
 
 
 def one_at_a_time(network: Path, bodies: Path, seconds: float) -> list[float]:
-    """Milliseconds of decode and network of single images, one after another, the network on all cores."""
-    context = multiprocessing.get_context("spawn")
-    parent, child = context.Pipe()
-    process = context.Process(target=_time_single, args=(child, network, bodies, seconds))
-    process.start()
-    times_ms = parent.recv()
-    process.join()
-    return times_ms
+    """Milliseconds of decode and network for single images, one after another, each on all cores."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_time_single, network, bodies, seconds).result()
 
 
-def _together(count: int, work: Callable[..., None], arguments: tuple, seconds: float) -> float:
-    """The sum of what `count` processes measure at the same time."""
+def _sum_rates(count: int, work: Callable[..., None], arguments: tuple, seconds: float) -> float:
+    """The sum of the rates that `count` processes measure at the same time."""
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(count)]
     processes = [context.Process(target=work, args=(child, seconds, *arguments)) for _, child in pipes]
@@ -77,7 +72,7 @@ def _together(count: int, work: Callable[..., None], arguments: tuple, seconds: 
 
 
 def _decode_and_classify(pipe: Connection, seconds: float, network: Path, bodies: Path) -> None:
-    engine, files = _engine(network, BATCH, threads=1), itertools.cycle(photographs.load_images(bodies))
+    engine, files = _load_engine(network, BATCH, threads=1), itertools.cycle(load_images(bodies))
     size = engine.input_size
     pixels = np.empty((BATCH, size, size, 3), np.uint8)
 
@@ -87,11 +82,11 @@ def _decode_and_classify(pipe: Connection, seconds: float, network: Path, bodies
         engine.infer(pixels)
         return BATCH
 
-    _measure(pipe, seconds, step)
+    _measure_rate(pipe, seconds, step)
 
 
 def _classify(pipe: Connection, seconds: float, network: Path, threads: int, batch: int) -> None:
-    engine = _engine(network, batch, threads)
+    engine = _load_engine(network, batch, threads)
     shape = (batch, engine.input_size, engine.input_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
@@ -99,27 +94,27 @@ def _classify(pipe: Connection, seconds: float, network: Path, threads: int, bat
         engine.infer(pixels)
         return batch
 
-    _measure(pipe, seconds, step)
+    _measure_rate(pipe, seconds, step)
 
 
-def _time_single(pipe: Connection, network: Path, bodies: Path, seconds: float) -> None:
-    engine, files = _engine(network, BATCH, threads=1), itertools.cycle(photographs.load_images(bodies))
+def _time_single(network: Path, bodies: Path, seconds: float) -> list[float]:
+    engine, files = _load_engine(network, BATCH, threads=1), itertools.cycle(load_images(bodies))
     times_ms: list[float] = []
     end = time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:
         engine.infer(decode(next(files), engine.input_size)[None])
         times_ms.append((time.perf_counter() - start) * 1e3)
-    pipe.send(times_ms)
+    return times_ms
 
 
-def _engine(network: Path, max_batch_size: int, threads: int) -> Engine:
+def _load_engine(network: Path, max_batch_size: int, threads: int) -> Engine:
     engine = Engine(network, EngineConfig(threads=threads, max_batch_size=max_batch_size))
     engine.warm_up()
     return engine
 
 
-def _measure(pipe: Connection, seconds: float, step: Callable[[], int]) -> None:
-    """Tell the parent when warm, wait for its word, and send images a second."""
+def _measure_rate(pipe: Connection, seconds: float, step: Callable[[], int]) -> None:
+    """Report that the process is warm, wait for the start, and send images a second."""
     step()
     pipe.send(None)
     pipe.recv()

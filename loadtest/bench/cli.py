@@ -1,7 +1,6 @@
-"""make bench, python -m bench STAGE...: measured on this machine, as a table, a picture and JSON."""
+"""`alexnet-triton bench`, `tune` and `faults`: stages measured on this machine, as a table, a picture and JSON."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from alexnet_triton.loadtest.bench import client, compare, faults, overload, photographs, report, tune
-from alexnet_triton.loadtest.bench.config import BenchConfig, BenchError
+from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
+from alexnet_triton.loadtest.bench import client, compare, faults, gateway, overload, photographs, report, tune
+from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError
 
-Stage = Callable[[BenchConfig, Callable[[str], None]], dict[str, Any]]
-STAGES: dict[str, Stage] = {
+STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
     "served": compare.measure_served,
     "tensors": compare.measure_tensors,
     "batching": compare.measure_batching,
@@ -23,81 +22,87 @@ STAGES: dict[str, Stage] = {
     "faults": faults.measure,
     "soak": overload.measure_soak,
     "tune": tune.measure,
+    "gateway-cost": gateway.measure_cost,
+    "gateway-slow": gateway.measure_slow,
 }
 BY_DEFAULT = ("served", "tensors", "batching", "single", "client", "overload", "faults")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 measured, 1 something that is needed is missing or failed, 2 usage, 130 interrupted."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(given)
-    config = _config(options)
-    try:
-        _run(options.stages or BY_DEFAULT, config, options.json, ["bench", *given])
-    except (BenchError, OSError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+def main(words: Sequence[str]) -> int:
+    """Measure the stages that are named. Exit code 0: measured, 1: something is missing or failed, 2: usage."""
+    parser = _build_parser("bench", "the server beside others, at the machine's bound, and under faults")
+    add, stages = parser.add_argument, f"{', '.join(STAGES)} (default: {' '.join(BY_DEFAULT)})"
+    add("stages", nargs="*", metavar="STAGE", type=_stage, help=stages)
+    add("--target", dest="targets", action="append", choices=compare.TARGETS, help="of served: only this (repeatable)")
+    add("--connections", type=positive_int, nargs="+", metavar="N", help="of served (1 16 64 256)")
+    add("--peers-python", type=Path, metavar="FILE", help="of served (.venv-bench/bin/python)")
+    add("--client-images", type=positive_int, metavar="N", help="of client (10000)")
+    add("--overload-s", type=positive_float, metavar="SECONDS", help="of overload (60)")
+    add("--soak-s", type=positive_float, metavar="SECONDS", help="of soak (600)")
+    add("--kills", type=positive_int, metavar="N", help="of faults (10)")
+    add("--rate", dest="rate_per_s", type=positive_float, metavar="N", help="of gateway-slow: requests a second (50)")
+    options = parser.parse_args(words)
+    return finish(parser.prog, lambda: _run(options.stages or BY_DEFAULT, options))
 
 
 def tune_stage(words: Sequence[str]) -> int:
-    return main(["tune", *words])
+    """Find the fastest settings and write them to the repository; exit codes as `main`."""
+    parser = _build_parser("tune", "find the settings that are fastest on this machine, and write them")
+    options = parser.parse_args(words)
+    return finish(parser.prog, lambda: _run(["tune"], options))
 
 
 def faults_stage(words: Sequence[str]) -> int:
-    return main(["faults", *words])
+    """Kill stubs and servers under load; exit codes as `main`."""
+    parser = _build_parser("faults", "kill stubs and servers under load, and check every answer")
+    parser.add_argument("--kills", type=positive_int, metavar="N", help="how often (10)")
+    options = parser.parse_args(words)
+    return finish(parser.prog, lambda: _run(["faults"], options))
 
 
-def _run(stages: Sequence[str], config: BenchConfig, json_file: Path, command: list[str]) -> None:
+def _build_parser(name: str, description: str) -> Parser:
+    parser = Parser(prog=f"alexnet-triton {name}", description=description)
+    add, folder = parser.add_argument, Path("artifacts/bench")
+    add("--repository", type=Path, default=Path("artifacts/model_repository"), metavar="FOLDER")
+    add("--images", type=Path, metavar="FOLDER", help="photographs to send (the demo's, enlarged)")
+    add("--pictures", type=Path, metavar="FOLDER", help="the demo's pictures (artifacts/pictures)")
+    add("--folder", type=Path, default=folder, help=f"working files and logs ({folder})")
+    add("--json", type=Path, default=folder / "bench.json", metavar="FILE", help="the figures (%(default)s)")
+    add("--warm-up-s", type=positive_float, metavar="SECONDS", help="before measuring a server (2)")
+    add("--seconds", type=positive_float, help="of each measurement (6)")
+    add("--repeats", type=positive_int, metavar="N", help="rounds (3)")
+    return parser
+
+
+def _stage(text: str) -> str:
+    if text not in STAGES:
+        raise argparse.ArgumentTypeError(f"no stage {text!r}: give {', '.join(STAGES)}")
+    return text
+
+
+def _run(stages: Sequence[str], options: argparse.Namespace) -> None:
+    config = _build_config(options)
     if not (config.repository / "classify").is_dir():
         raise BenchError(f"no repository in {config.repository}: run `make export`")
     config.folder.mkdir(parents=True, exist_ok=True)
-    bodies = photographs.prepare(config.bodies, config.images, config.pictures)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    images = photographs.prepare(config.bodies, config.images, config.pictures)
     for name in stages:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(name, total=None)
-
-            def advance(what: str, task: Any = task, name: str = name, bar: Progress = progress) -> None:
-                bar.update(task, description=f"{name}: {what}")
-
-            result = STAGES[name](config, advance)
-        result = {"command": " ".join(command), "images": bodies, **result}
-        report.add_to_report(json_file, name, result)
+        result = {"images": images, **_measure(name, config)}
+        report.add_to_report(options.json, name, result)
         report.show_report(name, result)
         if name in report.PICTURES:
-            report.PICTURES[name](json_file.with_name(f"{name}.png"), result)
+            report.PICTURES[name](options.json.with_name(f"{name}.png"), result)
 
 
-def _config(options: argparse.Namespace) -> BenchConfig:
+def _build_config(options: argparse.Namespace) -> BenchConfig:
+    """The options that were given; the rest has the defaults of BenchConfig."""
     names = BenchConfig.__dataclass_fields__
     return BenchConfig(**{name: value for name, value in vars(options).items() if name in names and value is not None})
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "stages", nargs="*", metavar="STAGE", help=f"{', '.join(STAGES)} (default: {', '.join(BY_DEFAULT)})"
-    )
-    parser.add_argument("--repository", type=Path, default=Path("artifacts/model_repository"))
-    parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="photographs to send (default: the demo's, enlarged)"
-    )
-    parser.add_argument("--pictures", type=Path, default=Path("artifacts/pictures"), help="the demo's pictures")
-    parser.add_argument("--folder", type=Path, default=Path("artifacts/bench"), help="working files and logs")
-    parser.add_argument("--json", type=Path, default=Path("artifacts/bench/bench.json"), metavar="FILE")
-    parser.add_argument(
-        "--target", dest="targets", action="append", choices=compare.TARGETS, help="only this (repeatable)"
-    )
-    parser.add_argument("--connections", type=int, nargs="+", metavar="N", help="default: 1 16 64 256")
-    parser.add_argument("--warm-up-s", type=float, help="before the first of each server (default 2)")
-    parser.add_argument("--seconds", type=float, help="of each measurement (default 6)")
-    parser.add_argument("--repeats", type=int, help="rounds (default 3)")
-    parser.add_argument("--peers-python", type=Path, help="default: .venv-bench/bin/python")
-    parser.add_argument("--overload-s", type=float, help="of stage overload (default 60)")
-    parser.add_argument("--soak-s", type=float, help="of stage soak (default 600)")
-    parser.add_argument("--client-images", type=int, metavar="N", help="of stage client (default 10000)")
-    parser.add_argument("--kills", type=int, help="of stage faults (default 10)")
-    return parser
+def _measure(name: str, config: BenchConfig) -> dict[str, Any]:
+    """Measure a stage while a line on stderr shows its progress."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=None)
+        return STAGES[name](config, lambda step: progress.update(task, description=f"{name}: {step}"))

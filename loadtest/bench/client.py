@@ -1,21 +1,20 @@
-"""Stage `client`: a folder through `client/classify.py`, and 64 connections of the load generator, in turns."""
+"""Stage `client`: a folder through `client/classify.py` and, in turn, the load generator at 64 connections."""
 
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from alexnet_triton.loadtest.bench import wrk
-from alexnet_triton.loadtest.bench.config import ROOT, BenchConfig, BenchError
+from alexnet_triton.loadtest.bench.config import ROOT, Advance, BenchConfig, BenchError
 from alexnet_triton.loadtest.bench.report import Rows, summarise
-from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, Triton, triton
+from alexnet_triton.loadtest.bench.servers import Triton, triton
+from alexnet_triton.loadtest.bench.wrk import jpeg_load
 
 CONCURRENCY, CONNECTIONS = 32, 64
 GENERATOR = "load generator, HTTP"
@@ -23,29 +22,32 @@ COMMANDS = {"client/classify.py, gRPC": "grpc", "client/classify.py, HTTP": "htt
 SAMPLE_S = 0.25
 
 
-def measure(config: BenchConfig, advance: Callable[[str], None]) -> dict[str, Any]:
-    """Images a second of each, the command's from its start to its end, and the command's resident memory.
+def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
+    """Images a second of each (the command's from its start to its end), and the command's resident memory.
 
     Raises:
         BenchError: the command did not classify every image.
     """
-    folder = _spread(config)
+    folder = _link_images(config)
     rows: Rows = []
     with triton(config.repository, config.folder) as server:
-        wrk.http_load(server.url, CONNECTIONS, config.warm_up_s, config.bodies, TRITON_HEADERS)
+        jpeg_load(server, CONNECTIONS, config.warm_up_s, config.bodies)
         for number in range(config.repeats):
             advance(f"round {number + 1} of {config.repeats}")
-            seen = wrk.http_load(server.url, CONNECTIONS, config.seconds, config.bodies, TRITON_HEADERS)
+            seen = jpeg_load(server, CONNECTIONS, config.seconds, config.bodies)
             rows.append({"target": GENERATOR, "round": number, "connections": CONNECTIONS, **asdict(seen)})
             for target, scheme in COMMANDS.items():
                 row = _classify(server, scheme, folder, config)
                 rows.append({"target": target, "round": number, "connections": CONCURRENCY, **row})
     shutil.rmtree(folder)
-    return {"rows": rows, "summary": summarise(rows), "ratios": ratios(rows)}
+    summary = summarise(rows)
+    rates = {row["target"]: row["images_per_s"] for row in summary}
+    ratios = {f"{target}, of the load generator": rates[target] / rates[GENERATOR] for target in COMMANDS}
+    return {"rows": rows, "summary": summary, "ratios": ratios}
 
 
-def _spread(config: BenchConfig) -> Path:
-    """The images as `client_images` files, linked so that they take no room."""
+def _link_images(config: BenchConfig) -> Path:
+    """A folder of `client_images` files: links to the JPEGs, which take no room."""
     folder = (config.folder / "client_images").absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -56,13 +58,13 @@ def _spread(config: BenchConfig) -> Path:
 
 
 def _classify(server: Triton, scheme: str, folder: Path, config: BenchConfig) -> dict[str, float]:
-    address = server.addresses.grpc if scheme == "grpc" else server.addresses.http
+    address = server.grpc if scheme == "grpc" else server.http
     output = config.folder / "client.jsonl"
     command = [sys.executable, str(ROOT / "client" / "classify.py"), "--recursive", str(folder)]
     command += ["--url", f"{scheme}://{address}", "--concurrency", str(CONCURRENCY), "--output", str(output)]
     started = time.perf_counter()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        samples, cpu_s = _watch(process)
+        samples_mib, cpu_s = _watch(process)
         elapsed_s = time.perf_counter() - started
         complaints = process.stderr.read() if process.stderr else ""
     with output.open("rb") as lines:
@@ -72,27 +74,23 @@ def _classify(server: Triton, scheme: str, folder: Path, config: BenchConfig) ->
     return {
         "images_per_s": answered / elapsed_s,
         "cpu_ms_an_image": 1e3 * cpu_s / answered,
-        "peak_mib": max(samples),
-        "growth_mib": samples[-1] - samples[len(samples) // 4],
+        "peak_mib": max(samples_mib),
+        "growth_mib": samples_mib[-1] - samples_mib[len(samples_mib) // 4],
     }
 
 
 def _watch(process: subprocess.Popen[str]) -> tuple[list[float], float]:
     """Resident MiB every `SAMPLE_S` until the command ends, and its seconds of processor time."""
-    seen, samples, cpu_s = psutil.Process(process.pid), [0.0], 0.0
+    seen, samples_mib, cpu_s = psutil.Process(process.pid), [0.0], 0.0
     while process.poll() is None:
         try:
-            samples.append(seen.memory_info().rss / 2**20)
+            samples_mib.append(seen.memory_info().rss / 2**20)
             times = seen.cpu_times()
             cpu_s = times.user + times.system
         except psutil.Error:
             break
         time.sleep(SAMPLE_S)
     process.wait()
-    return samples[:-1] if len(samples) > 2 else samples, cpu_s  # the last may be of a process that is ending
-
-
-def ratios(rows: Rows) -> dict[str, float]:
-    """What the client reaches of the load generator's rate in the same run."""
-    rates = {row["target"]: row["images_per_s"] for row in summarise(rows)}
-    return {f"{target}, of the load generator": rates[target] / rates[GENERATOR] for target in COMMANDS}
+    return samples_mib[:-1] if len(
+        samples_mib
+    ) > 2 else samples_mib, cpu_s  # the last may show a process that is ending

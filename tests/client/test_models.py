@@ -1,11 +1,11 @@
 """Models that are not there or are no classifiers, what `info` says, and gateways that refuse."""
 
+import asyncio
 import json
 import os
-import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,47 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_triton.client import Classifier
+from alexnet_triton.client import Classifier, Config
 from alexnet_triton.client.cli import main
-from alexnet_triton.client.errors import AccessDenied, ModelNotFound, Overloaded, TlsError, Unsupported
+from alexnet_triton.client.errors import AccessDenied, ModelNotFound, Overloaded, ServerError, TlsError, Unsupported
+from alexnet_triton.client.session import Session
 from answers import by_torch
 from commands import classify
 from embedded_triton import REPOSITORY, Triton
 from photographs import jpeg
 
-ADDER = """
-backend: "python"
-max_batch_size: 8
-input [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 16 ] }, { name: "INPUT1" data_type: TYPE_FP32 dims: [ 16 ] } ]
-output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 16 ] } ]
-"""
-SLOW = (
-    ("count: 1", "count: 2"),  # with one, a bounded queue or one of priorities waits half a second now and then
-    ("max_batch_size: 64", "max_batch_size: 1"),
-    ("dynamic_batching { }", "dynamic_batching { priority_levels: 2 default_priority_level: 2 }"),
-)
 LOW = 16  # requests of low priority
-RESTRICTED = ("--grpc-restricted-protocol=shared-memory:admin-key=secret", "--http-restricted-api=shared-memory:k=v")
-
-
-@pytest.fixture(scope="module")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    """A server with a model of another kind and a slow one with priorities too, and with shared memory closed."""
-    folder = tmp_path_factory.mktemp("zoo")
-    repository = shutil.copytree(REPOSITORY, folder / "repository")
-    for file in repository.glob("*/1/model.py"):
-        file.write_text(file.read_text().replace("Path(__file__).parents[3]", repr(str(REPOSITORY.parent))))
-    (repository / "adder/1").mkdir(parents=True)
-    (repository / "adder/config.pbtxt").write_text(ADDER)
-    shutil.copy(repository / "alexnet/1/model.py", repository / "adder/1/model.py")
-    shutil.copytree(repository / "classify", repository / "slow")
-    edit(repository / "slow/config.pbtxt", *SLOW)
-    edit(
-        repository / "slow/1/model.py", ("        return [", "        __import__('time').sleep(0.05)\n        return [")
-    )
-    with Triton(folder, repository, RESTRICTED) as server:
-        server.start()
-        yield server
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
@@ -66,34 +35,27 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     ],
 )
 def test_one_line_lists_what_the_server_has(
-    zoo: Triton, scheme: str, words: list[str], said: str, pictures: list[Path]
+    triton: Triton, scheme: str, words: list[str], said: str, pictures: list[Path]
 ) -> None:
-    done = classify(pictures[0], "--url", zoo.urls[scheme], *words)
+    done = classify(pictures[0], "--url", triton.urls[scheme], *words)
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
     assert said in done.stderr.decode()
     assert b"this server has adder (version 1), alexnet (version 1), classify (version 1)" in done.stderr
 
 
-@pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_a_server_whose_index_is_closed_is_described_from_its_statistics(
-    scheme: str, tmp_path: Path, pictures: list[Path]
-) -> None:
-    """This project's own server closes it."""
-    closed = ("--grpc-restricted-protocol=model-repository:k=v", "--http-restricted-api=model-repository:k=v")
-    with Triton(tmp_path, extra=closed) as server:
-        server.start()
-        refused = classify(pictures[0], "--url", server.urls[scheme], "--model", "nosuch")
-        text = classify("info", "--url", server.urls[scheme]).stdout.decode()
-    assert b"this server has alexnet (version 1), classify (version 1)" in refused.stderr
-    assert "model     alexnet 1 READY" in text
+def test_an_index_is_open_over_http_and_closed_over_grpc(triton: Triton) -> None:
+    """This project's own server closes it; then the models are read from the statistics, with the same result."""
 
+    async def index(url: str) -> Sequence[object]:
+        session = Session(Config(urls=(url,)))
+        try:
+            return await session.pool.endpoints[0].transport.index(10)
+        finally:
+            await session.close()
 
-@pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_shared_memory_that_is_closed(zoo: Triton, scheme: str, pictures: list[Path]) -> None:
-    done = classify(pictures[0], "--url", zoo.urls[scheme], "--shm")
-    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
-    assert b"leave --shm out" in done.stderr
-    assert not list(Path("/dev/shm").glob("alexnet-classify-*"))
+    assert len(asyncio.run(index(triton.urls["http"]))) == 4
+    with pytest.raises(ServerError):
+        asyncio.run(index(triton.urls["grpc"]))
 
 
 def test_sending_what_the_model_does_not_take(url: str, pictures: list[Path]) -> None:
@@ -132,25 +94,17 @@ def test_labels_that_do_not_fit_are_answered_with_the_servers_own(
     assert output.read_text() == "kept"
 
 
-def edit(file: Path, *changes: tuple[str, str]) -> None:
-    text = file.read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    file.write_text(text)
-
-
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_a_request_of_high_priority_overtakes(zoo: Triton, scheme: str, pictures: list[Path]) -> None:
+def test_a_request_of_high_priority_overtakes(triton: Triton, scheme: str, pictures: list[Path]) -> None:
     """Requests that wait for a slow model are answered after one that came last."""
     order: list[str] = []
     low = ThreadPoolExecutor(LOW)
-    with Classifier(zoo.urls[scheme], model="slow", concurrency=LOW) as classifier:
+    with Classifier(triton.urls[scheme], model="slow", concurrency=LOW) as classifier:
         classifier.classify(pictures[0])
         waiting = [low.submit(lambda: order.append(str(classifier.classify(pictures[1]).path))) for _ in range(LOW)]
         while len(order) < 2:
             time.sleep(0.005)
-        asked = ["--url", zoo.urls[scheme], "--model", "slow", "--priority", "1", "--output", os.devnull]
+        asked = ["--url", triton.urls[scheme], "--model", "slow", "--priority", "1", "--output", os.devnull]
         assert main([str(pictures[2]), *asked]) == 0
         order.append("high")
         for each in waiting:

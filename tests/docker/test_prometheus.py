@@ -41,7 +41,7 @@ UP = {f"up{{{WHO}}}": "1x40"}
 CASES: dict[str, tuple[Series, Series]] = {
     "TritonNotAnswering": ({f"up{{{WHO}}}": "1x30 0x10"}, {f"up{{{WHO}}}": "1x39 0"}),
     "NoTriton": ({}, UP),
-    "TritonUnwell": ({f"alexnet_healthy{{{WHO}}}": "1x30 0x10"}, {f"alexnet_healthy{{{WHO}}}": "0x30 1x10"}),
+    "TritonUnhealthy": ({f"alexnet_healthy{{{WHO}}}": "1x30 0x10"}, {f"alexnet_healthy{{{WHO}}}": "0x30 1x10"}),
     "TritonHealed": ({f"alexnet_heals_total{{{WHO}}}": "0x30 1x10"}, {f"alexnet_heals_total{{{WHO}}}": "3x40"}),
     "TritonRestarted": (
         {f"alexnet_restarts_total{{{WHO}}}": "0x30 1x10"},

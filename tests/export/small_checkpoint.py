@@ -8,18 +8,22 @@ from PIL import Image
 
 from alexnet_triton.training import checkpoint
 from alexnet_triton.training.checkpoint import Checkpoint
-from alexnet_triton.training.model import AlexNet, NetworkConfig
+from alexnet_triton.training.model import AlexNet, NetworkConfig, initialize
 
 CLASSES = ("bird", "cat", "dog", "fox", "owl", "pig")
 
 
-def write_checkpoint(path: Path) -> Path:
+def random_checkpoint(name: str = "alexnet") -> Checkpoint:
     torch.manual_seed(0)
-    network = AlexNet(NetworkConfig("alexnet", classes=len(CLASSES), width=1 / 16))
-    source = Checkpoint(
+    network = AlexNet(NetworkConfig(name, classes=len(CLASSES), width=1 / 16))
+    initialize(network, "he")
+    return Checkpoint(
         network.config, network.state_dict(), CLASSES, (120.0, 115.0, 100.0), (60.0, 60.0, 60.0), "random"
     )
-    checkpoint.save(source, path)
+
+
+def write_checkpoint(path: Path) -> Path:
+    checkpoint.save(random_checkpoint(), path)
     return path
 
 

@@ -13,11 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_triton.export import adapt, onnx_file, tensorrt
 from alexnet_triton.export.errors import ModelError
-from alexnet_triton.export.tensorrt import EngineConfig
+from alexnet_triton.export.tensorrt import PlanConfig
 
 SIZE, CLASSES, FEATURES = 12, 5, 8
 LABELS = tuple(f"class {n}" for n in range(CLASSES))
-MEAN, SCALE = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 FLOATS: dict[str, Any] = {"float": np.float32, "float16": np.float16, "uint8": np.float32}
 KINDS = {"float": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 
@@ -104,7 +104,7 @@ class Classifier:
         """What the model itself answers, image by image, to uint8 [N, S, S, 3]."""
         prepared = images
         if self.kind != "uint8":
-            prepared = ((images.astype(np.float32) - MEAN) / SCALE).astype(FLOATS[self.kind])
+            prepared = ((images.astype(np.float32) - MEAN) / STD).astype(FLOATS[self.kind])
         if self.layout == "NCHW":
             prepared = prepared.transpose(0, 3, 1, 2)
         session = onnxruntime.InferenceSession(self.model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -114,7 +114,7 @@ class Classifier:
         return exponentials / exponentials.sum(axis=1, keepdims=True) if softmax else scores
 
     def adapted(self, **options: Any) -> adapt.Adapted:
-        normalization = {} if self.kind == "uint8" else {"mean": MEAN, "scale": SCALE}
+        normalization = {} if self.kind == "uint8" else {"mean": MEAN, "std": STD}
         return adapt.adapt(self.model, LABELS, **{**normalization, **options})
 
 
@@ -156,13 +156,14 @@ def test_every_form_answers_as_before(
 def test_tensorrt_takes_every_form(layout: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(Classifier(layout, kind).adapted().model.SerializeToString())
-    built = tensorrt.build(tensorrt.load(rtx=True), path, EngineConfig(2, 4), None)
+    built = tensorrt.build(tensorrt.load(rtx=True), path, PlanConfig(2, 4), None)
     assert built.signature["inputs"] == [{"name": "images", "dtype": "UINT8", "shape": [-1, SIZE, SIZE, 3]}]
     assert built.signature["outputs"] == [{"name": "probabilities", "dtype": "FLOAT", "shape": [-1, CLASSES]}]
 
 
 @pytest.mark.parametrize(
-    ("batch", "head", "reason"), [(1, "single", "one image at a time"), ("N", "mixing", "otherwise")]
+    ("batch", "head", "reason"),
+    [(1, "single", "one image at a time"), ("N", "mixing", "answers to batches and to single images differ")],
 )
 def test_what_takes_no_batches_stays_at_one_with_a_note(batch: Any, head: str, reason: str, images: np.ndarray) -> None:
     source = Classifier(batch=batch, head=head, opset=11)

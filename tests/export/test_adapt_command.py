@@ -1,4 +1,4 @@
-"""The command, and what it says of models and labels that it cannot take."""
+"""`publish --onnx`: what it makes of a classifier, and what it says of models and labels that it cannot take."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from alexnet_triton.export import adapt
+from alexnet_triton.export import publish
+from alexnet_triton.serving.repository import Repository
 
-MEAN, SCALE = "123.675,116.28,103.53", "58.395,57.12,57.375"
+MEAN, STD = "123.675,116.28,103.53", "58.395,57.12,57.375"
 INPUT = ("input", TensorProto.FLOAT, ["N", 3, 8, 8])
 OUTPUTS = [("scores", ["N", 3])]
 
@@ -45,34 +46,33 @@ def labels(tmp_path: Path) -> Path:
 
 
 def run(model: bytes, labels: Path, *flags: str) -> tuple[int, Path]:
-    path, output = labels.with_name("model.onnx"), labels.with_name("out") / "adapted.onnx"
+    path, repository = labels.with_name("model.onnx"), labels.with_name("built")
     path.write_bytes(model)
-    return adapt.main([str(path), "--labels", str(labels), "--output", str(output), *flags]), output
+    words = ["--onnx", path, "--labels", labels, "--name", "means", "--repository", repository, *flags]
+    return publish.main(list(map(str, words))), repository
 
 
-def test_command_writes_a_model_and_says_what_it_takes(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, output = run(graph(), labels, "--mean", MEAN, "--scale", SCALE)
+def test_a_published_classifier_takes_pixels(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, repository = run(graph(), labels, "--mean", MEAN, "--std", STD)
     assert code == 0
-    assert "images UINT8 [N, 8, 8, 3] -> probabilities FP32 [N, 3]" in capsys.readouterr().out
-    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    assert capsys.readouterr().out == f"version 1 in {repository}\n"
+    session = onnxruntime.InferenceSession(repository / "means/1/model.onnx", providers=["CPUExecutionProvider"])
     pixels = np.zeros((2, 8, 8, 3), np.uint8)
     pixels[0, ..., 0] = pixels[1, ..., 2] = 255
     assert session.run(None, {"images": pixels})[0].argmax(axis=1).tolist() == [0, 2]
-    assert sorted(path.name for path in output.parent.iterdir()) == ["adapted.onnx"]
 
 
-def test_command_says_where_there_is_no_batching(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    alone = [
+def test_it_says_where_there_is_no_batching(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single = [
         helper.make_node("GlobalAveragePool", ["input"], ["pool"]),
         helper.make_node("Squeeze", ["pool"], ["vector"]),
         helper.make_node("Constant", [], ["axis"], value_ints=[0]),
         helper.make_node("Unsqueeze", ["vector", "axis"], ["scores"]),
     ]
-    code, _ = run(graph(alone, [("input", TensorProto.FLOAT, [1, 3, 8, 8])], [("scores", [1, 3])]), labels)
-    printed = capsys.readouterr().out
+    code, repository = run(graph(single, [("input", TensorProto.FLOAT, [1, 3, 8, 8])], [("scores", [1, 3])]), labels)
     assert code == 0
-    assert "images UINT8 [1, 8, 8, 3]" in printed
-    assert "without batching" in printed
+    assert "without batching" in capsys.readouterr().out
+    assert Repository.open(repository, "cpu").configs["means"].max_batch_size == 1
 
 
 def pooled(*more: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -119,7 +119,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
             [("input", TensorProto.FLOAT, [2, 3, 8, 8])],
             [("scores", [2, 3])],
         ),
-        "works in batches of 2 alone",
+        "works in batches of 2 only",
     ),
 }
 
@@ -128,12 +128,12 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_bad_model_is_one_line(
     model: Callable[[], bytes], says: str, labels: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code, output = run(model(), labels)
+    code, repository = run(model(), labels)
     (line,) = capfd.readouterr().err.splitlines()
     assert code == 1
-    assert line.startswith(f"adapt: {labels.with_name('model.onnx')}: ")
+    assert line.startswith(f"alexnet-triton publish: {labels.with_name('model.onnx')}: ")
     assert says in line
-    assert not output.parent.exists()
+    assert not repository.exists()
 
 
 @pytest.mark.parametrize(
@@ -143,14 +143,14 @@ def test_bad_labels_are_one_line(content: bytes, says: str, labels: Path, capsys
     labels.write_bytes(content)
     assert run(graph(), labels)[0] == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"adapt: {labels}: ")
+    assert line.startswith(f"alexnet-triton publish: {labels}: ")
     assert says in line
 
 
 def test_absent_files_are_one_line(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = ["--output", str(labels.with_name("adapted.onnx"))]
-    assert adapt.main(["absent.onnx", "--labels", str(labels), *output]) == 1
-    assert adapt.main(["absent.onnx", "--labels", "absent.txt", *output]) == 1
+    repository = ["--repository", str(labels.with_name("built"))]
+    assert publish.main(["--onnx", "absent.onnx", "--labels", str(labels), *repository]) == 1
+    assert publish.main(["--onnx", "absent.onnx", "--labels", "absent.txt", *repository]) == 1
     model, names = capsys.readouterr().err.splitlines()
     assert "absent.onnx: no such model" in model
     assert "absent.txt: no readable list of labels" in names
@@ -163,11 +163,11 @@ def test_uint8_models_have_a_mean_of_their_own(labels: Path, capsys: pytest.Capt
     model = graph(nodes, [("input", TensorProto.UINT8, ["N", 3, 8, 8])])
     assert run(model, labels)[0] == 0
     assert run(model, labels, "--mean", MEAN)[0] == 1
-    assert "leave out --mean and --scale" in capsys.readouterr().err
+    assert "leave out --mean and --std" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "flags", [["--mean", "1,2"], ["--mean", "a"], ["--scale", "1,0,1"], ["--logits", "--probabilities"]]
+    "flags", [["--mean", "1,2"], ["--mean", "a"], ["--std", "1,0,1"], ["--logits", "--probabilities"]]
 )
 def test_impossible_options_are_a_usage_error(flags: list[str], labels: Path) -> None:
     with pytest.raises(SystemExit) as raised:

@@ -7,28 +7,24 @@ tensors, the operands of its convolutions and matrix products, and the batches t
 import hashlib
 import json
 import re
-import shutil
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from alexnet_triton.export import build_engine, quantize, tensorrt, to_onnx
-from alexnet_triton.export.tensorrt import EngineConfig, find_gpu
-from alexnet_triton.training.checkpoint import Checkpoint
-from alexnet_triton.training.model import INPUT_SIZE, AlexNet, NetworkConfig, initialize
+from alexnet_triton.export import build_engine, onnx_file, quantize, tensorrt, to_onnx
+from alexnet_triton.export.tensorrt import PlanConfig, has_gpu
+from alexnet_triton.training.model import INPUT_SIZE
 from small_graphs import small_graph
+from tests.export.small_checkpoint import CLASSES, random_checkpoint
 
 PRECISIONS = ("fp32", "fp16", "int8")
-CLASSES = ("ant", "bee", "cat", "dog", "eel")
 OPT, MAX = 8, 31
 OPERANDS = {"fp32": "float", "fp16": "half", "int8": "int8"}
-needs_gpu = pytest.mark.skipif(find_gpu() is None, reason="not run: no GPU")
+needs_gpu = pytest.mark.skipif(not has_gpu(), reason="not run: no GPU")
 
 
 @dataclass(frozen=True)
@@ -49,27 +45,18 @@ class Plan:
         return {name.decode(): (dims.decode(), kind.decode()) for dims, name, kind in found}
 
 
-def random_checkpoint(network: str) -> Checkpoint:
-    torch.manual_seed(0)
-    config = NetworkConfig(name=network, classes=len(CLASSES))
-    module = AlexNet(config)
-    initialize(module, "he")
-    return Checkpoint(config, module.state_dict(), CLASSES, (120.0, 115.0, 100.0), (60.0, 60.0, 60.0), "random weights")
-
-
 @pytest.fixture(scope="session")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Path]]:
-    """(network, precision) -> ONNX file, with random weights."""
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """(network, precision) -> ONNX file, with random weights at a sixteenth of the width."""
     folder = tmp_path_factory.mktemp("graphs")
     paths = {(n, p): folder / f"{n}.{p}.onnx" for n in INPUT_SIZE for p in PRECISIONS}
     for network, size in INPUT_SIZE.items():
         source = random_checkpoint(network)
         for precision in ("fp32", "fp16"):
-            to_onnx.save(to_onnx.export(source, "0" * 64, precision), paths[network, precision])
+            onnx_file.write(to_onnx.export(source, "0" * 64, precision), paths[network, precision])
         pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
         quantize.quantize(paths[network, "fp32"], paths[network, "int8"], pixels, "minmax")
-    yield paths
-    shutil.rmtree(folder)  # 0.8 GB
+    return paths
 
 
 @pytest.fixture(scope="session", params=[(n, p) for n in INPUT_SIZE for p in PRECISIONS], ids="-".join)
@@ -77,12 +64,10 @@ def plan(
     request: pytest.FixtureRequest,
     graphs: dict[tuple[str, str], Path],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Plan]:
-    folder = tmp_path_factory.mktemp("plan")
-    path = folder / "model.plan"
-    sidecar = build_engine.build_engine(graphs[request.param], path, EngineConfig(OPT, MAX), check=True)
-    yield Plan(*request.param, path, sidecar, path.read_bytes())
-    shutil.rmtree(folder)
+) -> Plan:
+    path = tmp_path_factory.mktemp("plan") / "model.plan"
+    sidecar = build_engine.build_engine(graphs[request.param], path, PlanConfig(OPT, MAX), check=True)
+    return Plan(*request.param, path, sidecar, path.read_bytes())
 
 
 def test_tensors(plan: Plan) -> None:
@@ -125,24 +110,24 @@ def test_sidecar_says_what_the_plan_is(plan: Plan) -> None:
     assert sidecar["verified"].startswith("not run: ")
 
 
-def test_timing_cache_is_kept_and_given_to_the_next_build(tmp_path: Path) -> None:
+def test_timing_cache_is_written_and_given_to_the_next_build(tmp_path: Path) -> None:
     model, output = small_graph(tmp_path / "small.onnx"), tmp_path / "small.plan"
-    gpus_own, kept = tmp_path / "small.plan.timing_cache", tmp_path / "small.plan.check_timing_cache"
+    gpus_own, checks = tmp_path / "small.plan.timing_cache", tmp_path / "small.plan.check_timing_cache"
     gpus_own.write_bytes(b"of a build for Triton")
-    assert build_engine.build_engine(model, output, EngineConfig(), check=True)["timing_cache"] == "new"
-    assert kept.stat().st_size > 0
-    again = build_engine.build_engine(model, output, EngineConfig(), check=True)["timing_cache"]
-    # TensorRT-RTX reads the kept cache, but can use it only on a GPU, and then says so.
+    assert build_engine.build_engine(model, output, PlanConfig(), check=True)["timing_cache"] == "new"
+    assert checks.stat().st_size > 0
+    again = build_engine.build_engine(model, output, PlanConfig(), check=True)["timing_cache"]
+    # TensorRT-RTX reads the cache, but can use it only on a GPU, and then says so.
     assert again == "reused" or again.startswith("started anew: Failed to deserialize timing cache")
-    kept.write_bytes(b"damaged" * 100)
-    third = build_engine.build_engine(model, output, EngineConfig(), check=True)["timing_cache"]
+    checks.write_bytes(b"damaged" * 100)
+    third = build_engine.build_engine(model, output, PlanConfig(), check=True)["timing_cache"]
     assert third.startswith("started anew: ")
     assert gpus_own.read_bytes() == b"of a build for Triton"
 
 
 def test_a_graph_of_a_fixed_batch_keeps_it(tmp_path: Path) -> None:
     model = small_graph(tmp_path / "small.onnx", batch=1)
-    profile = build_engine.build_engine(model, tmp_path / "small.plan", EngineConfig(), check=True)["profile"]
+    profile = build_engine.build_engine(model, tmp_path / "small.plan", PlanConfig(), check=True)["profile"]
     assert profile == {"min": [1, 4, 4, 3], "opt": [1, 4, 4, 3], "max": [1, 4, 4, 3]}
 
 
@@ -168,9 +153,9 @@ def test_plan_for_triton_answers_as_onnx_runtime(
 ) -> None:
     pytest.importorskip("tensorrt", reason="not run: tensorrt is not installed")
     output = tmp_path / "model.plan"
-    first = build_engine.build_engine(graphs["alexnet", precision], output, EngineConfig(OPT, MAX))
+    first = build_engine.build_engine(graphs["alexnet", precision], output, PlanConfig(OPT, MAX))
     assert first["purpose"] == "for Triton"
     assert max(first["verified"]["largest_difference"].values()) <= build_engine.TOLERANCE
     assert json.loads((tmp_path / "model.plan.layers.json").read_text())["Layers"]
-    again = build_engine.build_engine(graphs["alexnet", precision], output, EngineConfig(OPT, MAX))
+    again = build_engine.build_engine(graphs["alexnet", precision], output, PlanConfig(OPT, MAX))
     assert again["timing_cache"] == "reused"

@@ -1,4 +1,4 @@
-"""What alexnet_triton.export.build_engine says of models, options and machines that it cannot use."""
+"""What build-engine says of models, options and machines that it cannot use."""
 
 import resource
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from alexnet_triton.export import build_engine
-from alexnet_triton.export.tensorrt import find_gpu
+from alexnet_triton.export.tensorrt import has_gpu
 from small_graphs import small_graph
 
-without_gpu = pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
+without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 CAST = helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)
 BAD = {
     "truncated": (lambda path: path.write_bytes(small_graph(path).read_bytes()[:90]), "damaged"),
@@ -43,7 +43,7 @@ BAD = {
     ),
     "other signature": (
         lambda path: path.write_bytes(small_graph(path).read_bytes().replace(b"images", b"bitmap")),
-        "alexnet_triton.export.adapt",
+        "alexnet-triton publish --onnx",
     ),
 }
 
@@ -54,23 +54,26 @@ def test_bad_model_is_one_line(write: Any, says: str, tmp_path: Path, capsys: py
     write(model)
     assert build_engine.main([str(model), str(tmp_path / "out" / "bad.plan"), "--check"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"build_engine: {model}: ")
+    assert line.startswith(f"alexnet-triton build-engine: {model}: ")
     assert says in line
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("flags", [["--opt", "9", "--max", "8"], ["--max", "0"], ["--workspace", "0"]])
 def test_impossible_options_are_one_line(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert build_engine.main(["model.onnx", "model.plan", "--check", *flags]) == 1
+    with pytest.raises(SystemExit) as refused:
+        build_engine.main(["model.onnx", "model.plan", "--check", *flags])
     (line,) = capsys.readouterr().err.splitlines()
-    assert "give 1" in line
+    assert refused.value.code == 2
+    assert line.startswith("alexnet-triton build-engine: ")
+    assert flags[0] in line
 
 
 @without_gpu
 def test_without_a_gpu_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build_engine.main([str(small_graph(tmp_path / "small.onnx")), str(tmp_path / "small.plan")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("build_engine: no GPU: ")
+    assert line.startswith("alexnet-triton build-engine: no GPU: ")
     assert "--check" in line
 
 
@@ -88,6 +91,6 @@ def test_full_disk_leaves_what_was_there(tmp_path: Path, full_disk: None, capsys
     output.write_bytes(b"the plan before")
     assert build_engine.main([str(model), str(output), "--check"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"build_engine: {output}: cannot be written: ")
+    assert line.startswith(f"alexnet-triton build-engine: {output}: cannot be written (file too large); ")
     assert {path.name: path.stat().st_size for path in tmp_path.iterdir()}.keys() == {"small.onnx", "small.plan"}
     assert output.read_bytes() == b"the plan before"

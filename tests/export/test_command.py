@@ -1,4 +1,4 @@
-"""`python -m export` as a command: what it lacks, a disk that is full, Ctrl-C."""
+"""`alexnet-triton export` as a command: what it lacks, a disk that is full, Ctrl-C."""
 
 import os
 import signal
@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_at_any_stage(inputs: Path, whole: Path, tmp_path: 
         script = f'mount -t tmpfs -o size={size} tmpfs "{disk}" && "$@"; code=$?; find "{disk}" -type f; exit $code'
         words = [*IN_A_NAMESPACE, "sh", "-c", script, "sh", *command(inputs, disk, "--force")]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
-        said = [line for line in done.stderr.splitlines() if line.startswith("export: ")]
+        said = [line for line in done.stderr.splitlines() if line.startswith("alexnet-triton export: ")]
         left = {str(Path(line).relative_to(disk)) for line in done.stdout.splitlines() if line.startswith(str(disk))}
         assert (done.returncode, len(said)) == (1, 1), done.stderr
         assert "no space left on device" in said[0].lower()
@@ -72,9 +72,8 @@ def test_files_that_may_not_grow(inputs: Path, tmp_path: Path) -> None:
     words = ["sh", "-c", 'ulimit -f 200 && exec "$@"', "sh", *command(inputs, tmp_path / "output")]  # half kilobytes
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
-    assert (
-        done.stderr.splitlines()[-1] == f"export: {tmp_path}/output/onnx/model.onnx: cannot be written: File too large"
-    )
+    said = f"alexnet-triton export: {tmp_path}/output/onnx/model.onnx: cannot be written (file too large)"
+    assert done.stderr.splitlines()[-1].startswith(said)
     assert files(tmp_path / "output") == set()
 
 
@@ -92,27 +91,34 @@ def test_interrupted_by_the_keyboard(inputs: Path, tmp_path: Path, stage: str) -
     printed, said = process.communicate(timeout=60)
     assert (process.returncode, printed) == (130, "")
     assert "Traceback" not in said
-    assert said.splitlines()[-1] == "export: interrupted; nothing is left half written"
-    assert not any(name.rpartition("/")[2].startswith(".") for name in files(tmp_path))
+    if stage == "started":  # while its modules load
+        assert said == "alexnet-triton: interrupted; nothing was done\n"
+    else:
+        assert said.splitlines()[-1] == "alexnet-triton export: interrupted; nothing is left half written"
+    assert not any(file.rpartition("/")[2].startswith(".") for file in files(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("module", "words"),
+    ("name", "words"),
     [
-        ("alexnet_triton.export.publish", ["{onnx}", "--images", "{test}", "--repository", "{here}/built"]),
-        ("alexnet_triton.export.numerics", ["{onnx}", "--against", "{onnx}", "--images", "{test}"]),
-        ("alexnet_triton.export.to_onnx", ["{checkpoint}", "{here}/model.onnx", "--images", "{test}"]),
+        ("publish", ["{onnx}", "--images", "{test}", "--repository", "{here}/built"]),
+        ("verify", ["{onnx}", "--against", "{onnx}", "--images", "{test}"]),
+        ("to-onnx", ["{checkpoint}", "{here}/model.onnx", "--images", "{test}"]),
     ],
 )
 def test_other_commands_are_interrupted_alike(
-    inputs: Path, whole: Path, tmp_path: Path, module: str, words: list[str]
+    inputs: Path, whole: Path, tmp_path: Path, name: str, words: list[str]
 ) -> None:
     """Wherever the signal meets them."""
     names = {"onnx": whole / "onnx/model.onnx", "test": inputs / "test", "here": tmp_path}
     filled = [word.format(checkpoint=inputs / "checkpoint.pt", **names) for word in words]
     for delay_s in (0.3, 1.5, 3.0):
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *filled], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "alexnet_triton", name, *filled],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         time.sleep(delay_s)
         process.send_signal(signal.SIGINT)
@@ -121,17 +127,18 @@ def test_other_commands_are_interrupted_alike(
         # last, where Python, or what measures coverage, may say so. A shell says 130.
         assert process.returncode in (0, 130, -signal.SIGINT), said
         assert f'File "{ROOT}' not in said.replace(sys.prefix, "")
-        assert not any(name.rpartition("/")[2].startswith(".") for name in files(tmp_path))
+        assert not any(file.rpartition("/")[2].startswith(".") for file in files(tmp_path))
     if (tmp_path / "built/classify/config.pbtxt").exists():
         Repository.open(tmp_path / "built", "cpu")
 
 
 def test_folders_that_are_not_there(tmp_path: Path, inputs: Path) -> None:
     words = [sys.executable, "-m", "alexnet_triton", "export", str(inputs / "checkpoint.pt")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "export: artifacts/test: no such folder; `make export` makes it, or give --test\n"
+    assert (
+        done.stderr == "alexnet-triton export: artifacts/test: no such folder; `make export` makes it, or give --test\n"
+    )
 
 
 @pytest.mark.parametrize(("name", "count", "needed"), [("test", 20, 32), ("calibration", 100, 160)])
@@ -142,4 +149,7 @@ def test_too_few_images(inputs: Path, tmp_path: Path, name: str, count: int, nee
     words[position + 1] = str(few)
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"export: {few}: {count} images where {needed} are needed; add some"
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"alexnet-triton export: {few}: {count} images, but {needed} are needed; add some"
+    )

@@ -9,7 +9,7 @@ import pytest
 from alexnet_triton.common.files import sha256
 from alexnet_triton.export import prepare
 from alexnet_triton.export.errors import AccuracyError, PublishError
-from alexnet_triton.export.prepare import plan_beside as beside
+from alexnet_triton.export.prepare import find_plan
 
 
 def report(**top1: float) -> dict[str, Any]:
@@ -19,10 +19,10 @@ def report(**top1: float) -> dict[str, Any]:
 @pytest.mark.parametrize(("precision", "allowed"), [("fp16", 0.2), ("bf16", 0.2), ("int8", 0.5)])
 def test_the_bound_is_in_points_of_top1(precision: str, allowed: float) -> None:
     just, too_much = 0.9 - allowed / 100, 0.9 - (allowed + 0.01) / 100
-    assert prepare.check(report(fp32=0.9, **{precision: just}), force=False) == []
+    assert prepare.check_losses(report(fp32=0.9, **{precision: just}), force=False) == []
     with pytest.raises(AccuracyError, match=f"{precision} loses {allowed + 0.01:.2f} points of top-1, more than"):
-        prepare.check(report(fp32=0.9, **{precision: too_much}), force=False)
-    assert prepare.check(report(fp32=0.9, **{precision: too_much}), force=True) == [precision]
+        prepare.check_losses(report(fp32=0.9, **{precision: too_much}), force=False)
+    assert prepare.check_losses(report(fp32=0.9, **{precision: too_much}), force=True) == [precision]
 
 
 def test_a_report_on_other_files_is_refused(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_plan_that_is_not_for_triton_is_refused(sidecar: dict[str, Any] | None
     if sidecar is not None:
         (tmp_path / "model.plan.json").write_text(json.dumps({**sidecar, "plan": {"sha256": "another"}}))
     with pytest.raises(PublishError, match="not a plan that was built for Triton"):
-        beside(plan.with_name("model.onnx"))
+        find_plan(plan.with_name("model.onnx"))
 
 
 def test_a_plan_for_triton_is_published(tmp_path: Path) -> None:
@@ -58,5 +58,5 @@ def test_a_plan_for_triton_is_published(tmp_path: Path) -> None:
     plan.write_bytes(b"plan")
     sidecar = {"purpose": "for Triton", "plan": {"sha256": sha256(plan)}}
     (tmp_path / "model.plan.json").write_text(json.dumps(sidecar))
-    assert beside(tmp_path / "model.onnx") == {"model.plan": plan}
-    assert beside(tmp_path / "elsewhere" / "model.onnx") == {}
+    assert find_plan(tmp_path / "model.onnx") == {"model.plan": plan}
+    assert find_plan(tmp_path / "elsewhere" / "model.onnx") == {}

@@ -16,7 +16,7 @@ from alexnet_triton.export import publish
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.repository import served_version, versions, write_version
 from alexnet_triton.serving.server import Server
-from tests.export.test_repository import publication
+from tests.serving.tiny import answer, network, publication, running_server
 
 CLIENTS = 32
 
@@ -28,10 +28,10 @@ Answer = tuple[str, int]  # version, class
 def asking(server: Server, image: bytes) -> Iterator[list[list[Answer]]]:
     """32 clients, one request after another each; any failed request fails the test.
 
-    Yields the answers of each client. Ends when each has had another answer after the block.
+    Yields the answers of each client, once each has had one. Ends when each has had another after the block.
     """
     answers: list[list[Answer]] = [[] for _ in range(CLIENTS)]
-    stop = threading.Event()
+    started, stop = threading.Barrier(CLIENTS + 1, timeout=60), threading.Event()
 
     def ask(client: tritonclient.grpc.InferenceServerClient, own: list[Answer]) -> None:
         tensor = tritonclient.grpc.InferInput("encoded", [1, 1], "BYTES")
@@ -41,10 +41,13 @@ def asking(server: Server, image: bytes) -> Iterator[list[list[Answer]]]:
             last = stop.is_set()
             result = client.infer("classify", [tensor], client_timeout=60)
             own.append((result.get_response().model_version, int(result.as_numpy("probabilities").argmax())))
+            if len(own) == 1:
+                started.wait()
 
     with tritonclient.grpc.InferenceServerClient(server.grpc_address) as client, ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(ask, client, own) for own in answers]
         try:
+            started.wait()
             yield answers
         finally:
             stop.set()
@@ -65,13 +68,16 @@ def test_publish_rollback_and_broken_publications_under_load(tmp_path: Path) -> 
         publish.serve_version(repository, version, new=True)
 
     publish_seed(0)
-    image = (repository / "classify" / "1" / "known.jpg").read_bytes()
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+    image = (repository / "classify" / "1" / "reference.jpg").read_bytes()
+    with running_server(repository) as server:
         with asking(server, image) as answers:
             publish_seed(1)
         ((old, new),) = changes(answers)
-        assert (old[0], new[0]) == ("1", "2")
+        expected = [int(answer(network(seed), image).argmax()) for seed in (0, 1)]
+        assert (old, new) == (("1", expected[0]), ("2", expected[1]))
         assert new[1] != old[1]
+        assert (server.control.versions("alexnet"), server.control.versions("classify")) == (["1", "2"], ["2"])
+        server.check()
 
         (tmp_path / "cut.onnx").write_bytes(b"these are words")
         with (
@@ -91,5 +97,5 @@ def test_publish_rollback_and_broken_publications_under_load(tmp_path: Path) -> 
             assert publish.rollback(repository) == 1
         assert changes(answers) == {(new, old)}
         assert served_version(repository) == 1
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+    with running_server(repository) as server:
         assert server.control.classify(image)[0] == "1"

@@ -10,9 +10,9 @@ from PIL import Image
 from alexnet_triton.export import publish, to_onnx
 from alexnet_triton.export.onnx_file import image_input
 from alexnet_triton.export.repository import read_network
-from alexnet_triton.serving.server import Server
 from alexnet_triton.training import torchvision_weights
 from alexnet_triton.training.model import AlexNet, NetworkConfig
+from tests.serving.tiny import running_server
 
 LABELS = [f"class {number:03}" for number in range(1000)]
 
@@ -41,7 +41,7 @@ def test_from_published_weights_to_a_served_model(folder: Path) -> None:
     served = read_network(folder / "built", 1)
     assert (served.classes, served.size, served.preprocess) == (1000, 224, "preprocess_224")
     assert (folder / "built" / "classify" / "labels.1.txt").read_text().splitlines() == LABELS
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+    with running_server(repository) as server:
         server.check()
         _, probabilities = server.control.classify(next((folder / "images").glob("*/*")).read_bytes())
     assert len(probabilities) == 1000

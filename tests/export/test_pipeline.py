@@ -1,4 +1,4 @@
-"""`python -m export all`: every precision written, compared and published."""
+"""`alexnet-triton export`: every precision written, compared and published."""
 
 import json
 import subprocess
@@ -13,9 +13,9 @@ import pytest
 from alexnet_triton.export import numerics, publish
 from alexnet_triton.export.images import find_images
 from alexnet_triton.export.numerics import onnx_runtime, openvino
-from alexnet_triton.serving.server import Server
 from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import ROOT, MainJob
+from tests.serving.tiny import running_server
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def exported(main_job: MainJob, calibration: Path, tmp_path_factory: pytest.Temp
         "--onnx": folder,
         "--json": folder / "copy.json",
         "--repository": folder / "model_repository",
-        "--images": 64,
+        "--limit": 64,
         "--rounds": 1,
     }
     command = [sys.executable, "-m", "alexnet_triton", "export", str(main_job.artifacts / "checkpoint.pt"), "--force"]
@@ -54,7 +54,7 @@ def exported(main_job: MainJob, calibration: Path, tmp_path_factory: pytest.Temp
 def rows(exported: Path) -> dict[tuple[str, str], dict[str, Any]]:
     report = json.loads((exported / "report.json").read_text())
     assert report == json.loads((exported / "copy.json").read_text())
-    assert report["command"].startswith("python -m export all")
+    assert report["command"].startswith("alexnet-triton export ")
     return {(row["precision"], row["runtime"]): row for row in report["rows"]}
 
 
@@ -113,7 +113,7 @@ def test_what_is_published_is_served_in_int8(exported: Path) -> None:
     manifest = json.loads((repository / "alexnet" / "1" / "manifest.json").read_text())
     assert set(manifest["precisions"]) == {"fp32", "fp16", "bf16", "int8"}
     log = exported / "triton.log"
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, log=log) as server:
+    with running_server(repository, log=log) as server:
         server.check()
     assert "model.int8.onnx in int8" in log.read_text()
 
@@ -143,12 +143,12 @@ def test_bad_models_are_one_line(
         path.write_bytes(content)
     assert publish.main([str(path), "--images", str(tmp_path), "--repository", str(tmp_path / "built")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("publish: ")
+    assert error.startswith("alexnet-triton publish: ")
     assert error.count("\n") == 1
     assert reason in error
     assert not (tmp_path / "built").exists()
 
 
 def test_nothing_to_roll_back_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert publish.main(["--rollback", "--repository", str(tmp_path)]) == 1
+    assert publish.rollback_main(["--repository", str(tmp_path)]) == 1
     assert "no version before" in capsys.readouterr().err

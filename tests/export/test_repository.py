@@ -1,46 +1,21 @@
 """The built repository can be read at every moment, whatever ends a publication."""
 
 import os
+import resource
+import shutil
 import signal
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-import onnx
 import pytest
 
+from alexnet_triton.common.files import WriteError
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.publish import smoke_test
-from alexnet_triton.export.repository import (
-    Network,
-    Publication,
-    remove_version,
-    served_version,
-    set_served_version,
-    versions,
-    write_version,
-)
+from alexnet_triton.export.repository import Publication, remove_version, served_version, versions, write_version
 from alexnet_triton.serving.repository import Repository
-from alexnet_triton.serving.server import Server
-from tests.serving.tiny import answer, jpeg, network
-
-LABELS = tuple(f"class {number}" for number in range(10))
-
-
-def publication(folder: Path, seed: int, name: str = "alexnet", classes: int = 10, size: int = 227) -> Publication:
-    """The tests' small network, whose seed decides what it answers."""
-    model, image = network(seed), jpeg(seed=7)
-    path = folder / f"{seed}.onnx"
-    onnx.save(model, path)
-    probabilities = answer(model, image)
-    index = int(probabilities.argmax())
-    known = {"index": index, "label": LABELS[index], "probability": float(probabilities[index])}
-    manifest = {"precisions": {"fp32": {}}}
-    return Publication(Network(name, classes, size), LABELS[:classes], {"model.onnx": path}, image, known, manifest)
-
-
-def publish(repository: Path, what: Publication) -> int:
-    version = write_version(repository, what)
-    set_served_version(repository, version)
-    return version
+from tests.serving.tiny import publication, publish, running_server
 
 
 def killed_at(step: int, repository: Path, what: Publication) -> bool:
@@ -67,7 +42,7 @@ def assert_served(repository: Path, allowed: set[int]) -> None:
     for name, config in opened.configs.items():
         for version in config.version_policy.specific.versions:
             folder = repository / name / str(version)
-            expected = {"classify": "known.json", "preprocess": "model.py"}.get(name, "model.onnx")
+            expected = {"classify": "reference.json", "preprocess": "model.py"}.get(name, "model.onnx")
             assert (folder / expected).is_file()
     assert served_version(repository) in allowed
     opened.reference_answer(str(served_version(repository)))
@@ -82,8 +57,8 @@ def test_killed_at_any_renaming_the_version_before_or_the_new_one_is_served(tmp_
         killed = killed_at(step, repository, publication(tmp_path, 1))
         assert_served(repository, {before, versions(repository)[-1]})
         step += 1
-    assert step >= 9  # the renamings of one publication, and the run that none of them ended
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+    assert step >= 8  # the renamings of one publication, and the run that none of them ended
+    with running_server(repository) as server:
         server.check()
 
 
@@ -106,11 +81,58 @@ def test_networks_of_several_sizes_stand_side_by_side(tmp_path: Path) -> None:
     assert [(step.model_name, step.model_version) for step in steps] == [("preprocess_224", -1), ("other", 2)]
 
 
-def test_graphs_and_warm_up_have_the_published_sizes(tmp_path: Path) -> None:
-    publish(tmp_path / "built", publication(tmp_path, seed=0, size=224))
-    config = Repository.open(tmp_path / "built", "gpu").configs["alexnet"]
-    assert {tuple(graph.input["images"].dim) for graph in config.optimization.cuda.graph_spec} == {(224, 224, 3)}
-    assert {tuple(sample.inputs["images"].dims) for sample in config.model_warmup} == {(224, 224, 3)}
+@pytest.mark.parametrize(
+    ("variant", "backends"),
+    [
+        ("gpu", {"alexnet": "tensorrt_plan", "classify": "ensemble", "preprocess": "python"}),
+        ("cpu", {"alexnet": "python", "classify": "ensemble", "preprocess": "python"}),
+        ("onnxruntime", {"alexnet": "onnxruntime", "classify": "ensemble", "preprocess": "python"}),
+    ],
+)
+def test_every_variant_is_published(tmp_path: Path, variant: str, backends: dict[str, str]) -> None:
+    publish(tmp_path / "built", publication(tmp_path))
+    configs = Repository.open(tmp_path / "built", variant).configs
+    assert {name: config.backend or config.platform for name, config in configs.items()} == backends
+
+
+@pytest.mark.parametrize(("largest", "graphs"), [(32, [1, 2, 4, 8, 12, 16, 24, 32]), (10, [1, 2, 4, 8, 10]), (1, [1])])
+def test_on_a_gpu_every_batch_size_has_a_graph_and_is_warmed_up(
+    tmp_path: Path, largest: int, graphs: list[int]
+) -> None:
+    what = publication(tmp_path, name="other", size=64)
+    publish(tmp_path / "built", replace(what, network=replace(what.network, max_batch_size=largest)))
+    config = Repository.open(tmp_path / "built", "gpu").configs["other"]
+    specs = config.optimization.cuda.graph_spec
+    assert config.max_batch_size == largest
+    assert [spec.batch_size for spec in specs] == [sample.batch_size for sample in config.model_warmup] == graphs
+    covered = [range(spec.graph_lower_bound.batch_size or spec.batch_size, spec.batch_size + 1) for spec in specs]
+    assert list(chain(*covered)) == list(range(1, largest + 1))
+    assert {tuple(spec.input["images"].dim) for spec in specs} == {(64, 64, 3)}
+    assert {tuple(sample.inputs["images"].dims) for sample in config.model_warmup} == {(64, 64, 3)}
+
+
+def test_what_the_next_version_does_not_change_is_left_untouched(tmp_path: Path) -> None:
+    """Triton reloads a model, and all its versions, when its files are newer."""
+    repository = tmp_path / "built"
+    publish(repository, publication(tmp_path, 0))
+    before = _written(repository / "alexnet", repository / "preprocess")
+    publish(repository, publication(tmp_path, 1))
+    assert before.items() <= _written(repository / "alexnet", repository / "preprocess").items()
+
+
+def _written(*models: Path) -> dict[Path, tuple[int, int]]:
+    """Every file of these models, its inode and the time of its last change."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for model in models for path in model.rglob("*.*")}
+
+
+def test_a_configuration_that_an_older_publication_left_does_not_pin_its_version(tmp_path: Path) -> None:
+    repository = tmp_path / "built"
+    publish(repository, publication(tmp_path, 0))
+    classify = repository / "classify"
+    (classify / "configs").mkdir()
+    shutil.copy(classify / "config.pbtxt", classify / "configs" / "cpu.pbtxt")
+    publish(repository, publication(tmp_path, 1))
+    assert list(Repository.open(repository, "cpu").configs["classify"].version_policy.specific.versions) == [2]
 
 
 def test_other_sizes_under_the_same_name_are_refused(tmp_path: Path) -> None:
@@ -121,7 +143,7 @@ def test_other_sizes_under_the_same_name_are_refused(tmp_path: Path) -> None:
     assert versions(repository) == [1]
 
 
-def test_a_withdrawn_version_leaves_nothing(tmp_path: Path) -> None:
+def test_a_removed_version_leaves_nothing(tmp_path: Path) -> None:
     repository = tmp_path / "built"
     publish(repository, publication(tmp_path, 0))
     version = write_version(repository, publication(tmp_path, 1))
@@ -132,23 +154,25 @@ def test_a_withdrawn_version_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_nothing_changes(tmp_path: Path) -> None:
-    """/dev/full refuses every byte, as a full disk does."""
+    """A limit on the size of files refuses the network half-way, as a full disk does."""
     repository = tmp_path / "built"
-    what = publication(tmp_path, 0)
-    publish(repository, what)
-    before = sorted(path for path in repository.rglob("*"))
-    (repository / "alexnet" / "2").symlink_to("/dev/full/nowhere")
-    (repository / "alexnet").chmod(0o755)
-    broken = Publication(what.network, LABELS, {"model.onnx": Path("/dev/full/absent")}, b"", {}, what.manifest)
-    with pytest.raises(PublishError, match="cannot be written") as refusal:
-        write_version(repository, broken)
+    publish(repository, publication(tmp_path, 0))
+    before = sorted(repository.rglob("*"))
+    what = publication(tmp_path, 1)
+    what.artefacts["model.onnx"].write_bytes(bytes(200_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=r"alexnet/2: cannot be written \(file too large\)") as refusal:
+            write_version(repository, what)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(refusal.value)
-    (repository / "alexnet" / "2").unlink()
-    assert sorted(path for path in repository.rglob("*")) == before
+    assert sorted(repository.rglob("*")) == before
 
 
 @pytest.mark.parametrize("damage", ["truncated model", "wrong reference answer"])
-def test_a_version_is_rehearsed_before_it_is_served(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_version_fails_its_smoke_test(tmp_path: Path, damage: str) -> None:
     repository = tmp_path / "built"
     publish(repository, publication(tmp_path, 0))
     what = publication(tmp_path, 1)

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from alexnet_triton.imaging import decode
-from alexnet_triton.serving.server import Server
 from commands import classify, lines
 from main_job import ROOT
+from tests.serving.tiny import running_server
 
+BIN = Path(sys.executable).parent
 LABELS = [f"class {number:03}" for number in range(1000)]
 BLOCKS, WIDTH = (3, 4, 6, 3), 8  # ResNet-50's blocks, an eighth of its channels
 
@@ -79,29 +80,27 @@ def folder(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def readme_command() -> list[str]:
-    """`alexnet_triton.export.publish --onnx resnet50.onnx ...` as it stands in the README."""
+    """`alexnet-triton publish --onnx resnet50.onnx ...` as it stands in the README."""
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    (line,) = re.findall(r"^ *(\.venv/bin/python -m export\.publish --onnx .*)$", text, re.MULTILINE)
+    (line,) = re.findall(r"^ *(alexnet-triton publish --onnx .*)$", text, re.MULTILINE)
     return shlex.split(line)
 
 
 def test_published_served_and_asked(network: nn.Module, folder: Path) -> None:
     words = readme_command()
     options = dict(zip(words, words[1:], strict=False))
-    done = subprocess.run(
-        [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
-    )
+    done = subprocess.run([BIN / words[0], *words[1:]], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "version 1 in artifacts/model_repository\n"  # the fixed batch of 1 was made free
     images = sorted(folder.glob("*.jpg"))
-    with Server(folder / "artifacts/model_repository", http_port=0, grpc_port=0, metrics_port=0) as server:
+    with running_server(folder / "artifacts/model_repository") as server:
         asked = classify(*images, "--url", f"grpc://{server.grpc_address}", "--format", "json", "--top", 5)
         text = classify("info", "--url", f"grpc://{server.grpc_address}").stdout.decode()
     assert (asked.returncode, asked.stderr) == (0, b"")
     assert "resnet50 1 READY" in text
-    mean, scale = (np.array(options[name].split(","), np.float32) for name in ("--mean", "--scale"))
+    mean, deviation = (np.array(options[name].split(","), np.float32) for name in ("--mean", "--std"))
     for image, line in zip(images, lines(asked.stdout), strict=True):
-        pixels = (decode(image.read_bytes(), 224) - mean) / scale
+        pixels = (decode(image.read_bytes(), 224) - mean) / deviation
         with torch.no_grad():
             logits = network(torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
         expected = torch.softmax(logits, dim=1)[0].numpy()

@@ -61,5 +61,5 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert to_onnx.main([str(tmp_path / source), str(tmp_path / "out.onnx"), "--images", str(tmp_path)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert all(line.startswith("export: ") for line in lines)
+    assert all(line.startswith("alexnet-triton to-onnx: ") for line in lines)
     assert not (tmp_path / "out.onnx").exists()

@@ -1,4 +1,4 @@
-"""`python -m alexnet_triton.export.numerics`: files of every kind against one another."""
+"""`alexnet-triton verify`: files of every kind against one another."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     source, digest = to_onnx.open_checkpoint(write_checkpoint(folder / "checkpoint.pt"))
     for precision, name in (("fp32", "model.onnx"), ("fp16", "model.fp16.onnx")):
-        to_onnx.save(to_onnx.export(source, digest, precision), folder / name)
+        onnx_file.write(to_onnx.export(source, digest, precision), folder / name)
     write_pictures(folder / "images", 40)
     (folder / "model.plan").write_bytes(b"plan")
     (folder / "model.plan.json").write_text(json.dumps(SIDECAR))
@@ -52,7 +52,7 @@ def test_every_runtime_has_a_row(folder: Path, tmp_path: Path, capsys: pytest.Ca
     }
     assert rows["fp32", "ONNX Runtime"]["largest_difference"] <= 1e-5
     assert all(row["images"] == 40 for row in rows.values())
-    assert found["command"].startswith("python -m alexnet_triton.export.numerics ")
+    assert found["command"].startswith("alexnet-triton verify ")
     assert found["not_run"] == {"model.plan": NO_GPU}
     printed = capsys.readouterr().out
     assert NO_GPU in printed
@@ -64,7 +64,7 @@ def test_a_difference_above_the_tolerance_is_one_line(folder: Path, capsys: pyte
     capsys.readouterr()
     assert run(folder, "model.fp16.onnx", "--tolerance", "1e-9") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("verify: model.fp16.onnx in ONNX Runtime: probabilities differ by ")
+    assert said.startswith("alexnet-triton verify: model.fp16.onnx in ONNX Runtime: probabilities differ by ")
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_a_difference_above_the_tolerance_is_one_line(folder: Path, capsys: pyte
         ("model.onnx", "images", "give a checkpoint (.pt), an ONNX model (.onnx) or a TensorRT plan (.plan)"),
         ("absent.onnx", "checkpoint.pt", "no such model"),
         ("absent.plan", "checkpoint.pt", "without its absent.plan.json; build it"),
-        ("nameless.onnx", "nameless.onnx", "do not say their classes"),
-        ("other.onnx", "checkpoint.pt", "say different things of their classes"),
+        ("nameless.onnx", "nameless.onnx", "do not name their classes"),
+        ("other.onnx", "checkpoint.pt", "have different classes"),
     ],
 )
 def test_files_that_cannot_be_compared(

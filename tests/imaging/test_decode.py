@@ -119,11 +119,11 @@ def test_refusals_say_why(encoded: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-@pytest.mark.parametrize("part", [0.05, 0.5, 0.95])
-def test_truncated_files_are_refused(photograph: Image.Image, file_format: str, part: float) -> None:
+@pytest.mark.parametrize("fraction", [0.05, 0.5, 0.95])
+def test_truncated_files_are_refused(photograph: Image.Image, file_format: str, fraction: float) -> None:
     whole = encode(photograph, file_format)
     with pytest.raises(ImageError):
-        decode(whole[: int(len(whole) * part)], SIZE)
+        decode(whole[: int(len(whole) * fraction)], SIZE)
 
 
 def test_center_box_is_central_and_in_proportion() -> None:

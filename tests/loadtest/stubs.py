@@ -62,7 +62,7 @@ def command(name: str, *options: object, output: Path) -> list[str]:
 
 
 def loadtest(name: str, *options: object, output: Path, timeout_s: float = 100) -> Done:
-    """Run `python -m loadtest NAME OPTIONS...`."""
+    """Run `alexnet-triton loadtest NAME OPTIONS...`."""
     done = subprocess.run(
         command(name, *options, output=output), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
     )

@@ -1,4 +1,4 @@
-"""python -m loadtest compare."""
+"""The command `alexnet-triton loadtest compare`."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from alexnet_triton.loadtest.cli import main
 from alexnet_triton.loadtest.loadgen import Sending
 from alexnet_triton.serving import Server
 from tests.loadtest.stubs import ROOT, Running, command, loadtest, stub
-from tests.serving.tiny import SOURCE, answer, network
+from tests.serving.tiny import LABELS, answer, network
 
 
 @pytest.mark.parametrize(
@@ -48,15 +48,14 @@ def test_a_target_that_is_missed_is_not_valid(pictures: Path, tmp_path: Path) ->
 
 def test_accuracy_is_that_of_the_network(tiny_server: Server, pictures: Path, tmp_path: Path) -> None:
     """Pictures in folders of their class, every fifth in another one's."""
-    labels = (SOURCE / "classify/labels.txt").read_text().splitlines()
     right = 0
     for number, path in enumerate(sorted(pictures.iterdir())):
         index = int(np.argmax(answer(network(), path.read_bytes())))
         wrong = number % 5 == 0
-        folder = tmp_path / "labelled" / labels[(index + wrong) % 10].replace("/", "|")
+        folder = tmp_path / "labelled" / LABELS[(index + wrong) % 10].replace("/", "|")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder)
-        right += not wrong and "/" not in labels[index]
+        right += not wrong and "/" not in LABELS[index]
     how = ("--scenario", "Offline", "--accuracy", "--images", tmp_path / "labelled")
     done = loadtest("mlperf", "--url", f"http://{tiny_server.http_address}", *how, output=tmp_path / "out")
     assert done.code == 0, done.err

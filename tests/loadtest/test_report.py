@@ -88,7 +88,7 @@ def test_each_result_has_a_page_that_fits_a_phone(
     assert all(natural > 0 and shown <= PHONE["width"] and alt > 0 for natural, shown, alt in sizes)
     text = page.inner_text("body")
     assert [each for each in words if each not in text] == []
-    assert "python -m loadtest" in text
+    assert "alexnet-triton loadtest" in text
     assert len(list((results / name).glob("*.png"))) == len(sizes)
 
 

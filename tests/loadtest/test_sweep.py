@@ -1,4 +1,4 @@
-"""The search for the knee, settings, and python -m loadtest sweep."""
+"""The search for the knee, settings, and `alexnet-triton loadtest sweep`."""
 
 import asyncio
 import json
@@ -29,6 +29,7 @@ FIGURES = Measured(
     0,
     1.0,
     1.0,
+    NOTHING,
     NOTHING,
     NOTHING,
     {},

@@ -1,4 +1,4 @@
-"""python -m serving, as a person runs it."""
+"""`alexnet-triton serve`, `status` and `stop`, as a person runs them."""
 
 import os
 import signal
@@ -7,14 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "alexnet_triton")
 
 
 def _serve(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "alexnet_triton", "serve", *map(str, arguments)],
+        [*COMMAND, "serve", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "HTTP_PORT": "0", "GRPC_PORT": "0", "METRICS_PORT": "0", **environment},
         stdout=subprocess.PIPE,
@@ -23,16 +22,35 @@ def _serve(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
-def test_runs_until_it_is_told_to_stop(tiny_repository: Path, tmp_path: Path, name: signal.Signals) -> None:
+def _run(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **environment}
+    return subprocess.run([*COMMAND, name], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_runs_until_ctrl_c(tiny_repository: Path, tmp_path: Path) -> None:
     with _serve("--repository", tiny_repository, "--log", tmp_path / "log") as serving:
-        assert serving.stdout
-        assert serving.stderr
-        assert "Starting" in serving.stdout.readline()
-        assert "Ready: http://127.0.0.1:" in serving.stdout.readline()
-        serving.send_signal(name)
+        _ready(serving)
+        serving.send_signal(signal.SIGINT)
         assert serving.wait(30) == 0
+        assert serving.stderr
         assert serving.stderr.read() == ""
+
+
+def test_status_and_stop(tiny_repository: Path, tmp_path: Path) -> None:
+    """`stop` sends SIGTERM. A TMPDIR of its own hides the other servers of this machine."""
+    with _serve("--repository", tiny_repository, "--log", tmp_path / "log", TMPDIR=str(tmp_path)) as serving:
+        _ready(serving)
+        status = _run("status", TMPDIR=str(tmp_path))
+        assert status.returncode == 0
+        assert " healthy " in status.stdout
+        assert str(tiny_repository) in status.stdout
+        stop = _run("stop", TMPDIR=str(tmp_path))
+        assert stop.returncode == 0, stop.stderr
+        assert serving.wait(10) == 0
+        assert serving.stderr
+        assert serving.stderr.read() == ""
+    again = _run("stop", TMPDIR=str(tmp_path))
+    assert (again.returncode, again.stderr) == (1, "alexnet-triton stop: nothing runs\n")
 
 
 def test_stops_while_starting(tiny_repository: Path, tmp_path: Path) -> None:
@@ -59,6 +77,12 @@ def test_a_taken_port_is_one_line(tiny_repository: Path, tmp_path: Path) -> None
 def test_no_tritonserver_is_one_line(tiny_repository: Path, tmp_path: Path) -> None:
     serving = _serve("--repository", tiny_repository, "--log", tmp_path / "log", TRITONSERVER="/nowhere/tritonserver")
     _refused(serving, "/nowhere/tritonserver is not a program")
+
+
+def _ready(serving: subprocess.Popen[str]) -> None:
+    assert serving.stdout
+    assert "Starting" in serving.stdout.readline()
+    assert "Ready: http://127.0.0.1:" in serving.stdout.readline()
 
 
 def _refused(serving: subprocess.Popen[str], message: str) -> None:

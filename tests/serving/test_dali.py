@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +14,8 @@ from alexnet_triton.client.errors import BadImage
 from alexnet_triton.client.protocol import Classification
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving import Server
-from alexnet_triton.serving.dali import DaliDecoder, main
-from alexnet_triton.serving.pixels import decode_requests, make_decoder
-from tests.serving.tiny import SIZE, answer, build_repository, jpeg, network
+from alexnet_triton.serving.pixels import DaliDecoder, decode_requests, make_decoder
+from tests.serving.tiny import SIZE, answer, build_repository, jpeg, network, running_server
 
 CLOSE = 1.5  # of 255, on average: DALI decodes at full size, `imaging` at a reduced scale where that is enough
 
@@ -111,7 +109,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config.parameters["decoder"].string_value = "dali"
     path.write_text(text_format.MessageToString(config))
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, log=log, start_timeout_s=120) as running:
+    with running_server(repository, log=log, start_timeout_s=120) as running:
         assert "preprocess: dali on the processor" in log.read_text()
         yield running
 
@@ -126,11 +124,3 @@ def test_served(server: Server) -> None:
             assert found.top[0].probability == pytest.approx(expected.max(), abs=0.02)
         with pytest.raises(BadImage, match="damaged JPEG"):
             classifier.classify(broken())
-
-
-def test_compared_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--images", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"dali: no JPEGs in {tmp_path}: name a folder that has some\n"
-    (tmp_path / "one.jpg").write_bytes(jpeg(1))
-    assert main(["--images", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.startswith("1 images, difference: mean ")

@@ -47,14 +47,27 @@ def _status(server: Server, file: bytes) -> int:
 
 
 def test_requests_are_batched(tiny_server: Server) -> None:
-    before = _executions(tiny_server)
+    before = _settled_executions(tiny_server)
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda seed: tiny_server.control.classify(jpeg(seed), timeout_s=30), range(32)))
-    after = _executions(tiny_server)
+    after = _settled_executions(tiny_server)
     for model in ("preprocess", "alexnet"):
         inferences, executions = (after[model][i] - before[model][i] for i in range(2))
         assert inferences == 32
         assert executions < inferences
+
+
+def _settled_executions(server: Server) -> dict[str, tuple[int, int]]:
+    """Triton counts a request after it has answered it: read until nothing is added any more."""
+    readings = [_executions(server)]
+
+    def unchanged() -> bool:
+        time.sleep(0.1)
+        readings.append(_executions(server))
+        return readings[-1] == readings[-2]
+
+    _wait_for(unchanged)
+    return readings[-1]
 
 
 def _executions(server: Server) -> dict[str, tuple[int, int]]:
@@ -90,7 +103,7 @@ def test_closed_apis_want_the_key(tiny_server: Server) -> None:
 def test_no_process_shows_the_key(tiny_server: Server) -> None:
     assert tiny_server._process
     shown = {
-        pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in (tiny_server.pid, tiny_server._process.keeper_pid)
+        pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in (tiny_server.pid, tiny_server._process.supervisor_pid)
     }
     assert "alexnet-triton-key=***" in shown[tiny_server.pid]
     assert not any(tiny_server.key in arguments for arguments in shown.values())
@@ -110,14 +123,20 @@ def test_closed_apis_want_the_key_over_grpc(tiny_server: Server) -> None:
             assert refusal.value.status() == "StatusCode.UNAVAILABLE"
 
 
-def test_stopped_under_load_it_answers_what_it_has_taken(tiny_repository: Path) -> None:
+def test_stopped_under_load_it_answers_what_it_has_taken_and_leaves_nothing(tiny_repository: Path) -> None:
     with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0) as server, ThreadPoolExecutor(8) as pool:
+        pids, run = [server.pid, *server.stubs()], server.log_path.parent
+        assert list(SHARED_MEMORY.glob(f"*{run.name}*"))
         callers = [pool.submit(_ask_until_refused, server.http_address) for _ in range(8)]
         time.sleep(0.5)
         server.stop()
         ends = [caller.result() for caller in callers]
     assert {status for _, status in ends} == {404}  # a refusal, and never a cut connection
     assert all(answered > 0 for answered, _ in ends)
+    assert len(pids) == 5
+    assert not any(_alive(pid) for pid in pids)
+    assert not list(SHARED_MEMORY.glob(f"*{run.name}*"))
+    assert not run.exists()
 
 
 def _ask_until_refused(address: str) -> tuple[int, int]:
@@ -134,19 +153,9 @@ def _ask_until_refused(address: str) -> tuple[int, int]:
         answered += 1
 
 
-def test_leaves_no_process_and_no_shared_memory(tiny_repository: Path) -> None:
-    with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0) as server:
-        pids, run = [server.pid, *server.stubs()], server.log_path.parent
-        assert list(SHARED_MEMORY.glob(f"*{run.name}*"))
-    assert len(pids) == 5
-    assert not any(_alive(pid) for pid in pids)
-    assert not list(SHARED_MEMORY.glob(f"*{run.name}*"))
-    assert not run.exists()
-
-
 def test_goes_when_its_program_is_killed(tiny_repository: Path) -> None:
     program = (
-        "import sys, time; from serving import Server\n"
+        "import sys, time; from alexnet_triton.serving import Server\n"
         f"server = Server({str(tiny_repository)!r}, http_port=0, grpc_port=0, metrics_port=0); server.start()\n"
         "print(server.pid, *server.stubs(), server.log_path.parent.name, flush=True); time.sleep(60)"
     )
@@ -174,12 +183,12 @@ def test_a_network_that_does_not_load_is_explained(tiny_repository: Path, tmp_pa
         Server(broken, http_port=0, grpc_port=0, metrics_port=0).start()
 
 
-def test_a_wrong_answer_is_not_well(tiny_repository: Path, tmp_path: Path) -> None:
+def test_a_wrong_answer_is_no_start(tiny_repository: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     shutil.copytree(tiny_repository, wrong)
-    known = wrong / "classify" / "1" / "known.json"
-    known.write_text(json.dumps(json.loads(known.read_text()) | {"probability": 0.01}))
-    with pytest.raises(StartError, match="for the reference image"):
+    reference = wrong / "classify" / "1" / "reference.json"
+    reference.write_text(json.dumps(json.loads(reference.read_text()) | {"probability": 0.01}))
+    with pytest.raises(StartError, match=r"says class 1 with .* for its reference image"):
         Server(wrong, http_port=0, grpc_port=0, metrics_port=0).start()
 
 

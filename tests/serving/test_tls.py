@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_triton.serving import Server, ServingError
 from alexnet_triton.serving.launch import Tls
-from tests.serving.tiny import answer, jpeg, network
+from tests.serving.tiny import answer, jpeg, network, running_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mutual(tiny_repository: Path, certificates: Path) -> Iterator[Server]:
     tls = Tls(certificates / "server.pem", certificates / "server.key", certificates / "ca.pem")
-    with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0, tls=tls) as server:
+    with running_server(tiny_repository, tls=tls) as server:
         yield server
 
 
@@ -64,7 +64,7 @@ def test_a_caller_without_one_is_not(mutual: Server, certificates: Path) -> None
 def test_tls_without_its_key_or_with_anything_else_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "alexnet_triton", "serve", "--tls-cert", str(tmp_path / "nothing.pem")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "serving: TLS needs both --tls-cert and --tls-key\n")
+    assert (done.returncode, done.stderr) == (1, "alexnet-triton serve: TLS needs both --tls-cert and --tls-key\n")
     (tmp_path / "text").write_text("no certificate")
     with pytest.raises(ServingError, match=r"nothing\.pem cannot be read \(No such file"):
         Tls(tmp_path / "nothing.pem", tmp_path / "text").check()

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -18,15 +16,13 @@ import pytest
 
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher
-from tests.serving.tiny import answer, jpeg, network
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.serving.tiny import answer, jpeg, network, running_server
 
 
 @contextmanager
 def _watched(repository: Path) -> Iterator[tuple[Watcher, list[tuple[str, dict[str, Any]]]]]:
     events: list[tuple[str, dict[str, Any]]] = []
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
+    with running_server(repository) as server:
         watcher = Watcher(server, lambda name, **details: events.append((name, details)), WatchConfig(interval_s=0.2))
         thread = threading.Thread(target=watcher.run)
         thread.start()
@@ -69,12 +65,12 @@ def test_a_dead_server_is_not_asked_while_it_is_swept_up(watched: tuple[Watcher,
     """At most one question may have been on its way."""
     watcher, events = watched
     pid, restarts, before = watcher.server.pid, watcher.counts["restarts"], len(events)
-    keeper = psutil.Process(pid).parent()
-    assert keeper
-    keeper.suspend()
+    supervisor = psutil.Process(pid).parent()
+    assert supervisor
+    supervisor.suspend()
     os.kill(pid, signal.SIGKILL)
     time.sleep(1.5)
-    keeper.resume()
+    supervisor.resume()
     _wait_for(lambda: watcher.counts["restarts"] > restarts)
     assert [name for name, _ in events[before:]].count("no right answer") <= 1
     _answers_rightly(watcher.server)
@@ -91,31 +87,6 @@ def test_metrics_are_triton_s_and_the_watcher_s(watched: tuple[Watcher, list]) -
     assert "nv_inference_request_success" in text
     assert "alexnet_healthy 1" in text
     assert f"alexnet_restarts_total {watcher.counts['restarts']}" in text
-
-
-def test_status_and_stop(tiny_repository: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "alexnet_triton"]
-    environment = {
-        **os.environ,
-        "HTTP_PORT": "0",
-        "GRPC_PORT": "0",
-        "METRICS_PORT": "0",
-        "TMPDIR": str(tmp_path),  # other servers of this machine are out of sight
-    }
-    arguments = ["run", "--repository", str(tiny_repository), "--log", str(tmp_path / "log")]
-    with subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE) as serving:
-        assert serving.stdout
-        serving.stdout.readline()
-        serving.stdout.readline()
-        status = subprocess.run([*command, "status"], cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert status.returncode == 0
-        assert " well " in status.stdout
-        assert str(tiny_repository) in status.stdout
-        stop = subprocess.run([*command, "stop"], cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert stop.returncode == 0, stop.stderr
-        assert serving.wait(10) == 0
-    again = subprocess.run([*command, "stop"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert (again.returncode, again.stderr) == (1, "serving: nothing runs\n")
 
 
 def _stubs(server: Server) -> dict[int, str]:

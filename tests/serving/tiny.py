@@ -1,22 +1,29 @@
 """A built repository with a network small enough for tests: mean colour to ten classes."""
 
 import io
-import json
-import shutil
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from alexnet_triton.export.repository import Network, Publication, set_served_version, write_version
 from alexnet_triton.imaging import decode
+from alexnet_triton.serving import Server
 
-SOURCE = Path(__file__).resolve().parents[2] / "model_repository"
 SIZE, CLASSES = 227, 10
+LABELS = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 
 def jpeg(seed: int, width: int = 320, height: int = 240) -> bytes:
@@ -53,47 +60,40 @@ def answer(model: onnx.ModelProto, encoded: bytes) -> np.ndarray:
     return session.run(None, {"images": decode(encoded, SIZE)[None]})[0][0]
 
 
-def build_repository(target: Path, version: int = 1, seed: int = 0) -> Path:
-    """A repository as publication leaves it."""
-    shutil.copytree(SOURCE, target, ignore=shutil.ignore_patterns("__pycache__"))
-    for model in ("alexnet", "classify"):
-        (target / model / "1").rename(target / model / str(version))
-    model = network(seed)
-    onnx.save(model, target / "alexnet" / str(version) / "model.onnx")
-    write_reference_answer(target / "classify" / str(version), model)
+def publication(
+    folder: Path, seed: int = 0, *, name: str = "alexnet", classes: int = CLASSES, size: int = SIZE
+) -> Publication:
+    """What `publish` makes of the small network, which is written to `folder`."""
+    model, image = network(seed), jpeg(seed=7)
+    path = folder / f"{seed}.onnx"
+    onnx.save(model, path)
+    probabilities = answer(model, image)
+    index = int(probabilities.argmax())
+    reference = {"index": index, "label": LABELS[index], "probability": float(probabilities[index])}
+    manifest = {"precisions": {"fp32": {}}}
+    return Publication(Network(name, classes, size), LABELS[:classes], {"model.onnx": path}, image, reference, manifest)
+
+
+def publish(repository: Path, what: Publication) -> int:
+    """Add a version and have it served, without a smoke test; loading it is the caller's."""
+    version = write_version(repository, what)
+    set_served_version(repository, version)
+    return version
+
+
+def build_repository(target: Path) -> Path:
+    """A repository with one version, as publication leaves it."""
+    with tempfile.TemporaryDirectory() as folder:
+        publish(target, publication(Path(folder)))
     return target
 
 
-def write_reference_answer(folder: Path, model: onnx.ModelProto) -> None:
-    image = jpeg(seed=7)
-    probabilities = answer(model, image)
-    index = int(probabilities.argmax())
-    (folder / "known.jpg").write_bytes(image)
-    known = {"index": index, "label": "tiny", "probability": float(probabilities[index])}
-    (folder / "known.json").write_text(json.dumps(known))
-
-
-def publish(repository: Path, version: int, seed: int) -> None:
-    """Put another version in place as publication does; loading it is the caller's."""
-    model = network(seed)
-    for name in ("alexnet", "classify"):
-        folder = repository / name / f".{version}"
-        folder.mkdir()
-        if name == "alexnet":
-            onnx.save(model, folder / "model.onnx")
-            shutil.copy(SOURCE / "alexnet" / "1" / "model.py", folder)
-        else:
-            write_reference_answer(folder, model)
-        folder.rename(repository / name / str(version))
-    switch(repository, version)
-
-
-def switch(repository: Path, version: int) -> None:
-    """Let `classify` name a version of `alexnet`."""
-    for path in (repository / "classify" / "config.pbtxt", repository / "classify" / "configs" / "cpu.pbtxt"):
-        config = text_format.Parse(path.read_text(), ModelConfig())
-        config.version_policy.specific.versions[:] = [version]
-        config.ensemble_scheduling.step[1].model_version = version
-        new = path.with_suffix(".new")
-        new.write_text(text_format.MessageToString(config))
-        new.replace(path)
+@contextmanager
+def running_server(repository: Path, **settings: Any) -> Iterator[Server]:
+    """Triton on free ports, killed at the end: an orderly end takes seconds, and tests of its own show it."""
+    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, **settings) as server:
+        try:
+            yield server
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGKILL)

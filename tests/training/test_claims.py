@@ -9,16 +9,16 @@ from PIL import Image
 
 from alexnet_triton.training.claims import activation
 from alexnet_triton.training.claims import command as claims
-from alexnet_triton.training.claims.common import Images
+from alexnet_triton.training.claims.common import SmallDataset
 from alexnet_triton.training.data import ArraySplit
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of noise of 40 images each."""
+    """Two classes of noise, of 20 images each to train on."""
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("noise")
-    for split, count in (("train", 40), ("test", 5)):
+    for split, count in (("train", 20), ("test", 5)):
         for name in ("dark", "bright"):
             (folder / split / name).mkdir(parents=True)
             for number in range(count):
@@ -39,6 +39,7 @@ def test_every_claim_has_a_picture_a_line_and_figures(folder: Path, tmp_path: Pa
     assert "old" not in text
     for one in report.values():
         assert one["line"] in text
+        assert f"(claims/{one['picture']})" in text, "the link is relative to the file with the table"
         with Image.open(target / one["picture"]) as picture:
             assert picture.width > 500
     two = report["devices"]["values"]
@@ -47,12 +48,12 @@ def test_every_claim_has_a_picture_a_line_and_figures(folder: Path, tmp_path: Pa
 
 
 def test_one_claim_again_leaves_the_others(folder: Path, tmp_path: Path) -> None:
-    earlier = {"dropout": {"claim": "Dropout", "line": "of an earlier run", "picture": "dropout.png"}}
+    earlier = {"ideas": {"claim": "Ideas", "line": "of an earlier run", "picture": "ideas.png"}}
     (tmp_path / "claims.json").write_text(json.dumps(earlier))
-    assert claims.main(["--data", str(folder), "--quick", "--to", str(tmp_path), "--only", "activation"]) == 0
+    assert claims.main(["--data", str(folder), "--quick", "--to", str(tmp_path), "--only", "dropout"]) == 0
     report = json.loads((tmp_path / "claims.json").read_text())
-    assert list(report) == ["activation", "dropout"]
-    assert report["dropout"] == earlier["dropout"]
+    assert list(report) == ["dropout", "ideas"]
+    assert report["ideas"] == earlier["ideas"]
 
 
 def test_a_readme_without_marks_is_left_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,7 +67,7 @@ def test_a_readme_without_marks_is_left_alone(folder: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(("name", "target"), [("cifar10", 0.25), ("fashion-mnist", 0.15)])
 def test_the_threshold_fits_the_data(name: str, target: float) -> None:
     none = ArraySplit(np.empty((0, 32, 32, 3), np.uint8), np.empty(0, np.int64))
-    assert activation.threshold(Images(name, 10, none, none)) == target
+    assert activation.threshold(SmallDataset(name, 10, none, none)) == target
 
 
 def test_epochs_to_a_training_error() -> None:

@@ -1,4 +1,4 @@
-"""Data sets by name and folder, and what is said of bad ones."""
+"""Data sets by name and folder, and the errors of bad ones."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from alexnet_triton.training import train
-from alexnet_triton.training.data import Subset, hold_out, open_dataset, pixel_statistics, skipped
+from alexnet_triton.training.data import Subset, damaged_paths, hold_out, open_dataset, pixel_statistics
 from alexnet_triton.training.errors import DataError
 from alexnet_triton.training.loading import batches, center_crop, in_order
 
@@ -117,10 +117,10 @@ def test_damaged_photographs_take_their_labels_with_them(tmp_path: Path) -> None
     assert [len(labels) for _, labels in seen] == [63, 64, 64, 8]
     for images, labels in seen:
         assert np.array_equal(images[:, 0, 0, 2] == 255, labels == 1)
-    assert len(skipped(split)) == 1
+    assert len(damaged_paths(split)) == 1
 
 
-def test_held_out_images_are_the_same_part_of_each_class_every_time(photographs: Path) -> None:
+def test_held_out_images_are_the_same_fraction_of_each_class_every_time(photographs: Path) -> None:
     split = open_dataset(str(photographs)).train
     rest, held = hold_out(split, 0.3)
     assert isinstance(held, Subset)

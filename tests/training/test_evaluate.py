@@ -15,15 +15,21 @@ from alexnet_triton.training import checkpoint, evaluate
 from alexnet_triton.training.checkpoint import Checkpoint
 from alexnet_triton.training.data import ArraySplit
 from alexnet_triton.training.device import Group
-from alexnet_triton.training.evaluate import accuracy, confusion, cross_entropy, merge, predict
+from alexnet_triton.training.evaluate import merge, predict
 from alexnet_triton.training.loading import center_crop, ten_crops
 from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize
+from alexnet_triton.training.scores import accuracy, confusion, cross_entropy, topk_hits
 
 
 def test_accuracy_counts_the_first_and_the_first_five() -> None:
     scores = np.tile(np.arange(10.0), (3, 1))  # the best is 9, the fifth 5
     measured = accuracy(scores, np.array([9, 5, 4]))
     assert (measured.top1, measured.top5, measured.images) == (1 / 3, 2 / 3, 3)
+    assert topk_hits(scores, np.array([9, 5, 4]), 6) == 1
+
+
+def test_of_equal_scores_the_first_class_wins() -> None:
+    assert topk_hits(np.full((2, 3), 0.5), np.array([0, 1]), 1) == 0.5
 
 
 def test_cross_entropy_and_confusion() -> None:
@@ -34,24 +40,24 @@ def test_cross_entropy_and_confusion() -> None:
 
 
 @pytest.fixture
-def known() -> np.ndarray:
+def pixels() -> np.ndarray:
     """256 x 256 pixels, so that crops of 224 are slices: uint8 [256, 256, 3]."""
     return np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
 
 
-def test_one_crop_is_the_centre(known: np.ndarray) -> None:
-    assert np.array_equal(center_crop(224)(Image.fromarray(known), 0), known[16:240, 16:240])
+def test_one_crop_is_the_centre(pixels: np.ndarray) -> None:
+    assert np.array_equal(center_crop(224)(Image.fromarray(pixels), 0), pixels[16:240, 16:240])
 
 
-def test_ten_crops_are_corners_centre_and_their_reflections(known: np.ndarray) -> None:
-    views = ten_crops(224)(Image.fromarray(known), 0)
-    expected = [known[:224, :224], known[:224, 32:], known[32:, :224], known[32:, 32:], known[16:240, 16:240]]
+def test_ten_crops_are_corners_centre_and_their_reflections(pixels: np.ndarray) -> None:
+    views = ten_crops(224)(Image.fromarray(pixels), 0)
+    expected = [pixels[:224, :224], pixels[:224, 32:], pixels[32:, :224], pixels[32:, 32:], pixels[16:240, 16:240]]
     assert np.array_equal(views, np.stack([*expected, *(view[:, ::-1] for view in expected)]))
 
 
-def test_ten_crops_of_a_wide_image_are_of_its_central_square(known: np.ndarray) -> None:
-    wide = np.concatenate([np.zeros((256, 100, 3), np.uint8), known, np.zeros((256, 100, 3), np.uint8)], axis=1)
-    assert np.array_equal(ten_crops(224)(Image.fromarray(wide), 0), ten_crops(224)(Image.fromarray(known), 0))
+def test_ten_crops_of_a_wide_image_are_of_its_central_square(pixels: np.ndarray) -> None:
+    wide = np.concatenate([np.zeros((256, 100, 3), np.uint8), pixels, np.zeros((256, 100, 3), np.uint8)], axis=1)
+    assert np.array_equal(ten_crops(224)(Image.fromarray(wide), 0), ten_crops(224)(Image.fromarray(pixels), 0))
 
 
 class ColourNet(nn.Module):
@@ -61,8 +67,8 @@ class ColourNet(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def test_probabilities_of_ten_crops_are_averaged(known: np.ndarray) -> None:
-    images = np.stack([known, known[::-1], known.transpose(1, 0, 2)])
+def test_probabilities_of_ten_crops_are_averaged(pixels: np.ndarray) -> None:
+    images = np.stack([pixels, pixels[::-1], pixels.transpose(1, 0, 2)])
     split = ArraySplit(images, np.array([0, 1, 2]))
     normalize = Normalize((127.0, 127.0, 127.0), (0.5, 0.5, 0.5))
     answers, labels = predict(ColourNet(), normalize, split, ten_crops(224), precision="fp32")
@@ -73,14 +79,14 @@ def test_probabilities_of_ten_crops_are_averaged(known: np.ndarray) -> None:
         np.testing.assert_allclose(answer, expected.numpy(), rtol=1e-4)
 
 
-def test_processes_that_share_the_images_out_give_the_answers_of_one() -> None:
+def test_processes_that_share_the_images_give_the_answers_of_one() -> None:
     images = np.random.default_rng(0).integers(0, 256, (430, 8, 8, 3), np.uint8)  # batches of 100, the last one short
     split, normalize = ArraySplit(images, np.arange(430)), Normalize((127.0,) * 3, (60.0,) * 3)
-    parts: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    shares: list[list[tuple[np.ndarray, np.ndarray]]] = []
 
     class OneOfTwo(Group):
         def gather(self, value: Any) -> list[Any]:
-            parts.append(value)
+            shares.append(value)
             return [value]
 
     def answers(group: Group) -> tuple[np.ndarray, np.ndarray]:
@@ -89,15 +95,15 @@ def test_processes_that_share_the_images_out_give_the_answers_of_one() -> None:
     whole, labels = answers(Group())
     for rank in (0, 1):
         answers(OneOfTwo(rank, 2))
-    together, dealt = merge(parts)
+    together, in_order = merge(shares)
     assert np.array_equal(together, whole)
-    assert np.array_equal(dealt, labels)
+    assert np.array_equal(in_order, labels)
     assert labels.tolist() == list(range(430))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow network of random weights, and 12 images of two classes to ask it about."""
+    """A narrow network of random weights, and 12 test images of two classes."""
     folder = tmp_path_factory.mktemp("evaluate")
     rng = np.random.default_rng(0)
     for split in ("train", "test"):

@@ -1,4 +1,4 @@
-"""Where the data come from, and that they are what they should be."""
+"""Fashion-MNIST is found or fetched, and changed files are refused."""
 
 import gzip
 import shutil
@@ -41,7 +41,7 @@ def test_an_archive_that_unpacks_without_end_is_refused(fashion_mnist_folder: Pa
         fashion_mnist.load(folder, "test")
 
 
-def test_when_nothing_works_one_line_says_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_nothing_works_one_line_lists_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion_mnist, "SYSTEM_FOLDER", tmp_path / "absent")
     monkeypatch.setattr(fashion_mnist, "ADDRESS", "http://127.0.0.1:9")  # the discard port: nobody listens
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The networks are the published ones, and the fast normalisation is the slow one."""
+"""The networks are the published ones, and the fast response normalisation equals PyTorch's slow one."""
 
 import pytest
 import torch
@@ -43,12 +43,12 @@ def test_one_column_network_has_torchvisions_names_and_parameters() -> None:
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_owt"])
 @pytest.mark.parametrize("overlap", [True, False])
 def test_images_become_logits(name: str, overlap: bool) -> None:
-    network = AlexNet(NetworkConfig(name, classes=7, overlap=overlap, normalization=False))
+    network = AlexNet(NetworkConfig(name, classes=7, overlap=overlap, lrn=False))
     size = network.config.input_size
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
-def test_normalisation_is_the_papers() -> None:
+def test_lrn_is_the_papers() -> None:
     """Against PyTorch's own module, which divides alpha by the size, forwards and backwards."""
     torch.manual_seed(0)
     x = torch.randn(2, 96, 5, 5, dtype=torch.float64) * 30

@@ -1,4 +1,4 @@
-"""Whole runs as a user starts them: stopped and taken up, in one process and in two."""
+"""Whole runs as a user starts them: stopped and resumed, in one process and in two."""
 
 import csv
 import json
@@ -103,7 +103,7 @@ def test_a_stopped_run_ends_in_the_same_bits(
 ) -> None:
     output = tmp_path / "run.pt"
     command = arguments(folder, output, "--dropout", "0.5")
-    process = start("alexnet_triton.training.train", *command, threads=torch.get_num_threads())
+    process = start("alexnet_triton", "train", *command, threads=torch.get_num_threads())
     epochs = tmp_path / "run.epochs.csv"
     while not (epochs.exists() and (tmp_path / "run.state.pt").exists()):
         assert process.poll() is None, process.communicate()[1]
@@ -112,7 +112,7 @@ def test_a_stopped_run_ends_in_the_same_bits(
     errors = process.communicate(timeout=120)[1]
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert errors.splitlines()[-1].startswith("training: stopped after step")
+        assert errors.splitlines()[-1].startswith("alexnet-triton train: stopped after step")
         assert "Traceback" not in errors
     assert not output.exists(), "it was over before it could be stopped"
     assert train.main([*command, "--resume"]) == 0
@@ -122,10 +122,10 @@ def test_a_stopped_run_ends_in_the_same_bits(
     assert without_times == [(row["step"], row["loss"]) for row in rows(never_stopped.with_name("run.steps.csv"))]
 
 
-def test_what_cannot_be_taken_up_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_resumed_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "run.pt"
     assert train.main([*arguments(folder, output), "--resume"]) == 1
-    assert "no unfinished run there to take up" in capsys.readouterr().err
+    assert "no unfinished run to resume" in capsys.readouterr().err
     (tmp_path / "run.state.pt").write_bytes(b"PK\x03\x04 half a state")
     assert train.main([*arguments(folder, output), "--resume"]) == 1
     error = capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_what_cannot_be_taken_up_is_one_line(folder: Path, tmp_path: Path, capsy
     assert error.count("\n") == 1
 
 
-def test_another_recipe_is_not_taken_up(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_recipe_is_not_resumed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "run.pt"
     identity = {"recipe": {"name": "paper"}}
     torch.save({"identity": identity}, tmp_path / "run.state.pt")
@@ -144,7 +144,7 @@ def test_another_recipe_is_not_taken_up(folder: Path, tmp_path: Path, capsys: py
 def test_two_processes_make_the_steps_of_one(folder: Path, tmp_path: Path) -> None:
     options = ["--dropout", "0", "--precision", "fp32"]
     assert train.main(arguments(folder, tmp_path / "one.pt", *options, epochs=5)) == 0
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alexnet_triton.training.train"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alexnet_triton", "train"]
     process = start(*torchrun, *arguments(folder, tmp_path / "two.pt", *options, epochs=5), threads=1)
     errors = process.communicate(timeout=250)[1]
     assert process.returncode == 0, errors
@@ -162,7 +162,7 @@ def test_two_processes_make_the_steps_of_one(folder: Path, tmp_path: Path) -> No
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """A limit on the size of files stands for a full disk: the system refuses the write in the same place."""
+    """A limit on the size of files, in place of a full disk: the system refuses the same write."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     yield
@@ -174,12 +174,14 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
 ) -> None:
     assert train.main(arguments(folder, tmp_path / "run.pt")) == 1
     assert re.search(
-        r"^training: .*run\.state\.pt: cannot be written \(.*\); free space", capsys.readouterr().err, re.M
+        r"^alexnet-triton train: .*run\.state\.pt: cannot be written \(file too large\); free space",
+        capsys.readouterr().err,
+        re.M,
     )
     assert not list(tmp_path.glob("*.pt"))
     assert not list(tmp_path.glob(".*"))
 
 
-def test_too_little_space_is_said_before_training(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_before_training(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"MiB free, .* MiB needed for checkpoints; free space"):
         checkpoint.require_space(tmp_path / "not yet there", needed=10**18)

@@ -1,4 +1,4 @@
-"""Published weights: fetched from an address that answers, checked, and made a checkpoint of."""
+"""Published weights are fetched from a real HTTP server, checked, and converted to a checkpoint."""
 
 import hashlib
 import threading
@@ -42,8 +42,8 @@ def published(site: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, address = site
     for constant, name in (("WEIGHTS", "weights.pth"), ("LABELS", "labels.txt")):
         content = (folder / name).read_bytes()
-        known = Published(f"{address}/{name}", hashlib.sha256(content).hexdigest(), len(content))
-        monkeypatch.setattr(torchvision_weights, constant, known)
+        published = Published(f"{address}/{name}", hashlib.sha256(content).hexdigest(), len(content))
+        monkeypatch.setattr(torchvision_weights, constant, published)
 
 
 @pytest.mark.usefixtures("published")
@@ -61,7 +61,7 @@ def test_imagenet_weights_are_fetched_once_and_become_a_checkpoint(site: tuple[P
 
 
 @pytest.mark.usefixtures("published")
-@pytest.mark.parametrize("fault", ["other content", "cut short", "absent"])
+@pytest.mark.parametrize("fault", ["other content", "truncated", "absent"])
 def test_anything_else_is_refused_in_one_line(
     site: tuple[Path, str],
     tmp_path: Path,
@@ -69,14 +69,14 @@ def test_anything_else_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    known, reason = torchvision_weights.WEIGHTS, "not the published file"
+    published, reason = torchvision_weights.WEIGHTS, "not the published file"
     if fault == "other content":
-        known = replace(known, sha256="0" * 64)
-    elif fault == "cut short":
-        known = replace(known, length=known.length - 1)
+        published = replace(published, sha256="0" * 64)
+    elif fault == "truncated":
+        published = replace(published, length=published.length - 1)
     else:
-        known, reason = replace(known, address=f"{site[1]}/absent.pth"), "cannot be fetched (HTTP Error 404"
-    monkeypatch.setattr(torchvision_weights, "WEIGHTS", known)
+        published, reason = replace(published, address=f"{site[1]}/absent.pth"), "cannot be fetched (HTTP Error 404"
+    monkeypatch.setattr(torchvision_weights, "WEIGHTS", published)
     command = ["--weights", "imagenet", "--output", str(tmp_path / "out.pt"), "--fetched", str(tmp_path / "fetched")]
     assert torchvision_weights.main(command) == 1
     error = capsys.readouterr().err

@@ -1,45 +1,40 @@
-"""ReLU against tanh: the paper's figure 1, epochs of a four-layer network to a training error."""
+"""ReLU against tanh: the paper's figure 1, the epochs that a four-layer network takes to a training error."""
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from alexnet_triton.common import files
-from alexnet_triton.training.claims.common import (
-    Advance,
-    Figures,
-    Images,
-    picture_path,
-    shown,
-    spread,
-    train,
-    whole_image,
-)
-from alexnet_triton.training.log import from_zero
+from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, train, with_spread
+from alexnet_triton.training.log import from_zero, new_figure, save_figure
 from alexnet_triton.training.model import ACTIVATIONS, GAINS
 from alexnet_triton.training.recipe import Recipe
 
-CHOOSING_EPOCHS = 3
-POOLED_GAIN = 0.5  # the largest of nine is about twice as far from zero as one, which would add up over the layers
+POOLED_GAIN = 0.5  # the largest of nine values is about twice as far from zero as one; layers would multiply that
 PAPER_DEVIATION = LAST_DEVIATION = 0.01
 COLOURS = {"relu": "tab:blue", "tanh": "tab:orange"}
 
+Curve = list[tuple[float, float]]  # epochs and training error
+
 
 @dataclass(frozen=True)
-class Size:
-    """How much of it is run."""
+class ActivationConfig:
+    """How much is run."""
 
     images: int = 10_000
     epochs: int = 20  # at most
+    choosing_epochs: int = 3  # before the learning rate is chosen
     seeds: int = 3
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """How pixels come in, how weights begin, and the learning rates that are tried."""
+    """How pixels are scaled, how weights begin, and the learning rates to choose from."""
 
     name: str
     paper: bool
@@ -68,136 +63,135 @@ class FourLayers(nn.Sequential):
 
 
 def _fitting(layer: nn.Conv2d | nn.Linear, activation: str) -> float:
-    """The deviation at which signals keep theirs through the layers."""
+    """The deviation of the weights that leaves the deviation of the signals unchanged."""
     if isinstance(layer, nn.Linear):
         return LAST_DEVIATION
     return POOLED_GAIN * GAINS[activation] / layer.weight[0].numel() ** 0.5
 
 
-def threshold(images: Images) -> float:
-    """25 % as in the paper, on CIFAR-10; 15 % on Fashion-MNIST, where 25 % is passed within the first epoch."""
-    return 0.15 if images.name == "fashion-mnist" else 0.25
-
-
 @dataclass(frozen=True)
-class Outcome:
-    """Of one activation under some conditions: its learning rate, and of each seed (epochs, error) on the way."""
+class ActivationOutcome:
+    """One activation under some conditions: its learning rate, and for each seed the curve and the epochs it took."""
 
     rate: float
-    runs: list[list[tuple[float, float]]]
-
-    def epochs_to(self, target: float) -> list[float | None]:
-        return [_epochs_to(target, run) for run in self.runs]
+    curves: list[Curve]
+    epochs: list[float | None]  # to the target, None if the run did not reach it
 
 
-Outcomes = dict[str, dict[str, Outcome]]  # by the name of the conditions and of the activation
+Outcomes = dict[str, ActivationOutcome]  # by activation
 
 
-def show(images: Images, size: Size, folder: Path, advance: Advance) -> Figures:
-    part, target = images.part(size.images), threshold(images)
-    outcomes: Outcomes = {
+def show(data: SmallDataset, config: ActivationConfig, folder: Path, note: Note) -> ClaimResult:
+    data, target = data.first(config.images), threshold(data)
+    outcomes: dict[str, Outcomes] = {
         conditions.name: {
-            activation: _outcome(activation, conditions, part, size, target, advance) for activation in ACTIVATIONS
+            activation: _run(activation, conditions, data, config, target, note) for activation in ACTIVATIONS
         }
         for conditions in (PAPER, FITTED)
     }
-    _draw(outcomes, target, part, picture_path(folder, "activation"))
-    under = [f"{name}: {_line(of, target, size)}" for name, of in outcomes.items()]
-    return Figures(
+    _draw(outcomes, target, data, folder / "activation.png")
+    under = [f"{name}: {_line(of, config)}" for name, of in outcomes.items()]
+    return ClaimResult(
         "ReLU against tanh",
-        f"to {target:.0%} training error on {len(part.train.labels):,} images of {part.name}. {'. '.join(under)}",
+        f"to {target:.0%} training error on {len(data.train.labels):,} images of {data.name}. {'. '.join(under)}",
         "activation.png",
         {
-            "data": part.name,
-            "training_images": len(part.train.labels),
+            "data": data.name,
+            "training_images": len(data.train.labels),
             "threshold": target,
-            "at_most": size.epochs,
-            "under": {name: _values(of, target) for name, of in outcomes.items()},
+            "at_most": config.epochs,
+            "under": {name: _values(of) for name, of in outcomes.items()},
         },
     )
 
 
-def _outcome(
-    activation: str, conditions: Conditions, images: Images, size: Size, target: float, advance: Advance
-) -> Outcome:
+def threshold(data: SmallDataset) -> float:
+    """25 % as in the paper, on CIFAR-10. 15 % on Fashion-MNIST, which passes 25 % within the first epoch."""
+    return 0.15 if data.name == "fashion-mnist" else 0.25
+
+
+def _run(
+    activation: str, conditions: Conditions, data: SmallDataset, config: ActivationConfig, target: float, note: Note
+) -> ActivationOutcome:
     what = f"{activation}, {conditions.name}"
-    advance(f"{what}: learning rate")
-    rate = _choose_learning_rate(activation, conditions, images)
-    runs = []
-    for seed in range(size.seeds):
-        advance(f"{what}: seed {seed}")
-        runs.append(_errors(activation, conditions, images, rate, seed, size.epochs, target))
-    return Outcome(rate, runs)
+    note(f"{what}: learning rate")
+    rate = _choose_learning_rate(activation, conditions, data, config.choosing_epochs)
+    curves = []
+    for seed in range(config.seeds):
+        note(f"{what}: seed {seed}")
+        curves.append(_train(activation, conditions, data, rate, seed, config.epochs, target))
+    return ActivationOutcome(rate, curves, [_epochs_to(target, curve) for curve in curves])
 
 
-def _errors(
-    activation: str, conditions: Conditions, images: Images, rate: float, seed: int, epochs: int, target: float
-) -> list[tuple[float, float]]:
-    """Epochs and training error five times an epoch, until the target is passed."""
-    torch.manual_seed(seed)
-    network = FourLayers(activation, images.classes, conditions.paper)
-    recipe = Recipe("figure 1", 128, rate, weight_decay=0.0, schedule="plateau", augment=False, seed=seed)
-    normalize = images.normalize(scaled=not conditions.paper)
-    seen = []
-    for epoch, _, error in train(network, images, whole_image, recipe, epochs, windows=5, normalize=normalize):
-        seen.append((epoch, error))
-        if error <= target:
-            break
-    return seen
-
-
-def _choose_learning_rate(activation: str, conditions: Conditions, images: Images) -> float:
-    """The one with the least training error after a few epochs, chosen for each network as in the paper."""
+def _choose_learning_rate(activation: str, conditions: Conditions, data: SmallDataset, epochs: int) -> float:
+    """The rate with the least training error after a few epochs, chosen for each network as in the paper."""
 
     def error(rate: float) -> float:
-        return _errors(activation, conditions, images, rate, 99, CHOOSING_EPOCHS, 0.0)[-1][1]
+        return _train(activation, conditions, data, rate, 99, epochs, 0.0)[-1][1]
 
     return min(conditions.learning_rates, key=error)
 
 
-def _epochs_to(target: float, run: list[tuple[float, float]]) -> float | None:
-    return next((epoch for epoch, error in run if error <= target), None)
+def _train(
+    activation: str, conditions: Conditions, data: SmallDataset, rate: float, seed: int, epochs: int, target: float
+) -> Curve:
+    """Five points an epoch, until the training error reaches the target."""
+    torch.manual_seed(seed)
+    network = FourLayers(activation, data.classes, conditions.paper)
+    recipe = Recipe("figure 1", 128, rate, weight_decay=0.0, schedule="plateau", augment=False, seed=seed)
+    normalize = data.normalize(scaled=not conditions.paper)
+    curve = []
+    for epoch, error in train(network, data, _whole_image, recipe, epochs, windows=5, normalize=normalize):
+        curve.append((epoch, error))
+        if error <= target:
+            break
+    return curve
 
 
-def _values(outcomes: dict[str, Outcome], target: float) -> dict[str, object]:
+def _whole_image(image: Image.Image, place: int) -> np.ndarray:
+    """No crop: uint8 [32, 32, 3]."""
+    return np.asarray(image)
+
+
+def _epochs_to(target: float, curve: Curve) -> float | None:
+    return next((epoch for epoch, error in curve if error <= target), None)
+
+
+def _values(outcomes: Outcomes) -> dict[str, object]:
     return {
         "learning_rates": {name: outcome.rate for name, outcome in outcomes.items()},
-        "epochs": {name: outcome.epochs_to(target) for name, outcome in outcomes.items()},
-        "last_errors": {name: [run[-1][1] for run in outcome.runs] for name, outcome in outcomes.items()},
+        "epochs": {name: outcome.epochs for name, outcome in outcomes.items()},
+        "last_errors": {name: [curve[-1][1] for curve in outcome.curves] for name, outcome in outcomes.items()},
     }
 
 
-def _line(outcomes: dict[str, Outcome], target: float, size: Size) -> str:
-    epochs = {name: outcome.epochs_to(target) for name, outcome in outcomes.items()}
-    arrived = {name: [value for value in of if value is not None] for name, of in epochs.items()}
+def _line(outcomes: Outcomes, config: ActivationConfig) -> str:
+    reached = {name: [value for value in of.epochs if value is not None] for name, of in outcomes.items()}
 
-    def words(name: str) -> str:
-        missed = len(epochs[name]) - len(arrived[name])
-        said = f"{shown(arrived[name], 1)} epochs" if arrived[name] else ""
-        missing = f"{missed} of {len(epochs[name])} not in {size.epochs} epochs" if missed else ""
-        return ", ".join(filter(None, [said, missing]))
+    def describe(name: str) -> str:
+        runs = len(outcomes[name].epochs)
+        missed = runs - len(reached[name])
+        took = f"{with_spread(reached[name], 1)} epochs" if reached[name] else ""
+        missing = f"{missed} of {runs} not in {config.epochs} epochs" if missed else ""
+        return ", ".join(filter(None, [took, missing]))
 
-    means = {name: spread(values)["mean"] for name, values in arrived.items() if values}
+    means = {name: statistics.mean(values) for name, values in reached.items() if values}
     times = f"; tanh takes {means['tanh'] / means['relu']:.1f} times as many" if len(means) == 2 else ""
-    return f"ReLU {words('relu')}, tanh {words('tanh')}{times}"
+    return f"ReLU {describe('relu')}, tanh {describe('tanh')}{times}"
 
 
-def _draw(outcomes: Outcomes, target: float, images: Images, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), dpi=110, layout="constrained")
-    figure.suptitle(f"four layers on {len(images.train.labels):,} images of {images.name}, a line a seed")
+def _draw(outcomes: dict[str, Outcomes], target: float, data: SmallDataset, path: Path) -> None:
+    figure = new_figure(9, 3.8, f"four layers on {len(data.train.labels):,} images of {data.name}, a line a seed")
     panels = figure.subplots(1, len(outcomes), sharey=True)
     for axes, (conditions, of) in zip(panels, outcomes.items(), strict=True):
         for name, outcome in of.items():
-            for number, run in enumerate(outcome.runs):
+            for number, curve in enumerate(outcome.curves):
                 label = f"{name}, learning rate {outcome.rate:g}" if number == 0 else None
-                axes.plot(*zip(*run, strict=True), color=COLOURS[name], alpha=0.8, label=label)
+                axes.plot(*zip(*curve, strict=True), color=COLOURS[name], alpha=0.8, label=label)
         axes.axhline(target, color="grey", linestyle="--", linewidth=1)
         axes.set(title=conditions, xlabel="epochs", xlim=(0, None))
         axes.legend()
         axes.grid(alpha=0.3)
         from_zero(axes)
     panels[0].set_ylabel("training error")
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)

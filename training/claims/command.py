@@ -1,110 +1,87 @@
-"""The 2012 paper's claims, shown again: python -m alexnet_triton.training.claims --data cifar10 --to docs/claims.
+"""The command `alexnet-triton claims`: the 2012 paper's claims, shown again on small networks.
 
-Writes a picture a claim, all figures as claims.json, and their lines between the marks of --readme; with --only, those
-of the other claims stay as they are.
-Exit codes: 0 shown; 1 bad data or disk; 2 wrong command line.
+It writes a picture a claim, all figures as claims.json, and a table of their lines into --readme.
 """
 
 import argparse
 import json
-import sys
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from alexnet_triton.common import files, provenance
+from alexnet_triton.common.command import Parser, finish
 from alexnet_triton.training.claims import activation, devices, variants
-from alexnet_triton.training.claims.common import Advance, Figures, Images, hold
-from alexnet_triton.training.data import open_dataset
+from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, shrink
+from alexnet_triton.training.data import add_data_options, open_dataset
 from alexnet_triton.training.device import keep_freed_memory
 from alexnet_triton.training.errors import TrainingError
 from alexnet_triton.training.log import progress_bar
 
+PROG = "alexnet-triton claims"
 TRAIN_IMAGES, TEST_IMAGES = 10_000, 1_000
+QUICK_TRAIN_IMAGES, QUICK_TEST_IMAGES = 512, 64
 START, END = "<!-- claims -->", "<!-- end of claims -->"
 
-Entry = dict[str, object]  # of claims.json: the fields of Figures, and the machine
-Show = Callable[[Images, Path, Advance], Figures]
+Entry = dict[str, object]  # of claims.json: the fields of ClaimResult, and the machine
+Show = Callable[[SmallDataset, Path, Note], ClaimResult]
 
 
-def claims(quick: bool) -> dict[str, Show]:
-    """Each claim by its name; `quick` runs the smallest of all, to see that it works."""
-    sizes = activation.Size(), variants.DROPOUT, variants.IDEAS, devices.Size()
-    if quick:
-        sizes = (
-            activation.Size(images=512, epochs=1, seeds=1),
-            replace(variants.DROPOUT, images=48, epochs=1, seeds=1, width=0.05),
-            replace(variants.IDEAS, images=48, epochs=1, seeds=1, width=0.05),
-            devices.Size(images=128, epochs=2, rounds=1, batch=32, width=0.05),
-        )
-    figure1, dropout, ideas, two = sizes
-    return {
-        "activation": lambda images, folder, advance: activation.show(images, figure1, folder, advance),
-        "dropout": lambda images, folder, advance: variants.show_dropout(images, dropout, folder, advance),
-        "ideas": lambda images, folder, advance: variants.show_ideas(images, ideas, folder, advance),
-        "devices": lambda images, folder, advance: devices.show(images, two, folder, advance),
-    }
-
-
-def table(entries: Iterable[Entry], folder: str) -> str:
-    """The lines as a Markdown table with links to the pictures."""
-    rows = [f"| [{entry['claim']}]({folder}/{entry['picture']}) | {entry['line']} |" for entry in entries]
-    return "\n".join(["| claim | what came of it: mean (least to most) |", "| --- | --- |", *rows])
-
-
-def put_into(readme: Path, text: str) -> None:
-    """Replace what stands between the marks.
-
-    Raises:
-        TrainingError: the marks are not there.
-    """
-    content = readme.read_text(encoding="utf-8")
-    before, start, rest = content.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise TrainingError(f"{readme}: no {START} and {END} in it; put them where the table belongs")
-    files.write_text(readme, f"{before}{START}\n{text}\n{END}{after}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_triton.training.claims",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", default="fashion-mnist", help="fashion-mnist, cifar10, or a folder of photographs")
-    parser.add_argument("--data-dir", type=Path, help="folder that holds the archives of fashion-mnist or cifar10")
-    parser.add_argument("--only", choices=claims(False), nargs="+", help="of the claims, instead of all")
+def main(words: Sequence[str] | None = None) -> int:
+    parser = Parser(prog=PROG, description="Show the 2012 paper's claims again, on small networks.")
+    add_data_options(parser)
+    parser.add_argument("--only", choices=claims(), nargs="+", help="of the claims; the others' entries stay")
     parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
     parser.add_argument("--to", type=Path, default=Path("artifacts/claims"), metavar="FOLDER")
     parser.add_argument("--readme", type=Path, metavar="FILE", help=f"put the table between {START} and {END}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(words)
+    return finish(PROG, lambda: _run(options))
 
 
-def show(options: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
-    """Each claim that is asked for, as soon as it is shown."""
-    dataset = open_dataset(options.data, options.data_dir)
-    images = hold(dataset, *((512, 64) if options.quick else (TRAIN_IMAGES, TEST_IMAGES)))
-    with progress_bar() as progress:
-        for name, one in claims(options.quick).items():
-            if options.only and name not in options.only:
-                continue
-            task = progress.add_task(name, total=None, note="")
-            start = time.perf_counter()
-            figures = one(images, options.to, partial(_note, progress, task))
-            yield name, replace(figures, seconds=round(time.perf_counter() - start, 1))
-            progress.update(task, total=1, completed=1, note="")
+def claims(quick: bool = False) -> dict[str, Show]:
+    """Each claim by its name; `quick` runs next to nothing."""
+    figure1, dropout, ideas, two = (
+        activation.ActivationConfig(),
+        variants.DROPOUT,
+        variants.IDEAS,
+        devices.DevicesConfig(),
+    )
+    if quick:
+        figure1 = activation.ActivationConfig(images=512, epochs=1, choosing_epochs=1, seeds=1)
+        dropout = replace(dropout, images=48, epochs=1, seeds=1, width=0.05)
+        ideas = replace(ideas, images=48, epochs=1, seeds=1, width=0.05)
+        two = devices.DevicesConfig(images=128, epochs=2, rounds=1, batch=32, width=0.05)
+    return {
+        "activation": lambda data, folder, note: activation.show(data, figure1, folder, note),
+        "dropout": lambda data, folder, note: variants.show_dropout(data, dropout, folder, note),
+        "ideas": lambda data, folder, note: variants.show_ideas(data, ideas, folder, note),
+        "devices": lambda data, folder, note: devices.show(data, two, folder, note),
+    }
 
 
-def read_entries(path: Path) -> dict[str, Entry]:
-    """What an earlier run has written.
+def _run(options: argparse.Namespace) -> None:
+    keep_freed_memory()
+    path = options.to / "claims.json"
+    entries = _read_entries(path) if options.only else {}
+    for name, result in _show(options):
+        print(f"{result.claim} ({result.seconds:.0f} s): {result.line}", flush=True)
+        entries[name] = {**asdict(result), "machine": provenance.describe_run(("torch", "numpy", "pillow"))}
+        entries = {key: entries[key] for key in claims() if key in entries}
+        files.write_text(path, json.dumps(entries, indent=1) + "\n")
+        if options.readme:
+            folder = os.path.relpath(options.to, options.readme.parent)
+            put_into(options.readme, table(entries.values(), folder))
+
+
+def _read_entries(path: Path) -> dict[str, Entry]:
+    """The entries of an earlier run.
 
     Raises:
-        TrainingError: it is something else.
+        TrainingError: the file holds something else.
     """
     if not path.exists():
         return {}
@@ -114,28 +91,40 @@ def read_entries(path: Path) -> dict[str, Entry]:
         raise TrainingError(f"{path}: not a report of claims ({error}); remove it") from error
 
 
-def _note(progress: Progress, task: TaskID, note: str) -> None:
-    progress.update(task, note=note)
+def _show(options: argparse.Namespace) -> Iterator[tuple[str, ClaimResult]]:
+    """Run each claim asked for."""
+    dataset = open_dataset(options.data, options.data_dir)
+    sizes = (QUICK_TRAIN_IMAGES, QUICK_TEST_IMAGES) if options.quick else (TRAIN_IMAGES, TEST_IMAGES)
+    data = shrink(dataset, *sizes)
+    with progress_bar() as progress:
+        for name, show in claims(options.quick).items():
+            if not options.only or name in options.only:
+                yield name, _show_one(name, show, data, options.to, progress)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    keep_freed_memory()
-    path = options.to / "claims.json"
-    try:
-        entries = read_entries(path) if options.only else {}
-        for name, figures in show(options):
-            print(f"{figures.claim} ({figures.seconds:.0f} s): {figures.line}", flush=True)
-            entries[name] = {**asdict(figures), "machine": provenance.describe_run(("torch", "numpy", "pillow"))}
-            entries = {key: entries[key] for key in claims(False) if key in entries}
-            files.write_text(path, json.dumps(entries, indent=1) + "\n")
-            if options.readme:
-                put_into(options.readme, table(entries.values(), options.to.as_posix()))
-    except (TrainingError, OSError) as error:
-        print(f"claims: {error}", file=sys.stderr)
-        return 1
-    return 0
+def _show_one(name: str, show: Show, data: SmallDataset, folder: Path, progress: Progress) -> ClaimResult:
+    task = progress.add_task(name, total=None, note="")
+    start = time.perf_counter()
+    result = show(data, folder, lambda note: progress.update(task, note=note))
+    progress.update(task, total=1, completed=1, note="")
+    return replace(result, seconds=round(time.perf_counter() - start, 1))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def table(entries: Iterable[Entry], folder: str) -> str:
+    """The lines as a Markdown table with links to the pictures."""
+    rows = [f"| [{entry['claim']}]({Path(folder, str(entry['picture']))}) | {entry['line']} |" for entry in entries]
+    return "\n".join(["| claim | what came of it: mean (least to most) |", "| --- | --- |", *rows])
+
+
+def put_into(readme: Path, text: str) -> None:
+    """Replace what is between the marks.
+
+    Raises:
+        TrainingError: the marks are missing.
+    """
+    content = readme.read_text(encoding="utf-8")
+    before, start, rest = content.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise TrainingError(f"{readme}: no {START} and {END} in it; put them where the table belongs")
+    files.write_text(readme, f"{before}{START}\n{text}\n{END}{after}")

@@ -1,4 +1,4 @@
-"""Two devices against one: images a second and the loss of each step, as `torchrun` makes them."""
+"""Two devices against one: images a second and the loss of each step, with `torchrun`."""
 
 import csv
 import os
@@ -11,23 +11,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from alexnet_triton.common import files
-from alexnet_triton.training.claims.common import Advance, Figures, Images, picture_path, shown
+from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, with_spread
 from alexnet_triton.training.errors import TrainingError
-from alexnet_triton.training.log import from_zero
+from alexnet_triton.training.log import from_zero, new_figure, save_figure
 
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alexnet_triton.training.train")
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 ONE, TWO, BOTH = "one process on one core", "two processes, a core each", "one process on two cores"
-VARIANTS = {
-    ONE: (("alexnet_triton.training.train",), 1),
-    TWO: (TORCHRUN, 1),
-    BOTH: (("alexnet_triton.training.train",), 2),
-}  # and threads a process
+# By name: the launcher, and the threads of a process.
+SETUPS: dict[str, tuple[tuple[str, ...], int]] = {ONE: ((), 1), TWO: (TORCHRUN, 1), BOTH: ((), 2)}
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much of it is run, on a network of a quarter of the width, whose gradients are soon exchanged."""
+class DevicesConfig:
+    """How much is run, on a network of a quarter of the width, which exchanges its gradients quickly."""
 
     images: int = 640
     epochs: int = 3
@@ -37,71 +33,78 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DevicesOutcome:
     """Images a second of each epoch but the first, and the loss of each step."""
 
     rates: list[float]
     losses: list[float]
 
 
-def show(images: Images, size: Size, folder: Path, advance: Advance) -> Figures:
-    part = images.part(size.images)
-    outcomes: dict[str, list[Outcome]] = {way: [] for way in VARIANTS}
-    with tempfile.TemporaryDirectory() as temporary:
-        _write(part, Path(temporary, "data"))
-        for number in range(size.rounds):
-            for way in VARIANTS:
-                advance(f"{way}, round {number + 1}")
-                outcomes[way].append(_run(way, size, Path(temporary)))
-    losses = {way: np.array(of[0].losses) for way, of in outcomes.items()}
+def show(data: SmallDataset, config: DevicesConfig, folder: Path, note: Note) -> ClaimResult:
+    data = data.first(config.images)
+    outcomes = _run_all(data, config, note)
+    losses = {setup: np.array(of[0].losses) for setup, of in outcomes.items()}
     difference = float(np.abs(losses[TWO] - losses[ONE]).max())
-    rates = {way: [rate for outcome in of for rate in outcome.rates] for way, of in outcomes.items()}
-    times = np.mean(rates[TWO]) / np.mean(rates[ONE])
-    _draw(rates, losses, picture_path(folder, "devices"))
+    rates = {setup: [rate for outcome in of for rate in outcome.rates] for setup, of in outcomes.items()}
+    times = float(np.mean(rates[TWO]) / np.mean(rates[ONE]))
+    _draw(rates, losses, folder / "devices.png")
     line = (
-        f"width {size.width:g}, {size.batch} images a step: {TWO} {shown(rates[TWO], 0)} images/s, "
-        f"{ONE} {shown(rates[ONE], 0)}: {times:.2f} times; {BOTH} {shown(rates[BOTH], 0)}; "
+        f"width {config.width:g}, {config.batch} images a step: {TWO} {with_spread(rates[TWO], 0)} images/s, "
+        f"{ONE} {with_spread(rates[ONE], 0)}: {times:.2f} times; {BOTH} {with_spread(rates[BOTH], 0)}; "
         f"losses of {len(losses[ONE])} steps differ by {difference:.1e} at most"
     )
     values = {
-        "data": part.name,
+        "data": data.name,
         "images_per_second": rates,
-        "losses": {way: values.tolist() for way, values in losses.items()},
+        "losses": {setup: values.tolist() for setup, values in losses.items()},
         "largest_difference": difference,
-        "times": float(times),
+        "times": times,
     }
-    return Figures("Two devices against one", line, "devices.png", values)
+    return ClaimResult("Two devices against one", line, "devices.png", values)
 
 
-def _write(images: Images, folder: Path) -> None:
-    """The images as files, each class also in test/, which is evaluated but not part of the claim."""
-    for index, label in enumerate(images.train.labels):
-        for split in ("train", "test") if index < images.classes * 10 else ("train",):
+def _run_all(data: SmallDataset, config: DevicesConfig, note: Note) -> dict[str, list[DevicesOutcome]]:
+    """The outcome of each round by setup. The setups take turns."""
+    outcomes: dict[str, list[DevicesOutcome]] = {setup: [] for setup in SETUPS}
+    with tempfile.TemporaryDirectory() as temporary:
+        _write(data, Path(temporary, "data"))
+        for number in range(config.rounds):
+            for setup in SETUPS:
+                note(f"{setup}, round {number + 1}")
+                outcomes[setup].append(_run(setup, config, Path(temporary)))
+    return outcomes
+
+
+def _write(data: SmallDataset, folder: Path) -> None:
+    """The images as files. Some of each class go to test/ too: a run evaluates them, the claim does not."""
+    for index, label in enumerate(data.train.labels):
+        for split in ("train", "test") if index < data.classes * 10 else ("train",):
             path = folder / split / f"{label:04}" / f"{index:05}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(images.train.images[index]).save(path)
+            Image.fromarray(data.train.images[index]).save(path)
 
 
-def _run(way: str, size: Size, folder: Path) -> Outcome:
-    module, threads = VARIANTS[way]
+def _run(setup: str, config: DevicesConfig, folder: Path) -> DevicesOutcome:
+    launcher, threads = SETUPS[setup]
     options = {
         "--data": folder / "data",
         "--output": folder / "run.pt",
         "--recipe": "fast",
-        "--epochs": size.epochs,
-        "--batch": size.batch,
-        "--width": size.width,
+        "--epochs": config.epochs,
+        "--batch": config.batch,
+        "--width": config.width,
         "--dropout": 0,
         "--holdout": 0,
         "--precision": "fp32",
         "--log-every": 1,
     }
-    command = [sys.executable, "-m", *module, *(str(word) for option in options.items() for word in option)]
+    words = [str(word) for option in options.items() for word in option]
+    command = [sys.executable, "-m", *launcher, "alexnet_triton", "train", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     if done.returncode:
-        raise TrainingError(f"claims, {way}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return Outcome(
+        raise TrainingError(f"{setup}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return DevicesOutcome(
         [float(row["images_per_second"]) for row in _rows(folder / "run.epochs.csv")[1:]],
         [float(row["loss"]) for row in _rows(folder / "run.steps.csv")],
     )
@@ -113,19 +116,16 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _draw(rates: dict[str, list[float]], losses: dict[str, np.ndarray], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
+    figure = new_figure(9, 3.6)
     bars, curves = figure.subplots(1, 2)
     means = [float(np.mean(values)) for values in rates.values()]
     spreads = [[mean - min(values), max(values) - mean] for mean, values in zip(means, rates.values(), strict=True)]
     bars.barh(list(rates), means, xerr=np.transpose(spreads), color=["C0", "C1", "C2"])
     bars.set(xlabel="images a second", xlim=(0, None))
-    for style, way in (("-", ONE), ("--", TWO)):
-        curves.plot(range(1, len(losses[way]) + 1), losses[way], style, label=way)
+    for style, setup in (("-", ONE), ("--", TWO)):
+        curves.plot(range(1, len(losses[setup]) + 1), losses[setup], style, label=setup)
     curves.set(xlabel="step", ylabel="loss")
     from_zero(curves)
     curves.legend()
     curves.grid(alpha=0.3)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)

@@ -1,23 +1,23 @@
-"""AlexNet with and without one of its ideas: dropout, overlapping pooling, normalisation."""
+"""AlexNet with and without one of its ideas: dropout, overlapping pooling, response normalisation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from alexnet_triton.common import files
-from alexnet_triton.training.claims.common import Advance, Figures, Images, picture_path, shown, train
-from alexnet_triton.training.evaluate import accuracy, predict
+from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, train, with_spread
+from alexnet_triton.training.evaluate import predict
 from alexnet_triton.training.loading import center_crop, random_crop
-from alexnet_triton.training.log import from_zero
+from alexnet_triton.training.log import from_zero, new_figure, save_figure
 from alexnet_triton.training.model import AlexNet, NetworkConfig, initialize
 from alexnet_triton.training.recipe import Recipe
+from alexnet_triton.training.scores import topk_hits
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much of it is run: a network of a quarter of the width, at 227 pixels."""
+class VariantConfig:
+    """How much is run: a network of a quarter of the width, at 227 pixels."""
 
     images: int
     epochs: int
@@ -26,119 +26,118 @@ class Size:
     augment: bool = True  # random crops and reflections
 
 
-# Without augmentation, which regularises as well: a network that knows its few images by heart after ten epochs.
-DROPOUT = Size(images=600, epochs=40, augment=False)
-IDEAS = Size(images=2_400, epochs=5)
+# Without augmentation, which regularises too: without dropout, the network fits its few images after ten epochs.
+DROPOUT = VariantConfig(images=600, epochs=40, augment=False)
+IDEAS = VariantConfig(images=2_400, epochs=5)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One training: errors on its training and on the test images."""
+class VariantOutcome:
+    """One training: its errors on the training and on the test images."""
 
     train_error: float
     test_error: float
     curve: tuple[tuple[float, float], ...]  # epochs and training error
 
 
-def show_dropout(images: Images, size: Size, folder: Path, advance: Advance) -> Figures:
-    """Dropout against none on few images: does it keep the test error nearer to the training error?"""
-    part = images.part(size.images)
+def show_dropout(data: SmallDataset, config: VariantConfig, folder: Path, note: Note) -> ClaimResult:
+    """Dropout against none on few images: how much nearer is the test error to the training error?"""
+    data, network = data.first(config.images), NetworkConfig(dropout=0.0)
     outcomes = {
-        name: _train_all(name, part, size, advance, dropout=dropout)
+        name: _train_all(name, replace(network, dropout=dropout), data, config, note)
         for name, dropout in (("dropout 0.5", 0.5), ("none", 0.0))
     }
-    _draw(outcomes, f"{len(part.train.labels):,} images of {part.name}", picture_path(folder, "dropout"))
-    described = {
-        name: f"training error {shown(_of(runs, 'train_error'))}, test error {shown(_of(runs, 'test_error'))}"
+    described = [
+        f"{name}: training error {with_spread(_of(runs, 'train_error'))}, "
+        f"test error {with_spread(_of(runs, 'test_error'))}"
         for name, runs in outcomes.items()
-    }
-    gains = _differences(outcomes["none"], outcomes["dropout 0.5"])
-    line = (
-        f"{_where(part, size)}: "
-        + "; ".join(f"{name}: {text}" for name, text in described.items())
-        + f"; dropout lowers the test error by {shown([100 * gain for gain in gains], 1)} points"
-    )
-    return Figures("Dropout against none", line, "dropout.png", _values(outcomes, part, size))
+    ]
+    gain = _gain(outcomes["none"], outcomes["dropout 0.5"])
+    line = f"{'; '.join(described)}; dropout lowers the test error by {gain} points"
+    return _result("Dropout against none", line, folder / "dropout.png", outcomes, data, config)
 
 
-def show_ideas(images: Images, size: Size, folder: Path, advance: Advance) -> Figures:
-    """Overlapping against plain pooling and normalisation against none, all else alike."""
-    part = images.part(size.images)
-    outcomes = {
-        "the 2012 network": _train_all("the 2012 network", part, size, advance),
-        "plain pooling": _train_all("plain pooling", part, size, advance, overlap=False),
-        "no normalisation": _train_all("no normalisation", part, size, advance, normalization=False),
+def show_ideas(data: SmallDataset, config: VariantConfig, folder: Path, note: Note) -> ClaimResult:
+    """Overlapping against plain pooling, and response normalisation against none."""
+    data, network = data.first(config.images), NetworkConfig(dropout=0.0)
+    networks = {
+        "the 2012 network": network,
+        "plain pooling": replace(network, overlap=False),
+        "no normalisation": replace(network, lrn=False),
     }
-    _draw(outcomes, f"{len(part.train.labels):,} images of {part.name}", picture_path(folder, "ideas"))
+    outcomes = {name: _train_all(name, network, data, config, note) for name, network in networks.items()}
     whole = outcomes["the 2012 network"]
-    parts = [f"test error {shown(_of(whole, 'test_error'))}"]
+    described = [f"test error {with_spread(_of(whole, 'test_error'))}"]
     for idea, without in (("overlapping", "plain pooling"), ("normalisation", "no normalisation")):
-        gains = [100 * gain for gain in _differences(outcomes[without], whole)]
-        parts.append(f"{idea} lowers it by {shown(gains, 1)} points")
-    return Figures(
-        "Overlap and normalisation",
-        f"{_where(part, size)}: {'; '.join(parts)}",
-        "ideas.png",
-        _values(outcomes, part, size),
-    )
+        described.append(f"{idea} lowers it by {_gain(outcomes[without], whole)} points")
+    line = "; ".join(described)
+    return _result("Overlap and normalisation", line, folder / "ideas.png", outcomes, data, config)
 
 
-def _where(images: Images, size: Size) -> str:
-    views = "" if size.augment else " without augmentation"
-    return f"width {size.width:g}, {len(images.train.labels):,} images of {images.name}{views}, {size.epochs} epochs"
-
-
-def _train_all(name: str, images: Images, size: Size, advance: Advance, **options: object) -> list[Outcome]:
+def _train_all(
+    name: str, network: NetworkConfig, data: SmallDataset, config: VariantConfig, note: Note
+) -> list[VariantOutcome]:
+    network = replace(network, classes=data.classes, width=config.width)
     outcomes = []
-    for seed in range(size.seeds):
-        advance(f"{name}: seed {seed}")
-        outcomes.append(_train_one(images, size, seed, options))
+    for seed in range(config.seeds):
+        note(f"{name}: seed {seed}")
+        outcomes.append(_train_one(network, data, config, seed))
     return outcomes
 
 
-def _train_one(images: Images, size: Size, seed: int, options: dict[str, object]) -> Outcome:
-    config = NetworkConfig("alexnet", images.classes, width=size.width, **{"dropout": 0.0, **options})  # type: ignore[arg-type]
+def _train_one(network_config: NetworkConfig, data: SmallDataset, config: VariantConfig, seed: int) -> VariantOutcome:
     torch.manual_seed(seed)
-    network = AlexNet(config)
+    network = AlexNet(network_config)
     initialize(network, "he")
     recipe = Recipe("claim", 32, 4e-4, optimizer="adamw", momentum=0.9, weight_decay=0.0, seed=seed)
-    center = center_crop(config.input_size)
-    cut = random_crop(config.input_size, seed) if size.augment else center
-    curve = tuple((epoch, error) for epoch, _, error in train(network, images, cut, recipe, size.epochs))
-    normalize = images.normalize()
-    errors = [1 - accuracy(*predict(network, normalize, split, center)).top1 for split in (images.train, images.test)]
-    return Outcome(errors[0], errors[1], curve)
+    center = center_crop(network_config.input_size)
+    crop = random_crop(network_config.input_size, seed) if config.augment else center
+    curve = tuple(train(network, data, crop, recipe, config.epochs))
+    normalize = data.normalize()
+    train_error, test_error = (
+        1 - topk_hits(*predict(network, normalize, split, center), 1) for split in (data.train, data.test)
+    )
+    return VariantOutcome(train_error, test_error, curve)
 
 
-def _of(outcomes: Sequence[Outcome], field: str) -> list[float]:
+def _of(outcomes: Sequence[VariantOutcome], field: str) -> list[float]:
     return [getattr(outcome, field) for outcome in outcomes]
 
 
-def _differences(without: Sequence[Outcome], with_it: Sequence[Outcome]) -> list[float]:
-    """By how much an idea lowers the test error, seed by seed."""
-    return [a.test_error - b.test_error for a, b in zip(without, with_it, strict=True)]
+def _gain(without: Sequence[VariantOutcome], with_it: Sequence[VariantOutcome]) -> str:
+    """By how many points an idea lowers the test error, compared seed by seed."""
+    return with_spread([100 * (a.test_error - b.test_error) for a, b in zip(without, with_it, strict=True)], 1)
 
 
-def _values(outcomes: dict[str, list[Outcome]], images: Images, size: Size) -> dict[str, object]:
-    errors = {
-        name: {field: _of(runs, field) for field in ("train_error", "test_error")} for name, runs in outcomes.items()
+def _result(
+    claim: str,
+    line: str,
+    picture: Path,
+    outcomes: dict[str, list[VariantOutcome]],
+    data: SmallDataset,
+    config: VariantConfig,
+) -> ClaimResult:
+    images = f"{len(data.train.labels):,} images of {data.name}"
+    _draw(outcomes, images, picture)
+    views = "" if config.augment else " without augmentation"
+    values = {
+        "data": data.name,
+        "training_images": len(data.train.labels),
+        "test_images": len(data.test.labels),
+        "epochs": config.epochs,
+        "width": config.width,
+        "augment": config.augment,
+        "errors": {
+            name: {field: _of(runs, field) for field in ("train_error", "test_error")}
+            for name, runs in outcomes.items()
+        },
     }
-    return {
-        "data": images.name,
-        "training_images": len(images.train.labels),
-        "test_images": len(images.test.labels),
-        "epochs": size.epochs,
-        "width": size.width,
-        "augment": size.augment,
-        "errors": errors,
-    }
+    line = f"width {config.width:g}, {images}{views}, {config.epochs} epochs: {line}"
+    return ClaimResult(claim, line, picture.name, values)
 
 
-def _draw(outcomes: dict[str, list[Outcome]], title: str, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), dpi=110, layout="constrained")
-    figure.suptitle(title)
+def _draw(outcomes: dict[str, list[VariantOutcome]], title: str, path: Path) -> None:
+    figure = new_figure(9, 3.8, title)
     curves, ends = figure.subplots(1, 2)
     for place, (name, runs) in enumerate(outcomes.items()):
         colour = f"C{place}"
@@ -156,5 +155,4 @@ def _draw(outcomes: dict[str, list[Outcome]], title: str, path: Path) -> None:
     for axes in (curves, ends):
         axes.grid(alpha=0.3)
         from_zero(axes)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)

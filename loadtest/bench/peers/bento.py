@@ -1,7 +1,8 @@
-"""BentoML: a batching service of one worker a core, behind one that takes the raw bodies.
+"""BentoML: a batching service with one worker a core, behind a service that takes the raw bodies.
 
-Adaptive batching as docs.bentoml.com/en/latest/get-started/adaptive-batching.html has it, its example of a wrapper for
-single requests included; `max_latency_ms` high, because what would take longer is refused.
+Adaptive batching with a wrapper for single requests follows
+docs.bentoml.com/en/latest/get-started/adaptive-batching.html. `max_latency_ms` is high, because BentoML refuses
+requests that would take longer.
 """
 
 import bentoml

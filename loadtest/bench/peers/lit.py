@@ -1,5 +1,7 @@
-"""LitServe: a worker a core and batches of 16, as lightning.ai/docs/litserve/features/batching has them; raw bodies
-through FastAPI's own `Body`, so that nothing is wrapped in JSON."""
+"""LitServe: one worker a core and batches of 16, after lightning.ai/docs/litserve/features/batching.
+
+FastAPI's `Body` takes the raw bodies, so that no image is wrapped in JSON.
+"""
 
 import os
 from collections.abc import Sequence

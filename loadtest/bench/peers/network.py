@@ -1,4 +1,4 @@
-"""The decoder and the engine that this project serves, for the other servers: what is compared is the serving."""
+"""This project's decoder and engine for the other servers, so that only the serving differs."""
 
 import os
 from collections.abc import Sequence
@@ -7,22 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving.engine import Engine, EngineConfig
 
-BATCH = int(os.environ.get("BENCH_BATCH", "16"))
-WORKERS = os.cpu_count() or 1
+BATCH = int(os.environ["BENCH_BATCH"])
+WORKERS = usable_cores()
 
 
 class Network:
-    """Files to answers, as one batch; a thread of its own, because each core has a worker."""
+    """Classifies files as one batch, with one thread, because each core has a worker."""
 
     def __init__(self) -> None:
         self._engine = Engine(Path(os.environ["BENCH_NETWORK"]), EngineConfig(threads=1, max_batch_size=BATCH))
         self._engine.warm_up()
 
     def classify(self, files: Sequence[bytes]) -> list[dict[str, Any]]:
-        """Class and probability of each JPEG."""
+        """The class and probability of each JPEG."""
         size = self._engine.input_size
         pixels = np.empty((len(files), size, size, 3), np.uint8)
         for row, file in zip(pixels, files, strict=True):

@@ -1,4 +1,4 @@
-"""What is written in an afternoon: FastAPI, ONNX Runtime in fp32, Pillow; a worker a core, an image at a time."""
+"""A server as one writes it in an afternoon: FastAPI, ONNX Runtime in FP32, Pillow, one image at a time."""
 
 import io
 import os
@@ -10,9 +10,11 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image, ImageOps
 
+from alexnet_triton.common.provenance import usable_cores
+
 app = FastAPI()
 options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1  # the workers fill the cores
+options.intra_op_num_threads = 1  # there is one worker a core
 session = onnxruntime.InferenceSession(
     f"{os.environ['BENCH_NETWORK']}/model.onnx", options, providers=["CPUExecutionProvider"]
 )
@@ -36,11 +38,5 @@ async def classify(request: Request) -> dict:
 
 
 if __name__ == "__main__":
-    port = int(os.environ["PORT"])
-    uvicorn.run(
-        "alexnet_triton.loadtest.bench.peers.plain:app",
-        host="127.0.0.1",
-        port=port,
-        workers=os.cpu_count(),
-        log_level="error",
-    )
+    program, port = "alexnet_triton.loadtest.bench.peers.plain:app", int(os.environ["PORT"])
+    uvicorn.run(program, host="127.0.0.1", port=port, workers=usable_cores(), log_level="error")

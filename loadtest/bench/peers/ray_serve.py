@@ -1,7 +1,7 @@
-"""Ray Serve: a replica a core, each with its own batches.
+"""Ray Serve: one replica a core, each with its own batches.
 
-`serve.batch` and its settings as docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html has them, the switches
-of .../performance.html in the environment (`alexnet_triton.loadtest.bench.peers.programs`).
+`serve.batch` follows docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html. The switches of
+.../performance.html are in the environment, see SETTINGS in `alexnet_triton.loadtest.bench.servers`.
 """
 
 import os

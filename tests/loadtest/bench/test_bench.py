@@ -1,9 +1,11 @@
-"""The benchmark as a person runs it, briefly, on a tiny network: what it counts, and what it says when it cannot."""
+"""The benchmark as a person runs it, briefly, on a tiny network: what it counts, and how it fails."""
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,71 +13,123 @@ from PIL import Image
 
 from alexnet_triton.loadtest.bench import photographs
 from alexnet_triton.loadtest.bench.config import ROOT, BenchError
-from alexnet_triton.loadtest.bench.report import summarise
+from alexnet_triton.loadtest.bench.report import add_to_report, summarise
+from alexnet_triton.loadtest.bench.tune import TunedSetting, alternatives
+from alexnet_triton.loadtest.variants import edit_in_place
 from tests.serving.tiny import build_repository, jpeg
 
+BRIEF = {
+    "seconds": 1,
+    "warm-up-s": 1,
+    "repeats": 1,
+    "connections": 4,
+    "overload-s": 1,
+    "kills": 1,
+    "client-images": 100,
+}
+TARGETS = ["--target", "bound, no server", "--target", "this server, HTTP"]
+STAGES = ("served", "client", "overload", "faults")
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    for seed in range(photographs.COUNT):
-        (folder / f"{seed}.jpg").write_bytes(jpeg(seed))
-    return folder
 
-
-def _bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "alexnet_triton", "bench", *map(str, arguments)]
+def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "alexnet_triton", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 
-def test_stages_are_measured_and_added_to_one_file(photographs: Path, tmp_path: Path) -> None:
-    repository, folder = build_repository(tmp_path / "built"), tmp_path / "bench"
-    common = ("--repository", repository, "--images", photographs, "--folder", folder, "--json", folder / "bench.json")
-    brief = (
-        "--seconds",
-        "1",
-        "--warm-up-s",
-        "1",
-        "--repeats",
-        "1",
-        "--connections",
-        "4",
-        "--overload-s",
-        "2",
-        "--kills",
-        "0",
-        "--client-images",
-        "200",
-    )
-    targets = ("--target", "bound, no server", "--target", "this server, HTTP")
-    for stages in (("served", "client"), ("overload", "faults")):
-        done = _bench(*stages, *common, *brief, *targets)
-        assert done.returncode == 0, done.stderr
-    stages = json.loads((folder / "bench.json").read_text())["stages"]
-    assert stages.keys() == {"served", "client", "overload", "faults"}
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of every stage that is looked at below."""
+    images, folder = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("bench")
+    for seed in range(photographs.COUNT):
+        (images / f"{seed}.jpg").write_bytes(jpeg(seed))
+    repository = build_repository(tmp_path_factory.mktemp("built") / "model_repository")
+    paths = ("--repository", repository, "--images", images, "--folder", folder, "--json", folder / "bench.json")
+    brief = [word for name, value in BRIEF.items() for word in (f"--{name}", str(value))]
+    done = bench("bench", *STAGES, *paths, *brief, *TARGETS)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def stages(measured: Path) -> dict[str, Any]:
+    return json.loads((measured / "bench.json").read_text())["stages"]
+
+
+def test_every_stage_says_where_and_how_it_was_measured(stages: dict[str, Any]) -> None:
+    assert tuple(stages) == STAGES
+    for stage in stages.values():
+        assert " cores" in stage["hardware"]
+        assert stage["command"].startswith("alexnet-triton bench served ")
+        assert stage["versions"]["numpy"] == np.__version__
+        assert stage["images"].startswith("100 photographs of photographs")
+
+
+def test_served_measures_every_target(stages: dict[str, Any], measured: Path) -> None:
     rates = {(row["target"], row["connections"]): row for row in stages["served"]["summary"]}
     assert rates.keys() == {("bound, no server", 0), ("this server, HTTP", 4), ("this server, gRPC", 4)}
     assert all(row["images_per_s"] > 0 and not row.get("failed") for row in rates.values())
-    with Image.open(folder / "served.png") as picture:
+    with Image.open(measured / "served.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_client_is_measured_beside_the_generator(stages: dict[str, Any]) -> None:
     client = {row["target"]: row for row in stages["client"]["summary"]}
     assert {row["connections"] for name, row in client.items() if "classify.py" in name} == {32}
     assert all(row["images_per_s"] > 0 for row in client.values())
+
+
+def test_overload_is_answered_or_refused(stages: dict[str, Any]) -> None:
     overload = stages["overload"]
     assert overload["answered_per_s"] > 0
-    assert overload["other"] == 0
+    assert overload["other"] == {}
+
+
+def test_a_killed_stub_comes_back_and_nothing_is_left(stages: dict[str, Any]) -> None:
     faults = stages["faults"]
+    (recovery,) = faults["recovery_s"]
+    assert recovery == f"alexnet {faults['worst_recovery_s']:.2f}"
+    assert faults["worst_recovery_s"] > 0
+    assert faults["answered"] > 0
     assert (faults["wrong"], faults["left_in_shared_memory"], faults["left_processes"]) == (0, [], 0)
     assert "cut" not in faults["in_flight_at_sigterm_and_not_answered"]
 
 
-def test_what_is_missing_is_one_line(tmp_path: Path) -> None:
-    done = _bench("served", "--repository", tmp_path / "nowhere", "--folder", tmp_path)
-    assert (done.returncode, done.stderr) == (1, f"bench: no repository in {tmp_path}/nowhere: run `make export`\n")
+def test_a_stage_replaces_only_its_own_result(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    for stage, value in (("served", 1), ("client", 2), ("served", 3)):
+        add_to_report(path, stage, {"value": value})
+    stages = json.loads(path.read_text())["stages"]
+    assert {name: stage["value"] for name, stage in stages.items()} == {"served": 3, "client": 2}
+
+
+@pytest.mark.parametrize("command", [("bench", "served"), ("bench", "gateway-slow"), ("tune",), ("faults",)])
+def test_a_missing_repository_is_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
+    done = bench(*command, "--repository", tmp_path / "nowhere", "--folder", tmp_path)
+    line = f"alexnet-triton {command[0]}: no repository in {tmp_path}/nowhere: run `make export`\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
+@pytest.mark.parametrize("words", [("nothing",), ("served", "--seconds", "0"), ("faults", "--kills", "0")])
+def test_usage_is_one_line(words: tuple[str, ...]) -> None:
+    done = bench("bench", *words)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="0 JPEGs in"):
         photographs.prepare(tmp_path / "images", tmp_path, tmp_path)
 
 
-def test_the_median_of_the_rounds_is_told_with_its_spread() -> None:
+def test_a_summary_has_the_median_of_the_rounds_and_their_spread() -> None:
     rows = [{"target": "x", "connections": 4, "round": n, "images_per_s": rate} for n, rate in enumerate([30, 10, 20])]
     assert summarise(rows) == [{"target": "x", "connections": 4, "images_per_s": 20, "lowest": 10, "highest": 30}]
+
+
+def test_a_tuned_setting_is_written_and_read_again(tmp_path: Path) -> None:
+    repository = build_repository(tmp_path / "model_repository")
+    first = TunedSetting.read(repository)
+    for change in alternatives(first):
+        changed = replace(first, **change)
+        assert changed != first
+        edit_in_place(repository, changed.write_to)
+        assert TunedSetting.read(repository) == changed

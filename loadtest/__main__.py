@@ -1,8 +1,0 @@
-"""python -m loadtest."""
-
-import sys
-
-from alexnet_triton.loadtest.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())

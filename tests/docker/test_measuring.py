@@ -1,0 +1,41 @@
+"""The gateway as `alexnet-triton bench gateway-cost` and `gateway-slow` run it; what they measure is not looked at."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from alexnet_triton.loadtest.bench import photographs
+from alexnet_triton.loadtest.bench.config import BenchConfig
+from alexnet_triton.loadtest.bench.gateway import SlowCallers, compare_cost, running_gateway
+from alexnet_triton.serving import Server
+from tests.serving.tiny import jpeg
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> BenchConfig:
+    """One round of a second, with the tests' images."""
+    images, folder = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("bench")
+    for seed in range(photographs.COUNT):
+        (images / f"{seed}.jpg").write_bytes(jpeg(seed))
+    config = BenchConfig(repository=Path("not read"), folder=folder, seconds=1, warm_up_s=1, repeats=1)
+    photographs.prepare(config.bodies, images, config.pictures)
+    return config
+
+
+def test_both_sides_answer_every_request(tritons: list[Server], config: BenchConfig) -> None:
+    http, grpc = tritons[0].http_address, tritons[0].grpc_address
+    steps: list[str] = []
+    with running_gateway(http, grpc, config.folder) as gateway:
+        result = compare_cost(http, gateway, config, steps.append)
+    rows = {row["target"]: row for row in result["rows"]}
+    assert rows.keys() == {"directly", "through the gateway"}
+    assert all(row["images_per_s"] > 0 and row["refused"] == row["failed"] == 0 for row in rows.values())
+    assert steps == ["directly, round 1 of 1", "through the gateway, round 1 of 1"]
+
+
+def test_slow_callers_stay_connected(tritons: list[Server], config: BenchConfig) -> None:
+    with running_gateway(tritons[0].http_address, tritons[0].grpc_address, config.folder) as gateway:
+        slow = SlowCallers(gateway, 10)
+        assert asyncio.run(slow.accompany(lambda: slow.open)) == 10
+    assert (slow.open, slow.opened) == (0, 10)
