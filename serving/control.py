@@ -77,6 +77,15 @@ class Control:
         answer = json.loads(self._ask("POST", infer_path(model, version), header + data, headers, timeout_s))
         return answer["model_version"], answer["outputs"][0]["data"]
 
+    def executions(self, timeout_s: float = 1.0) -> int:
+        """Batches that all models have run since the server's start: it grows while the server makes progress.
+
+        Raises:
+            ControlError: no answer.
+        """
+        models = json.loads(self._ask("GET", "/v2/models/stats", timeout_s=timeout_s))["model_stats"]
+        return sum(int(model.get("execution_count", 0)) for model in models)
+
     def load(self, model: str, timeout_s: float = 60.0) -> None:
         """Load a model, or load it again where its files have changed: callers see either the old one or the new.
 

@@ -43,6 +43,7 @@ class Watcher:
         self.stopped = False
         self._event = event
         self._failures = 0
+        self._executed = -1  # batches, when the server was last found silent; -1 is unknown
         self._backoff_s = 0.0
         self._last_restart = time.monotonic()
 
@@ -87,11 +88,15 @@ class Watcher:
                 os.close(descriptor)
 
     def _ask(self) -> None:
-        """Ask for the reference image. A refusal is a sign of life: only silence and wrong answers count."""
+        """Ask for the reference image. Refusals and executions are progress; silence without them is a failure."""
         try:
             self.server.check(self.config.answer_timeout_s)
         except ControlError as error:
-            if error.status != 503:
+            if error.status == 503:
+                return
+            if self._progressed():  # the question waits behind other callers'
+                self._failures = 0
+            else:
                 self._fail(str(error))
             return
         except ServingError as error:
@@ -99,6 +104,15 @@ class Watcher:
             return
         self._failures = 0
         self._succeed()
+
+    def _progressed(self) -> bool:
+        """Whether the server has run batches since this was last asked."""
+        before = self._executed
+        try:
+            self._executed = self.server.control.executions()
+        except ControlError:
+            self._executed = -1
+        return self._executed > before
 
     def _fail(self, reason: str) -> None:
         self._failures += 1
@@ -139,7 +153,7 @@ class Watcher:
                 break
             except ServingError as error:
                 self._event("start failed", reason=str(error), next_try_s=self._backoff_s)
-        self._failures, self._last_restart = 0, time.monotonic()
+        self._failures, self._executed, self._last_restart = 0, -1, time.monotonic()
         self._count("restarts", reason=reason, seconds=round(time.monotonic() - started, 2))
         self._succeed()
 

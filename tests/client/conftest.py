@@ -76,7 +76,7 @@ def own(mortal_triton: Triton) -> Iterator[Triton]:
     if not mortal_triton.alive():
         mortal_triton.start()
     yield mortal_triton
-    if mortal_triton.alive():
+    if mortal_triton.process is not None and mortal_triton.process.poll() is None:
         mortal_triton.thaw()
 
 

@@ -72,6 +72,8 @@ class Triton:
         return {"grpc": f"grpc://127.0.0.1:{self.grpc_port}", "http": f"http://127.0.0.1:{self.http_port}"}
 
     def start(self) -> None:
+        if self.process is not None and self.process.poll() is None:  # it lost a stub while it was frozen
+            self.kill()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command(), env=self._environment(), stdout=log, stderr=log, start_new_session=True

@@ -20,10 +20,14 @@ from tests.serving.tiny import answer, jpeg, network, running_server
 
 
 @contextmanager
-def _watched(repository: Path) -> Iterator[tuple[Watcher, list[tuple[str, dict[str, Any]]]]]:
+def _watched(
+    repository: Path, config: WatchConfig | None = None
+) -> Iterator[tuple[Watcher, list[tuple[str, dict[str, Any]]]]]:
     events: list[tuple[str, dict[str, Any]]] = []
     with running_server(repository) as server:
-        watcher = Watcher(server, lambda name, **details: events.append((name, details)), WatchConfig(interval_s=0.2))
+        watcher = Watcher(
+            server, lambda name, **details: events.append((name, details)), config or WatchConfig(interval_s=0.2)
+        )
         thread = threading.Thread(target=watcher.run)
         thread.start()
         try:
@@ -59,6 +63,20 @@ def test_a_killed_server_is_started_again_where_it_was(watched: tuple[Watcher, l
     assert watcher.server.http_address == address
     assert watcher.server.pid != pid
     _answers_rightly(watcher.server)
+
+
+def test_a_server_at_work_is_not_restarted_however_long_the_watcher_waits(tiny_repository: Path) -> None:
+    """The watcher's own question is never answered in time here: what others are answered keeps the server running."""
+    impatient = WatchConfig(interval_s=0.5, answer_timeout_s=1e-5)
+    with _watched(tiny_repository, impatient) as (watcher, events):
+        control, pid = watcher.server.control, watcher.server.pid
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            control.classify(jpeg(1), timeout_s=30)
+        assert (watcher.counts["restarts"], watcher.server.pid) == (0, pid)
+        os.kill(pid, signal.SIGSTOP)  # silence without work
+        _wait_for(lambda: watcher.counts["restarts"] > 0)
+    assert "no right answer" in {name for name, _ in events}
 
 
 def test_a_dead_server_is_not_asked_while_it_is_swept_up(watched: tuple[Watcher, list]) -> None:
