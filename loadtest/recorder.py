@@ -85,7 +85,8 @@ class Recorder:
     """Counts requests that were intended for the measured time, in [`start_s`, `end_s`) of `perf_counter`.
 
     The latency of an answer, right or wrong, counts from the intended moment. A request that was given up counts with
-    the time that it had waited. Refusals have a histogram of their own, because they would flatter the others.
+    the time that it had waited. Refusals have a histogram of their own: they are
+    faster than answers, and would make the latencies look better.
     """
 
     def __init__(self, start_s: float = 0.0, end_s: float = 0.0) -> None:
@@ -98,7 +99,7 @@ class Recorder:
         self._windows: dict[int, _OpenWindow] = {}
 
     def begin(self, start_s: float, end_s: float) -> None:
-        """Set the measured time."""
+        """Count from `start_s` to `end_s`; what comes before is warm-up."""
         self.start_s, self.end_s = start_s, end_s
         self.width_s = max(1.0, (end_s - start_s) / MOST_WINDOWS)
 

@@ -155,7 +155,7 @@ def ask_reference_image(
 def ask_loaded_version(
     control: Control, repository: Repository, model: str, version: str, size: int, timeout_s: float = 5.0
 ) -> None:
-    """The same of a version that is loaded but not served yet: its network gets the image's pixels, size x size.
+    """Have a version that is loaded, but not served yet, classify the pixels of its reference image, size x size.
 
     Raises:
         as `ask_reference_image`.
