@@ -85,8 +85,8 @@ class Recorder:
     """Counts requests that were intended for the measured time, in [`start_s`, `end_s`) of `perf_counter`.
 
     The latency of an answer, right or wrong, counts from the intended moment. A request that was given up counts with
-    the time that it had waited. Refusals have a histogram of their own: they are
-    faster than answers, and would make the latencies look better.
+    the time that it had waited. Refusals have a histogram of their own: they come
+    sooner than answers, and would make the latencies look better.
     """
 
     def __init__(self, start_s: float = 0.0, end_s: float = 0.0) -> None:
