@@ -16,6 +16,7 @@ import pytest
 
 from alexnet_triton.serving import Server
 from tests.loadtest.stubs import ROOT, Running, stub
+from tests.waiting import wait_for
 
 
 def free_port() -> int:
@@ -112,11 +113,11 @@ def test_the_web_page_starts_a_load(quick_stub: Running, pictures: Path) -> None
     page = f"http://127.0.0.1:{port}"
     where = ("-H", quick_stub.url, "--images", pictures, "--web-host", "127.0.0.1", "--web-port", port)
     with _start(*where, "HttpFiles") as running:
-        _wait_for(lambda: b"Locust" in _get(page))
+        wait_for(lambda: b"Locust" in _get(page))
         with urllib.request.urlopen(
             f"{page}/swarm", urllib.parse.urlencode({"user_count": 2, "spawn_rate": 2}).encode()
         ):
-            _wait_for(lambda: json.loads(_get(f"{page}/stats/requests"))["total_rps"] > 0)
+            wait_for(lambda: json.loads(_get(f"{page}/stats/requests"))["total_rps"] > 0)
         running.send_signal(signal.SIGINT)
         out, _ = running.communicate(timeout=30)
     assert running.returncode == 0, out
@@ -125,18 +126,6 @@ def test_the_web_page_starts_a_load(quick_stub: Running, pictures: Path) -> None
 def _get(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=5) as response:
         return response.read()
-
-
-def _wait_for(condition: Any, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

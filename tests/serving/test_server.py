@@ -23,6 +23,7 @@ from alexnet_triton.serving.errors import BackendAbortError
 from alexnet_triton.serving.runs import SHARED_MEMORY
 from alexnet_triton.serving.server import START_ATTEMPTS
 from tests.serving.tiny import answer, jpeg, network
+from tests.waiting import wait_for
 
 
 def test_answers_as_onnxruntime_does(tiny_server: Server) -> None:
@@ -66,7 +67,7 @@ def _settled_executions(server: Server) -> dict[str, tuple[int, int]]:
         readings.append(_executions(server))
         return readings[-1] == readings[-2]
 
-    _wait_for(unchanged)
+    wait_for(unchanged)
     return readings[-1]
 
 
@@ -165,8 +166,8 @@ def test_goes_when_its_program_is_killed(tiny_repository: Path) -> None:
         *pids, run = child.stdout.readline().split()
     child.kill()
     child.wait()
-    _wait_for(lambda: not any(_alive(int(pid)) for pid in pids))
-    _wait_for(lambda: not list(SHARED_MEMORY.glob(f"*{run}*")))
+    wait_for(lambda: not any(_alive(int(pid)) for pid in pids))
+    wait_for(lambda: not list(SHARED_MEMORY.glob(f"*{run}*")))
 
 
 def test_a_taken_port_is_named(tiny_server: Server, tiny_repository: Path) -> None:
@@ -198,13 +199,6 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
 
 
 def test_a_start_that_the_backend_aborted_is_tried_again(tiny_repository: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher
 from tests.serving.tiny import answer, jpeg, network, running_server
+from tests.waiting import wait_for
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def test_a_killed_stub_is_healed(watched: tuple[Watcher, list], model: str) -> N
     heals = watcher.counts["heals"]
     stub = next(pid for pid, name in _stubs(watcher.server).items() if name == model)
     os.kill(stub, signal.SIGKILL)
-    _wait_for(lambda: watcher.counts["heals"] > heals)
+    wait_for(lambda: watcher.counts["heals"] > heals)
     assert events[-1][0] == "heal"
     assert events[-1][1]["models"] == [model]
     _answers_rightly(watcher.server)
@@ -59,7 +60,7 @@ def test_a_killed_server_is_started_again_where_it_was(watched: tuple[Watcher, l
     watcher, _ = watched
     address, pid, restarts = watcher.server.http_address, watcher.server.pid, watcher.counts["restarts"]
     os.kill(pid, signal.SIGKILL)
-    _wait_for(lambda: watcher.counts["restarts"] > restarts)
+    wait_for(lambda: watcher.counts["restarts"] > restarts)
     assert watcher.server.http_address == address
     assert watcher.server.pid != pid
     _answers_rightly(watcher.server)
@@ -75,7 +76,7 @@ def test_a_server_at_work_is_not_restarted_however_long_the_watcher_waits(tiny_r
             control.classify(jpeg(1), timeout_s=30)
         assert (watcher.counts["restarts"], watcher.server.pid) == (0, pid)
         os.kill(pid, signal.SIGSTOP)  # silence without work
-        _wait_for(lambda: watcher.counts["restarts"] > 0)
+        wait_for(lambda: watcher.counts["restarts"] > 0)
     assert "no right answer" in {name for name, _ in events}
 
 
@@ -89,7 +90,7 @@ def test_a_dead_server_is_not_asked_while_it_is_swept_up(watched: tuple[Watcher,
     os.kill(pid, signal.SIGKILL)
     time.sleep(1.5)
     supervisor.resume()
-    _wait_for(lambda: watcher.counts["restarts"] > restarts)
+    wait_for(lambda: watcher.counts["restarts"] > restarts)
     assert [name for name, _ in events[before:]].count("no right answer") <= 1
     _answers_rightly(watcher.server)
 
@@ -116,10 +117,3 @@ def _answers_rightly(server: Server) -> None:
     _, probabilities = server.control.classify(jpeg(seed=5))
     np.testing.assert_allclose(probabilities, answer(network(), jpeg(seed=5)), atol=1e-4)
     assert not server.missing_stubs()
-
-
-def _wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
