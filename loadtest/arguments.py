@@ -8,9 +8,11 @@ from pathlib import Path
 from alexnet_triton.client.arguments import add_server_options, build_config
 from alexnet_triton.client.config import Config, parse_address
 from alexnet_triton.common.command import Parser
+from alexnet_triton.loadtest.cases import Case, Target, prepare
 from alexnet_triton.loadtest.engine import Users
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.loadtest.measure import Setup
+from alexnet_triton.loadtest.summary import tracked
 from alexnet_triton.loadtest.workload import Plan, Workload, check_times
 
 PROGRAM = "alexnet-triton loadtest"
@@ -26,69 +28,40 @@ def add_target(parser: Parser, server: bool = True) -> None:
     if server:
         add_server_options(parser)
         parser.add_argument("--metrics", metavar="URL", help="Triton's metrics (default: where the server has them)")
-        parser.add_argument(
-            "--repository", type=Path, metavar="FOLDER", help="built, to start a fresh server on, in place of --url"
-        )
-    group = parser.add_argument_group("requests")
-    group.add_argument("--images", type=Path, default=Path("artifacts/pictures"), metavar="FOLDER")
-    group.add_argument(
-        "--limit", type=int, default=200, metavar="N", help="images held in memory (default: %(default)s)"
-    )
-    group.add_argument(
-        "--answers",
-        type=Path,
-        metavar="FILE",
-        help="right answers, as alexnet-classify --format json prints them (default: the server is asked for each "
-        "image alone, before the load)",
-    )
-    group.add_argument("--send", choices=("auto", "encoded", "pixels"), default="auto", help="as the client's --send")
-    group.add_argument("--batch", type=int, default=1, metavar="N", help="images a request (default: %(default)s)")
-    group.add_argument(
-        "--priorities",
-        default="0",
-        metavar="LEVEL:WEIGHT,...",
-        help="Triton's, mixed: 1:0.2,2:0.8 (default: the model's)",
-    )
-    group.add_argument(
-        "--connections", type=int, default=1024, metavar="N", help="HTTP, at most (default: %(default)s)"
-    )
-    group.add_argument("--give-up", type=seconds, default=10.0, metavar="TIME", help="on a request, after 10s")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of images, priorities and arrivals")
+        parser.add_argument("--repository", type=Path, metavar="FOLDER", help="start a fresh server on it, not --url")
+    add = parser.add_argument_group("requests").add_argument
+    add("--images", type=Path, default=Path("artifacts/pictures"), metavar="FOLDER")
+    add("--limit", type=int, default=200, metavar="N", help="images held in memory (default: %(default)s)")
+    add("--answers", type=Path, metavar="FILE", help="of alexnet-classify --format json (default: ask before the load)")
+    add("--send", choices=("auto", "encoded", "pixels"), default="auto", help="as the client's --send")
+    add("--batch", type=int, default=1, metavar="N", help="images a request (default: %(default)s)")
+    add("--priorities", default="0", metavar="LEVEL:WEIGHT,...", help="1:0.2,2:0.8 mixes two (default: the model's)")
+    add("--connections", type=int, default=1024, metavar="N", help="HTTP, at most (default: %(default)s)")
+    add("--give-up", type=seconds, default=10.0, metavar="TIME", help="on a request, after 10s")
+    add("--seed", type=int, default=0, metavar="N", help="of images, priorities and arrivals")
 
 
 def add_times(parser: Parser, duration: str, warmup: str = "2s") -> None:
     """How long a load lasts."""
-    group = parser.add_argument_group("time")
-    group.add_argument(
-        "--duration",
-        type=seconds,
-        default=seconds(duration),
-        metavar="TIME",
-        help=f"measured: 30s, 5m, 1h (default: {duration})",
-    )
-    group.add_argument(
-        "--warmup",
-        type=seconds,
-        default=seconds(warmup),
-        metavar="TIME",
-        help=f"before it, left out (default: {warmup})",
-    )
+    add = parser.add_argument_group("time").add_argument
+    add("--duration", type=seconds, default=duration, metavar="TIME", help="30s, 5m, 1h (default: %(default)s)")
+    add("--warmup", type=seconds, default=warmup, metavar="TIME", help="before it, left out (default: %(default)s)")
 
 
 def add_output(parser: Parser) -> None:
     """Where results go."""
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="of result and report (default: artifacts/loadtest/TIME)"
-    )
-    group.add_argument("--json", type=Path, metavar="FILE", help="the result once more, there")
-    group.add_argument("--title", default="", help="of the report")
-    group.add_argument("--no-report", action="store_true", help="no page and pictures")
+    add = parser.add_argument_group("output").add_argument
+    folder = Path("artifacts/loadtest") / time.strftime("%Y%m%d-%H%M%S")
+    add("--output", type=Path, default=folder, metavar="FOLDER", help="of result and report (default: %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="the result once more, there")
+    add("--title", default="", help="of the report")
+    add("--no-report", action="store_true", help="no page and pictures")
 
 
-def output_folder(arguments: argparse.Namespace) -> Path:
-    """Where the result is saved."""
-    return arguments.output or Path("artifacts/loadtest") / time.strftime("%Y%m%d-%H%M%S")
+async def prepare_target(arguments: argparse.Namespace, url: str | None) -> tuple[Target, list[Case]]:
+    """The model and the images of the command line, as `cases.prepare`; `url` is a fresh server's address."""
+    config = client_config(arguments, url)
+    return await prepare(config, arguments.images, arguments.limit, arguments.seed, arguments.answers, tracked)
 
 
 def client_config(arguments: argparse.Namespace, url: str | None = None) -> Config:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alexnet_triton.client.classifier import AsyncClassifier
 from alexnet_triton.client.config import Address, Config, parse_address
-from alexnet_triton.client.errors import BadImage, ClassifierError
+from alexnet_triton.client.errors import BadImage
 from alexnet_triton.client.images import payload
 from alexnet_triton.client.inference import Inference
 from alexnet_triton.client.protocol import Classification, Label, Signature
@@ -89,8 +89,12 @@ def load_images(paths: Sequence[Path], signature: Signature) -> list[bytes]:
     return loaded
 
 
+def _silent(items: Iterable[int], total: int, what: str) -> Iterable[int]:
+    return items
+
+
 async def prepare(
-    config: Config, folder: Path, limit: int, seed: int, answers: Path | None, progress: Progress
+    config: Config, folder: Path, limit: int, seed: int, answers: Path | None = None, progress: Progress = _silent
 ) -> tuple[Target, list[Case]]:
     """Reach the model, load the images, and learn the right answers: from a file, else by asking for each image alone.
 
@@ -99,51 +103,41 @@ async def prepare(
         ServerError: the server cannot be asked, or the model is none for images.
     """
     paths = find_images(folder, limit, seed)
-    target, images = await reach(config, paths)
-    if answers:
-        right = read_answers(answers, paths)
-    else:
-        async with AsyncClassifier.from_config(config) as classifier:
-            inference = await classifier.session.inference()
+    async with AsyncClassifier.from_config(config) as classifier:
+        inference = await classifier.session.inference()
+        signature = inference.signature
+        images = load_images(paths, signature)
+        first = await _classify(inference, paths[0], images[0])
+        target = Target(config, signature, config.model_name, first.version, await _steps(classifier, config))
+        if answers:
+            right = read_answers(answers, paths)
+        else:
             numbers = progress(range(len(paths)), len(paths), "answers")
-            right = [await _ask(inference, paths[i], images[i]) for i in numbers]
-    encoded = target.signature.kind == "encoded"
-    tensors = [bytes_tensor([image]) if encoded else image for image in images]
+            right = [right_classes((await _classify(inference, paths[i], images[i])).top) for i in numbers]
+    tensors = [input_tensor(image, signature) for image in images]
     names = [str(path.relative_to(folder)) for path in paths]
     return target, list(map(Case, names, tensors, right))
 
 
-async def reach(config: Config, paths: Sequence[Path]) -> tuple[Target, list[bytes]]:
-    """The model, which has classified the first image, and all images as it takes them.
+def input_tensor(image: bytes, signature: Signature) -> bytes:
+    """An image that was loaded for the model, as a request's input tensor."""
+    return bytes_tensor([image]) if signature.kind == "encoded" else image
 
-    Raises:
-        SettingError: the images.
-        ServerError: the server cannot be asked, or the model is none for images.
-    """
-    async with AsyncClassifier.from_config(config) as classifier:
-        inference = await classifier.session.inference()
-        images = load_images(paths, inference.signature)
-        (first,) = await inference.run(images[:1], top=1)
-        if not isinstance(first, Classification):
-            raise TargetError(f"{paths[0]} is refused: {first}")
-        steps = await _steps(classifier, config)
-    return Target(config, inference.signature, config.model_name, first.version, steps), images
+
+async def _classify(inference: Inference, path: Path, image: bytes) -> Classification:
+    (answer,) = await inference.run([image], top=min(2, inference.signature.classes))
+    if not isinstance(answer, Classification):
+        raise TargetError(f"{path} is refused: {answer}")
+    return answer
 
 
 async def _steps(classifier: AsyncClassifier, config: Config) -> tuple[str, ...]:
-    deadline = Deadline(config.timeout_s)
     described = await classifier.session.dispatcher.send(
-        lambda server, left_s: server.transport.model_config(config.model_name, config.version, left_s), deadline
+        lambda server, left_s: server.transport.model_config(config.model_name, config.version, left_s),
+        Deadline(config.timeout_s),
     )
     steps = described.value.get("ensemble_scheduling", {}).get("step", ())
     return tuple(str(each["model_name"]) for each in steps)
-
-
-async def _ask(inference: Inference, path: Path, image: bytes) -> frozenset[int]:
-    (answer,) = await inference.run([image], top=min(2, inference.signature.classes))
-    if isinstance(answer, ClassifierError):
-        raise TargetError(f"{path} is refused: {answer}")
-    return right_classes(answer.top)
 
 
 def right_classes(top: Sequence[Label]) -> frozenset[int]:

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_triton.loadtest.observer import PARTS
+from alexnet_triton.loadtest.recorder import QUANTILES
 from alexnet_triton.loadtest.results import Json
 
 # Okabe and Ito, Color Universal Design, 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-QUANTILES = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("p99.9", "p999_ms"))
 SIZE_INCHES = (4.8, 3.3)
 TAIL = np.concatenate((np.linspace(0, 90, 46), 100 - 10 ** np.linspace(1, -3, 81)))
 
@@ -32,14 +32,14 @@ class Chart:
 def latency_over_time(runs: Sequence[Json]) -> Chart | None:
     """Quantiles of each window; of two runs the medians and p99 alone."""
     chart, axes = _figure("ms")
-    lines = QUANTILES if len(runs) == 1 else (QUANTILES[0], QUANTILES[2])
+    lines = QUANTILES if len(runs) == 1 else ("p50", "p99")
     for number, run in enumerate(runs):
         windows = run["measured"]["windows"]
-        for position, (name, key) in enumerate(lines):
+        for position, name in enumerate(lines):
             colour = COLOURS[position if len(runs) == 1 else number]
             label = name if len(runs) == 1 else f"{name}, {'old' if number == 0 else 'new'}"
             style = "-" if len(runs) == 1 or position else "--"
-            axes.plot(_at(windows), [each[key] for each in windows], style, color=colour, label=label)
+            axes.plot(_at(windows), [each[QUANTILES[name]] for each in windows], style, color=colour, label=label)
     _finish(axes, "seconds", log=True)
     return Chart("latency_over_time", "Latency over time", chart, "Latency quantiles of each second of the run")
 

@@ -10,28 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import track
 
 from alexnet_triton.client.arguments import add_server_options
-from alexnet_triton.common.provenance import describe_command
+from alexnet_triton.common.command import Parser
 from alexnet_triton.loadtest.arguments import (
-    Parser,
     add_output,
     add_target,
     add_times,
-    client_config,
     load_of,
-    output_folder,
     percent,
+    prepare_target,
     setup_of,
 )
-from alexnet_triton.loadtest.cases import Case, Target, prepare
+from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.errors import EndedError, SettingError, TargetError
-from alexnet_triton.loadtest.measure import Measured, measure
-from alexnet_triton.loadtest.objectives import LATENCIES
-from alexnet_triton.loadtest.results import Json, prepare_folder, wrap
-from alexnet_triton.loadtest.run import INTERRUPTED, MISSED, OK, UNDECIDED, describe_load, describe_target, save
-from alexnet_triton.loadtest.summary import error_console, out_console, tracked
+from alexnet_triton.loadtest.measure import Measured, Setup, measure
+from alexnet_triton.loadtest.recorder import LATENCIES
+from alexnet_triton.loadtest.report import finish
+from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, UNDECIDED, Json, describe_target, prepare_folder
+from alexnet_triton.loadtest.summary import tracked
 from alexnet_triton.serving import Server
 
 Decision = Literal["slower", "not slower", "undecided"]
@@ -84,13 +81,11 @@ def fewest_pairs(confidence: float) -> int:
 
 def _cut(pairs: int, confidence: float) -> int:
     """How many of the sorted averages may be left out at each end."""
-    if not 0.5 <= confidence < 1 or pairs < fewest_pairs(confidence):
-        needed = (
-            f": a confidence of {confidence:g} takes {fewest_pairs(confidence)} or more"
-            if 0.5 <= confidence < 1
-            else ""
-        )
-        raise SettingError(f"--pairs {pairs} --confidence {confidence:g}{needed or ': give 0.5 to 0.999'}")
+    if not 0.5 <= confidence < 1:
+        raise SettingError(f"--confidence {confidence:g}: give 0.5 to 0.999")
+    if pairs < (needed := fewest_pairs(confidence)):
+        needs = f"a confidence of {confidence:g} takes {needed} or more"
+        raise SettingError(f"--pairs {pairs} --confidence {confidence:g}: {needs}")
     counts, below, cut = _rank_sums(pairs), 0, -1
     while 2 * (below + counts[cut + 1]) <= (1 - confidence) * 2**pairs:
         cut += 1
@@ -117,13 +112,13 @@ def add_parser(commands: Any) -> None:
     parser: Parser = commands.add_parser("compare", help="is NEW slower than OLD? pairs of runs, in alternation")
     parser.add_argument("old", metavar="OLD", help="a server's address, or a built repository to start one on")
     parser.add_argument("new", metavar="NEW", help="as OLD")
-    group = parser.add_argument_group("comparison")
-    group.add_argument("--fail-if-slower", type=percent, metavar="5%%", help="exit with 1 when it is slower by more")
-    group.add_argument("--metric", choices=(*LATENCIES, "rate"), default="p50", help="that decides (default: p50)")
-    group.add_argument("--pairs", type=int, default=20, metavar="N", help="of runs (default: 20)")
-    group.add_argument("--confidence", type=float, default=0.99, metavar="P", help="of the interval (default: 0.99)")
-    group.add_argument("--rate", type=float, metavar="R", help="open loop: requests a second")
-    group.add_argument("--users", type=int, metavar="N", help="closed loop: requests in flight (default: 1)")
+    add = parser.add_argument_group("comparison").add_argument
+    add("--fail-if-slower", type=percent, metavar="5%%", help="exit with 1 when it is slower by more")
+    add("--metric", choices=(*LATENCIES, "rate"), default="p50", help="that decides (default: p50)")
+    add("--pairs", type=int, default=20, metavar="N", help="of runs (default: 20)")
+    add("--confidence", type=float, default=0.99, metavar="P", help="of the interval (default: 0.99)")
+    add("--rate", type=float, metavar="R", help="open loop: requests a second")
+    add("--users", type=int, metavar="N", help="closed loop: requests in flight (default: 1)")
     add_times(parser, "2s", "500ms")
     add_target(parser, server=False)
     add_server_options(parser)
@@ -137,36 +132,33 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.users = 1
     setup = setup_of(arguments, load_of(arguments))
     estimate([1.0] * max(1, min(arguments.pairs, 10_000)), arguments.confidence)  # refuses before anything is measured
-    folder = prepare_folder(output_folder(arguments))
+    prepare_folder(arguments.output)
     with ExitStack() as stack:
         urls = [_address(each, stack) for each in (arguments.old, arguments.new)]
-        targets, pairs = asyncio.run(_measure_pairs(arguments, urls))
+        targets, pairs = asyncio.run(_measure_pairs(arguments, setup, urls))
     if len(pairs) < fewest_pairs(arguments.confidence):
         raise EndedError(f"ended after {len(pairs)} pairs, which are too few to say anything")
-    values = [tuple(each.objectives[arguments.metric] for each in pair) for pair in pairs]
     if any(each.failed or not each.right for pair in pairs for each in pair):
         raise TargetError("requests failed, so that times say little: see why with `alexnet-triton loadtest run`")
-    inverse = arguments.metric == "rate"
-    ratios = [old / new if inverse else new / old for old, new in values]
+    values = [tuple(each.objectives[arguments.metric] for each in pair) for pair in pairs]
+    ratios = [old / new if arguments.metric == "rate" else new / old for old, new in values]
     found = estimate(ratios, arguments.confidence)
     decision = None if arguments.fail_if_slower is None else found.decide(arguments.fail_if_slower)
-    result = wrap(
+    finish(
         "compare",
-        describe_command(["alexnet-triton", "loadtest", *arguments.words]),
-        arguments.title or f"{arguments.old} and {arguments.new}",
+        arguments,
+        f"{arguments.old} and {arguments.new}",
+        _show,
         targets=[describe_target(each, arguments) for each in targets],
-        load=describe_load(setup),
+        load=setup.describe(),
         metric=arguments.metric,
         values=values,
         ratios=ratios,
         estimate=asdict(found),
         limit=arguments.fail_if_slower,
         decision=decision,
-        measured=[[each.to_json() for each in pair] for pair in pairs[:1]],
+        measured=[[asdict(each) for each in pair] for pair in pairs[:1]],
     )
-    save(result, folder, arguments)
-    _show(result, found, out_console())
-    error_console().print(f"{folder}")
     if len(pairs) < arguments.pairs:
         return INTERRUPTED
     return OK if decision is None else CODES[decision]
@@ -183,12 +175,10 @@ def _address(text: str, stack: ExitStack) -> str:
 
 
 async def _measure_pairs(
-    arguments: argparse.Namespace, urls: list[str]
+    arguments: argparse.Namespace, setup: Setup, urls: list[str]
 ) -> tuple[list[Target], list[tuple[Measured, Measured]]]:
-    sides = [await _prepare(arguments, url) for url in urls]
-    setup, pairs, console = setup_of(arguments, load_of(arguments)), [], error_console()
-    numbers = range(arguments.pairs)
-    for number in track(numbers, "pairs", console=console, transient=True, disable=not console.is_terminal):
+    sides, pairs = [await prepare_target(arguments, url) for url in urls], []
+    for number in tracked(range(arguments.pairs), arguments.pairs, "pairs"):
         order = (0, 1) if number % 2 == 0 else (1, 0)  # what drifts in one direction favours neither
         done = {side: await measure(*sides[side], setup, arguments.seed + number) for side in order}
         if any(each.interrupted for each in done.values()):
@@ -197,20 +187,14 @@ async def _measure_pairs(
     return [target for target, _ in sides], pairs
 
 
-async def _prepare(arguments: argparse.Namespace, url: str) -> tuple[Target, list[Case]]:
-    config = client_config(arguments, url)
-    return await prepare(config, arguments.images, arguments.limit, arguments.seed, arguments.answers, tracked)
-
-
-def _show(result: Json, found: Estimate, console: Console) -> None:
-    unit = "/s" if result["metric"] == "rate" else " ms"
+def _show(result: Json, console: Console) -> None:
+    unit, found = "/s" if result["metric"] == "rate" else " ms", Estimate(**result["estimate"])
     for old, new in result["values"]:
         console.print(f"  {old:10,.3f}{unit} {new:10,.3f}{unit}  {new / old - 1:+.2%}")
     console.print(
         f"{result['metric']}: new takes {found.ratio - 1:+.2%}, between {found.low - 1:+.2%} and {found.high - 1:+.2%} "
         f"with {found.confidence:.1%} confidence, of {found.pairs} pairs: "
-        f"{'a difference' if found.differs else 'no difference found'}",
-        highlight=False,
+        f"{'a difference' if found.differs else 'no difference found'}"
     )
     if result["decision"]:
         limit = f"slower by more than {result['limit']:.1%}"

@@ -5,26 +5,15 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.recorder import Recorder
-from alexnet_triton.loadtest.workload import (
-    TIMEOUT,
-    Answer,
-    Done,
-    Plan,
-    Request,
-    RequestFault,
-    RequestSampler,
-    find_fault,
-    intended_times,
-)
+from alexnet_triton.loadtest.workload import Answer, Done, Plan, Request, RequestSampler, find_fault, intended_times
 
 BURST = 64  # requests sent in a row before answers are looked at
-SWEEP_S = 0.1
+LOOK_S = 0.01
 LEAD_S = 0.05  # between making ready and the first request
 CLOCK_MONOTONIC = 1  # what time.perf_counter reads on Linux
 TFD_TIMER_ABSTIME = 1
@@ -83,7 +72,7 @@ class Users:
 
 
 class Sender(Protocol):
-    """Carries requests to the server and hands each answer back, once."""
+    """Carries requests to the server and hands each answer back once, a time-out in place of a late one."""
 
     delayed: int
 
@@ -98,77 +87,44 @@ class Sender(Protocol):
 
 
 def make_sender(target: Target, connections: int, timeout_s: float, done: Done) -> Sender:
-    """The sender for the target's protocol."""
+    """The sender for the target's protocol. A request is given up `timeout_s` after its intended moment."""
     if target.address.is_grpc:
         from alexnet_triton.loadtest.grpc_sender import GrpcSender
 
-        return GrpcSender(target, done, timeout_s)
+        return GrpcSender(target, timeout_s, done)
     from alexnet_triton.loadtest.http_sender import HttpSender
 
-    return HttpSender(target, connections, done)
+    return HttpSender(target, connections, timeout_s, done)
 
 
 class LoadEngine:
-    """Sends what the sampler draws, gives up after `timeout_s`, and tells the recorder."""
+    """Sends what the sampler draws, until it is `over`, and tells the recorder."""
 
-    def __init__(
-        self, sampler: RequestSampler, recorder: Recorder, timeout_s: float, connect: Callable[[Done], Sender]
-    ) -> None:
+    def __init__(self, sampler: RequestSampler, recorder: Recorder, connections: int, timeout_s: float) -> None:
         self.recorder = recorder
-        self._sampler, self._timeout_s = sampler, timeout_s
-        self.sender = connect(self._answered)
-        self._in_flight: dict[Request, None] = {}
-        self._over = asyncio.Event()
+        self.sender = make_sender(sampler.target, connections, timeout_s, self._answered)
+        self.over = asyncio.Event()
         self.after: Callable[[], None] = lambda: None  # called when a request is finished
-        self.stopped = False
-
-    @property
-    def in_flight(self) -> int:
-        """Requests without an answer."""
-        return len(self._in_flight)
+        self._sampler, self._in_flight = sampler, 0
 
     def send(self, intended_s: float) -> None:
         """Draw and send the next request."""
         request = self._sampler.next()
         request.intended_s, request.sent_s = intended_s, time.perf_counter()
-        self._in_flight[request] = None
+        self._in_flight += 1
         self.recorder.note_sent(request)
         self.sender.send(request)
 
-    def stop(self) -> None:
-        """Send no more; what is in flight is waited for."""
-        self.stopped = True
-        self._over.set()
-
     async def finish(self) -> None:
-        """Wait until all is sent, then until all is answered or given up."""
-        sweeping = asyncio.create_task(self._sweep())
-        try:
-            await self._over.wait()
-            self.stopped = True
-            while self._in_flight:
-                await asyncio.sleep(SWEEP_S / 10)
-        finally:
-            sweeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeping
+        """Wait until it is over, then until all is answered or given up."""
+        await self.over.wait()
+        while self._in_flight:
+            await asyncio.sleep(LOOK_S)
 
     def _answered(self, request: Request, answer: Answer) -> None:
-        if not request.finished:
-            self._conclude(request, find_fault(request.cases, answer))
-
-    def _conclude(self, request: Request, fault: RequestFault | None) -> None:
-        request.finished = True
-        del self._in_flight[request]
-        self.recorder.note_done(request, fault, time.perf_counter())
+        self._in_flight -= 1
+        self.recorder.note_done(request, find_fault(request.cases, answer), time.perf_counter())
         self.after()
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            given_up_s = time.perf_counter() - self._timeout_s
-            for request in [each for each in self._in_flight if each.intended_s < given_up_s]:
-                self._conclude(request, RequestFault(TIMEOUT, f"no answer within {self._timeout_s:g} s"))
 
 
 async def run_open(engine: LoadEngine, plan: Plan, seed: int, start_s: float) -> None:
@@ -181,8 +137,8 @@ async def run_open(engine: LoadEngine, plan: Plan, seed: int, start_s: float) ->
         nonlocal due
         now_s = time.perf_counter()
         for _ in range(BURST):
-            if due is None or engine.stopped:
-                return engine.stop()
+            if due is None or engine.over.is_set():
+                return engine.over.set()
             if due > now_s:
                 break
             engine.send(due)
@@ -203,10 +159,10 @@ async def run_closed(engine: LoadEngine, users: Users, start_s: float) -> None:
 
     def send() -> None:
         now_s = time.perf_counter()
-        if now_s < end_s and not engine.stopped:
+        if now_s < end_s and not engine.over.is_set():
             engine.send(now_s)
         else:
-            engine.stop()
+            engine.over.set()
 
     def after() -> None:
         loop.call_later(users.think_s, send) if users.think_s else loop.call_soon(send)

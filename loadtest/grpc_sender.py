@@ -1,7 +1,9 @@
 """Requests over gRPC, as calls of grpc.aio. A call costs several times what an HTTP request of `http_sender` does."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,7 +22,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 class GrpcSender:
     """Sends to one server; `delayed` stays 0, as HTTP/2 bounds nothing here."""
 
-    def __init__(self, target: Target, done: Done, timeout_s: float) -> None:
+    def __init__(self, target: Target, timeout_s: float, done: Done) -> None:
         config = target.config
         self._output, self._done, self._timeout_s = target.signature.output, done, timeout_s
         self._metadata = tuple((name.lower(), value) for name, value in config.headers.items())
@@ -55,8 +57,9 @@ class GrpcSender:
         self._done(request, await self._answer(call, request))
 
     async def _answer(self, call: Callable[..., Any], request: Request) -> Answer:
+        left_s = max(0.0, request.intended_s + self._timeout_s - time.perf_counter())
         try:
-            raw = await call(request.data, timeout=self._timeout_s, metadata=self._metadata)
+            raw = await call(request.data, timeout=left_s, metadata=self._metadata)
             return read_reply(pb.ModelInferResponse.FromString(raw), self._output).classes
         except grpc.aio.AioRpcError as error:
             late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -74,7 +77,5 @@ def _open(target: Target) -> grpc.aio.Channel:
 
 def credentials(tls: Tls) -> grpc.ChannelCredentials:
     """Of the files that the target's configuration names, which have been read once already."""
-    from pathlib import Path
-
     ca, key, cert = (Path(each).read_bytes() if each else None for each in (tls.ca, tls.key, tls.cert))
     return grpc.ssl_channel_credentials(ca, key, cert)

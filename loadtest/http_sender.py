@@ -6,21 +6,24 @@ aiohttp takes about three times the processor time a request, which at 3,000 a s
 import asyncio
 import json
 import ssl
+import time
 from collections import deque
 
 from alexnet_triton.client.config import Tls
 from alexnet_triton.client.http_transport import read_reply
 from alexnet_triton.loadtest.cases import Target
-from alexnet_triton.loadtest.workload import Answer, Done, Request, RequestFault
+from alexnet_triton.loadtest.workload import TIMEOUT, Answer, Done, Request, RequestFault
 
 WARM_CONNECTIONS = 8
+SWEEP_S = 0.1
 
 
 class HttpSender:
     """Sends to one server over at most `connections`; what finds none free waits for one."""
 
-    def __init__(self, target: Target, connections: int, done: Done) -> None:
-        self._target, self._most, self._done = target, connections, done
+    def __init__(self, target: Target, connections: int, timeout_s: float, done: Done) -> None:
+        self._target, self._most, self._timeout_s, self._done = target, connections, timeout_s, done
+        self._in_flight: dict[Request, None] = {}
         self._all: set[_Connection] = set()
         self._idle: list[_Connection] = []
         self._waiting: deque[Request] = deque()
@@ -30,10 +33,12 @@ class HttpSender:
 
     async def start(self) -> None:
         """Open a few connections, so that the first requests do not pay for them."""
+        self._sweeping = asyncio.create_task(self._sweep())
         await asyncio.gather(*(self._open() for _ in range(min(WARM_CONNECTIONS, self._most))))
 
     def send(self, request: Request) -> None:
         """Send now, or as soon as a connection is free."""
+        self._in_flight[request] = None
         if self._idle:
             self._idle.pop().send(request)
             return
@@ -47,8 +52,10 @@ class HttpSender:
 
     async def close(self) -> None:
         """Drop the connections."""
-        for task in self._opening:
+        tasks = (self._sweeping, *self._opening)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for connection in tuple(self._all):
             connection.drop()
         while self._all:
@@ -70,8 +77,11 @@ class HttpSender:
             self._idle.remove(connection)
 
     def answered(self, request: Request, answer: Answer) -> None:
-        """Hand on an answer."""
-        self._done(request, answer)
+        """Hand on an answer, unless the request was given up before."""
+        if not request.finished:
+            request.finished = True
+            del self._in_flight[request]
+            self._done(request, answer)
 
     async def _open(self) -> None:
         address, loop = self._target.address, asyncio.get_running_loop()
@@ -81,10 +91,17 @@ class HttpSender:
             )
         except (OSError, ssl.SSLError) as error:
             if self._waiting:
-                self._done(self._waiting.popleft(), RequestFault("no connection", error.strerror or str(error)))
+                self.answered(self._waiting.popleft(), RequestFault("no connection", error.strerror or str(error)))
             return
         self._all.add(connection)
         self.free(connection)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            given_up_s = time.perf_counter() - self._timeout_s
+            for request in [each for each in self._in_flight if each.intended_s < given_up_s]:
+                self.answered(request, RequestFault(TIMEOUT, f"no answer within {self._timeout_s:g} s"))
 
 
 class _Connection(asyncio.Protocol):

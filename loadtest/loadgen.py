@@ -10,7 +10,7 @@ import ctypes
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,9 @@ from typing import Any, Literal
 import mlperf_loadgen as lg
 
 from alexnet_triton.client.images import payload
-from alexnet_triton.common.infer_request import bytes_tensor
-from alexnet_triton.loadtest.cases import Case, Target
+from alexnet_triton.loadtest.cases import Case, Target, input_tensor
 from alexnet_triton.loadtest.engine import Sender, make_sender
-from alexnet_triton.loadtest.workload import TIMEOUT, Answer, Request, RequestFault, RequestSampler, Workload
+from alexnet_triton.loadtest.workload import Answer, Request, RequestFault, RequestSampler, Workload
 
 CONNECTIONS = 1024
 TIMEOUT_S = 30.0
@@ -35,10 +34,9 @@ class Sending:
         self._target, self._batch, self._most, self._answered = target, batch, in_flight, answered
         self._waiting: deque[tuple[int, Case]] = deque()
         self._sent: dict[Request, list[int]] = {}
-        self._deck = RequestSampler(target, (), Workload())
-        self._ready, self._over = threading.Event(), asyncio.Event()
-        self._failed: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="sending", daemon=True)
+        self._sampler = RequestSampler(target, (), Workload())
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sending", daemon=True)
 
     def start(self) -> None:
         """Connect.
@@ -47,9 +45,7 @@ class Sending:
             OSError and the like: what kept it from connecting.
         """
         self._thread.start()
-        self._ready.wait()
-        if self._failed:
-            raise self._failed
+        self._run(self._connect())
 
     def put(self, samples: list[tuple[int, Case]]) -> None:
         """Send samples, from any thread. LoadGen, which cannot be told to stop, goes on after `close`: to nobody."""
@@ -58,25 +54,17 @@ class Sending:
 
     def close(self) -> None:
         """Drop the connections."""
-        self._loop.call_soon_threadsafe(self._over.set)
+        self._run(self._sender.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:
-            self._failed = error
-            self._ready.set()
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    async def _connect(self) -> None:
         self._sender: Sender = make_sender(self._target, CONNECTIONS, TIMEOUT_S, self._done)
         await self._sender.start()
-        self._ready.set()
-        sweeping = asyncio.create_task(self._sweep())
-        await self._over.wait()
-        sweeping.cancel()
-        await self._sender.close()
 
     def _take(self, samples: list[tuple[int, Case]]) -> None:
         self._waiting.extend(samples)
@@ -85,25 +73,14 @@ class Sending:
     def _fill(self) -> None:
         while self._waiting and (self._most is None or len(self._sent) < self._most):
             part = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
-            request = self._deck.encode([case for _, case in part])
+            request = self._sampler.encode([case for _, case in part])
             request.intended_s = request.sent_s = time.perf_counter()
             self._sent[request] = [number for number, _ in part]
             self._sender.send(request)
 
     def _done(self, request: Request, answer: Answer) -> None:
-        request.finished = True
-        ids = self._sent.pop(request, None)
-        if ids:
-            self._answered(ids, answer)
-            self._fill()
-
-    async def _sweep(self) -> None:
-        """A sample without an answer would let LoadGen wait for ever."""
-        while True:
-            await asyncio.sleep(1.0)
-            given_up_s = time.perf_counter() - TIMEOUT_S
-            for request in [each for each in self._sent if each.sent_s < given_up_s]:
-                self._done(request, RequestFault(TIMEOUT))
+        self._answered(self._sent.pop(request), answer)
+        self._fill()
 
 
 Scenario = Literal["SingleStream", "Offline", "Server"]
@@ -155,8 +132,7 @@ class Library:
         """Into memory."""
         signature = self._target.signature
         for index in indices:
-            image = payload(self.paths[index], signature)
-            tensor = bytes_tensor([image]) if signature.kind == "encoded" else image
+            tensor = input_tensor(payload(self.paths[index], signature), signature)
             self.cases[index] = Case(str(self.paths[index]), tensor, ANY)
 
     def unload(self, indices: Sequence[int]) -> None:
@@ -169,8 +145,7 @@ class SystemUnderTest:
     """Takes LoadGen's queries to the server, and the answers back; a response is the class, int32, or nothing."""
 
     def __init__(self, target: Target, library: Library, rules: Rules) -> None:
-        batch = rules.batch if rules.scenario == "Offline" else 1
-        in_flight = rules.concurrency if rules.scenario == "Offline" else None
+        batch, in_flight = (rules.batch, rules.concurrency) if rules.scenario == "Offline" else (1, None)
         self._sending = Sending(target, batch, in_flight, self._answered)
         self._library = library
         self.labels: dict[int, str] = {}

@@ -24,7 +24,7 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 from tritonclient.grpc import service_pb2_grpc
 
-from alexnet_triton.client.config import InputFormat, parse_address
+from alexnet_triton.client.config import Config, InputFormat
 from alexnet_triton.client.errors import ClassifierError
 from alexnet_triton.client.grpc_transport import CHANNEL_OPTIONS
 from alexnet_triton.client.grpc_transport import build_request as build_message
@@ -32,9 +32,10 @@ from alexnet_triton.client.grpc_transport import read_reply as read_message
 from alexnet_triton.client.http_transport import build_request
 from alexnet_triton.common.infer_request import HEADER_LENGTH
 from alexnet_triton.loadtest.arguments import parse_priorities
+from alexnet_triton.loadtest.cases import prepare
 from alexnet_triton.loadtest.errors import LoadTestError
 from alexnet_triton.loadtest.http_sender import read_answer
-from alexnet_triton.loadtest.locust_support import Report, Settings, load_cases
+from alexnet_triton.loadtest.locust_support import Report, run_in_thread
 from alexnet_triton.loadtest.workload import Answer, RequestFault, RequestSampler, Workload, find_fault, infer_request
 
 TIMEOUT_S = 10.0
@@ -73,19 +74,14 @@ def on_init(environment: Environment, **_: Any) -> None:
 
 def _make_samplers(environment: Environment, options: Any) -> None:
     """A sampler for each form that the users send, and each size of request."""
-    settings = Settings(
-        parse_address(str(environment.host)),
-        Path(options.images),
-        options.limit,
-        Path(options.answers) if options.answers else None,
-        seed=os.getpid(),
-    )
-    priorities = parse_priorities(options.priorities)
+    answers = Path(options.answers) if options.answers else None
+    priorities, seed = parse_priorities(options.priorities), os.getpid()
     chosen: set[InputFormat] = {each.send for each in environment.user_classes if issubclass(each, Checked)}
     for send in chosen:
-        target, cases = load_cases(settings, send)
+        config = Config(urls=(str(environment.host),), send=send, retries=0)
+        target, cases = run_in_thread(prepare(config, Path(options.images), options.limit, seed, answers))
         for size, batch in ((SINGLE, 1), (BATCHED, options.batch_size)):
-            SAMPLERS[send, size] = RequestSampler(target, cases, Workload(batch, priorities, seed=os.getpid()))
+            SAMPLERS[send, size] = RequestSampler(target, cases, Workload(batch, priorities, seed))
 
 
 SAMPLERS: dict[tuple[InputFormat, str], RequestSampler] = {}

@@ -15,10 +15,10 @@ from typing import Any
 
 from alexnet_triton.client.config import Config
 from alexnet_triton.loadtest.cases import Case, Target, prepare
-from alexnet_triton.loadtest.engine import LEAD_S, LoadEngine, Users, make_sender, run_closed, run_open
+from alexnet_triton.loadtest.engine import LEAD_S, LoadEngine, Users, run_closed, run_open
 from alexnet_triton.loadtest.errors import EndedError
 from alexnet_triton.loadtest.observer import ModelView, Observer, memory_growth
-from alexnet_triton.loadtest.recorder import Failure, Recorder, Times, Window
+from alexnet_triton.loadtest.recorder import LATENCIES, Failure, Recorder, Times, Window
 from alexnet_triton.loadtest.sampler import Sample
 from alexnet_triton.loadtest.workload import Plan, RequestSampler, Workload
 
@@ -45,10 +45,9 @@ class Setup:
     timeout_s: float = 10.0
     metrics_url: str | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether requests are sent at intended moments."""
-        return isinstance(self.load, Plan)
+    def describe(self) -> dict[str, Any]:
+        """The load as plain values."""
+        return {"loop": "open" if isinstance(self.load, Plan) else "closed", **asdict(self.load)}
 
 
 @dataclass(frozen=True)
@@ -114,15 +113,9 @@ class Measured:
     def objectives(self) -> dict[str, float]:
         """What objectives are set on; without an answer every latency is infinite."""
         times = self.latency
-        values = (times.p50_ms, times.p90_ms, times.p99_ms, times.p999_ms, times.max_ms, times.mean_ms)
-        names = ("p50", "p90", "p99", "p99.9", "max", "mean")
-        latencies = {name: value if times.count else math.inf for name, value in zip(names, values, strict=True)}
+        latencies = {name: getattr(times, key) if times.count else math.inf for name, key in LATENCIES.items()}
         rest = {"errors": self.error_share, "rate": self.answered_per_s, "growth": self.server.memory_growth}
         return {**latencies, **rest}
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 async def measure(target: Target, cases: Sequence[Case], setup: Setup, seed: int = 0) -> Measured:
@@ -133,13 +126,7 @@ async def measure(target: Target, cases: Sequence[Case], setup: Setup, seed: int
         EndedError: it was ended before anything was measured.
     """
     sampler = RequestSampler(target, cases, setup.workload)
-    recorder = Recorder()
-    engine = LoadEngine(
-        sampler,
-        recorder,
-        setup.timeout_s,
-        lambda done: make_sender(target, setup.connections, setup.timeout_s, done),
-    )
+    engine = LoadEngine(sampler, Recorder(), setup.connections, setup.timeout_s)
     await engine.sender.start()
     gc.collect()
     gc.freeze()  # what is loaded by now is never looked through again, which would hold up sending
@@ -163,7 +150,7 @@ def measure_in_process(config: Config, images: Path, setup: Setup, seed: int = 0
 
 def _prepare_and_measure(config: Config, images: Path, setup: Setup, seed: int) -> Measured:
     async def run() -> Measured:
-        target, cases = await prepare(config, images, MOST_IMAGES, seed, None, lambda items, *_: items)
+        target, cases = await prepare(config, images, MOST_IMAGES, seed)
         return await measure(target, cases, setup, seed)
 
     return asyncio.run(run())
@@ -199,7 +186,7 @@ def _on_interrupt(call: Any) -> None:
 
 def _interrupt(engine: LoadEngine, observer: Observer) -> None:
     engine.recorder.end_s = min(engine.recorder.end_s, time.perf_counter())
-    engine.stop()
+    engine.over.set()
     observer.interrupt()
 
 
@@ -211,9 +198,10 @@ def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
     latency, service, lag = map(Times.of, (recorder.latency, recorder.service, recorder.lag))
     sent_per_s = recorder.sent_in_time / seconds
     delayed = engine.sender.delayed / max(1, recorder.sent)
-    limits = _limits(setup, latency, service, lag, observer.cores, sent_per_s, delayed)
-    if observer.interrupted:
-        limits = [each for each in limits if not each.startswith("it sent")]
+    limits = _limits(setup, latency, service, lag, observer.cores, delayed)
+    short = _shortfall(setup.load, sent_per_s)
+    if short and not observer.interrupted:
+        limits.insert(0, short)
     return Measured(
         seconds=seconds,
         sent=recorder.sent,
@@ -233,18 +221,12 @@ def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
     )
 
 
-def _limits(
-    setup: Setup, latency: Times, service: Times, lag: Times, cores: float, sent_per_s: float, delayed: float
-) -> list[str]:
+def _limits(setup: Setup, latency: Times, service: Times, lag: Times, cores: float, delayed: float) -> list[str]:
     """Why the generator and not the server decided the figures."""
     limits = []
-    if isinstance(setup.load, Plan) and setup.load.shape == "flat":
-        short = 1 - sent_per_s / setup.load.rate_per_s
-        if short > RATE_TOLERANCE and setup.load.arrivals == "constant":
-            limits.append(f"it sent {sent_per_s:,.1f} of {setup.load.rate_per_s:,.1f} requests a second in time")
-    if setup.is_open and any(
-        late > (1 + LAG_FRACTION) * prompt + FLOOR_MS for late, prompt in _pairs(latency, service)
-    ):
+    pairs = ((latency.p50_ms, service.p50_ms), (latency.p99_ms, service.p99_ms))
+    late = any(intended > (1 + LAG_FRACTION) * sent + FLOOR_MS for intended, sent in pairs)
+    if late and isinstance(setup.load, Plan):
         limits.append(f"it was late by {lag.p99_ms:.1f} ms (p99), and what was measured is longer by more than a tenth")
     if cores > BUSY:
         limits.append(f"it took {cores:.0%} of a core")
@@ -253,5 +235,9 @@ def _limits(
     return limits
 
 
-def _pairs(first: Times, second: Times) -> tuple[tuple[float, float], ...]:
-    return (first.p50_ms, second.p50_ms), (first.p99_ms, second.p99_ms)
+def _shortfall(load: Plan | Users, sent_per_s: float) -> str:
+    """By how much the generator missed a constant rate, empty when it did not."""
+    if not isinstance(load, Plan) or load.shape != "flat" or load.arrivals != "constant":
+        return ""
+    short = sent_per_s < (1 - RATE_TOLERANCE) * load.rate_per_s
+    return f"it sent {sent_per_s:,.1f} of {load.rate_per_s:,.1f} requests a second in time" if short else ""

@@ -10,22 +10,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from alexnet_triton.client.config import Config
+from rich.console import Console
+
 from alexnet_triton.common.command import Parser
-from alexnet_triton.common.provenance import describe_command
-from alexnet_triton.loadtest.arguments import add_output, add_target, client_config, output_folder, seconds
-from alexnet_triton.loadtest.cases import Target, find_images, reach
+from alexnet_triton.loadtest.arguments import add_output, add_target, client_config, seconds
+from alexnet_triton.loadtest.cases import find_images, prepare
 from alexnet_triton.loadtest.errors import ResultError, SettingError
-from alexnet_triton.loadtest.results import Json, prepare_folder, wrap
-from alexnet_triton.loadtest.run import INTERRUPTED, MISSED, OK, describe_target, save
-from alexnet_triton.loadtest.summary import error_console, out_console, waiting
+from alexnet_triton.loadtest.loadgen import Library, Rules, SystemUnderTest, run_loadgen
+from alexnet_triton.loadtest.report import finish
+from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, Json, describe_target, prepare_folder
+from alexnet_triton.loadtest.summary import waiting
 from alexnet_triton.loadtest.variants import fresh_server
-
-if TYPE_CHECKING:
-    from alexnet_triton.loadtest.loadgen import Rules
-
 
 SUMMARY, ACCURACY = "mlperf_log_summary.txt", "mlperf_log_accuracy.json"
 LINE = re.compile(r"^\s*([^:]+?)\s*:\s*(.+?)\s*$", re.MULTILINE)
@@ -88,18 +85,14 @@ def accuracy(folder: Path, paths: Sequence[Path], labels: Mapping[int, str]) -> 
 def add_parser(commands: Any) -> None:
     """The command's options."""
     parser: Parser = commands.add_parser("mlperf", help="MLCommons' LoadGen: SingleStream, Offline or Server")
-    group = parser.add_argument_group("LoadGen")
-    group.add_argument("--scenario", choices=("SingleStream", "Offline", "Server"), required=True)
-    group.add_argument("--accuracy", action="store_true", help="LoadGen's accuracy run: every image once")
-    group.add_argument(
-        "--min-duration", type=seconds, default=60.0, metavar="TIME", help="of a valid run: 60s; a submission needs 10m"
-    )
-    group.add_argument(
-        "--target-qps", type=float, metavar="R", help="Server: arrivals a second; Offline: what to expect"
-    )
-    group.add_argument("--target-latency", type=seconds, default=0.15, metavar="TIME", help="Server: of 99 %%, 150ms")
-    group.add_argument("--offline-batch", type=int, default=16, metavar="N", help="images a request (default: 16)")
-    group.add_argument("--offline-requests", type=int, default=6, metavar="N", help="in flight (default: 6)")
+    add = parser.add_argument_group("LoadGen").add_argument
+    add("--scenario", choices=("SingleStream", "Offline", "Server"), required=True)
+    add("--accuracy", action="store_true", help="LoadGen's accuracy run: every image once")
+    add("--min-duration", type=seconds, default="60s", metavar="TIME", help="60s is valid; a submission needs 10m")
+    add("--target-qps", type=float, metavar="R", help="Server: arrivals a second; Offline: what to expect")
+    add("--target-latency", type=seconds, default="150ms", metavar="TIME", help="Server: of 99 %%, 150ms")
+    add("--offline-batch", type=int, default=16, metavar="N", help="images a request (default: 16)")
+    add("--offline-requests", type=int, default=6, metavar="N", help="in flight (default: 6)")
     add_target(parser)
     add_output(parser)
     parser.set_defaults(call=run, limit=10_000, images=Path("artifacts/test"))
@@ -107,52 +100,48 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run LoadGen, save what it says, and end with 0 where it calls the run valid."""
-    from alexnet_triton.loadtest.loadgen import Rules
-
-    rules = Rules(**_rules(arguments))
+    rules = _rules(arguments)
     paths = sorted(find_images(arguments.images, arguments.limit, arguments.seed))
-    folder = prepare_folder(output_folder(arguments))
+    prepare_folder(arguments.output)
     try:
         with fresh_server(arguments) as url:
-            return _run(arguments, url, rules, paths, folder)
+            return _run(arguments, url, rules, paths)
     except KeyboardInterrupt:
         print("loadtest: interrupted, without LoadGen's judgement", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)  # LoadGen's threads cannot be told to stop, and would abort an orderly end
 
 
-def _run(arguments: argparse.Namespace, url: str | None, rules: "Rules", paths: list[Path], folder: Path) -> int:
-    from alexnet_triton.loadtest.loadgen import Library, SystemUnderTest, run_loadgen
-
-    target = asyncio.run(_reach(client_config(arguments, url), paths[0]))
+def _run(arguments: argparse.Namespace, url: str | None, rules: Rules, paths: list[Path]) -> int:
+    config, folder = client_config(arguments, url), arguments.output
+    target, _ = asyncio.run(prepare(config, arguments.images, 1, arguments.seed))
     if not 1 <= rules.batch <= target.signature.max_batch:
         raise SettingError(f"--offline-batch {rules.batch}: the model takes 1 to {target.signature.max_batch} images")
     library = Library(target, paths)
     sut = SystemUnderTest(target, library, rules)
     sut.start()
     try:
-        with waiting(f"LoadGen, {rules.scenario}", _expected_s(rules, len(paths))):
+        expected_s = len(paths) / 200 if rules.accuracy else 1.1 * rules.min_duration_s
+        with waiting(f"LoadGen, {rules.scenario}", expected_s):
             run_loadgen(sut, library, rules, folder)
     finally:
         sut.close()
-    top1 = accuracy(folder, paths, sut.labels) if rules.accuracy else None
-    summary = asdict(read_summary(folder, rules.scenario)) if not rules.accuracy else None
-    result = wrap(
+    summary = None if rules.accuracy else read_summary(folder, rules.scenario)
+    finish(
         "mlperf",
-        describe_command(["alexnet-triton", "loadtest", *arguments.words]),
-        arguments.title or f"MLPerf LoadGen, {rules.scenario}{', accuracy' if rules.accuracy else ''}",
+        arguments,
+        f"MLPerf LoadGen, {rules.scenario}{', accuracy' if rules.accuracy else ''}",
+        _show,
         target=describe_target(target, arguments),
         rules=asdict(rules),
         images=len(paths),
         failures=dict(sut.failures),
-        summary=summary,
-        top1=top1,
+        summary=asdict(summary) if summary else None,
+        top1=accuracy(folder, paths, sut.labels) if rules.accuracy else None,
     )
-    save(result, folder, arguments)
-    _show(result, folder)
-    return OK if not sut.failures and (summary is None or summary["valid"]) else MISSED
+    return OK if not sut.failures and (summary is None or summary.valid) else MISSED
 
 
-def _rules(arguments: argparse.Namespace) -> Json:
+def _rules(arguments: argparse.Namespace) -> Rules:
     needs_rate = arguments.scenario != "SingleStream" and not arguments.accuracy
     if needs_rate and not (arguments.target_qps and 0 < arguments.target_qps <= 100_000):
         raise SettingError(
@@ -160,28 +149,18 @@ def _rules(arguments: argparse.Namespace) -> Json:
         )
     if arguments.offline_requests < 1 or arguments.min_duration < 1:
         raise SettingError("--offline-requests is 1 or more, --min-duration a second or more")
-    return {
-        "scenario": arguments.scenario,
-        "accuracy": arguments.accuracy,
-        "min_duration_s": arguments.min_duration,
-        "target_qps": arguments.target_qps or 100.0,
-        "target_latency_s": arguments.target_latency,
-        "batch": arguments.offline_batch,
-        "concurrency": arguments.offline_requests,
-    }
+    return Rules(
+        scenario=arguments.scenario,
+        accuracy=arguments.accuracy,
+        min_duration_s=arguments.min_duration,
+        target_qps=arguments.target_qps or 100.0,
+        target_latency_s=arguments.target_latency,
+        batch=arguments.offline_batch,
+        concurrency=arguments.offline_requests,
+    )
 
 
-async def _reach(config: Config, first: Path) -> Target:
-    target, _ = await reach(config, [first])
-    return target
-
-
-def _expected_s(rules: Any, images: int) -> float:
-    return images / 200 if rules.accuracy else 1.1 * rules.min_duration_s
-
-
-def _show(result: Json, folder: Path) -> None:
-    console = out_console()
+def _show(result: Json, console: Console) -> None:
     console.print(f"[bold]{result['title']}[/]")
     if result["top1"] is not None:
         console.print(f"top-1 {result['top1']:.4f} on {result['images']:,} images")
@@ -195,4 +174,3 @@ def _show(result: Json, folder: Path) -> None:
                 console.print(f"    {name}: {text}")
     for name, count in result["failures"].items():
         console.print(f"[red]{count:,} x {name}[/]")
-    error_console().print(f"{folder}")

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 from alexnet_triton.loadtest.errors import SettingError
+from alexnet_triton.loadtest.recorder import LATENCIES
 
 UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-LATENCIES = ("p50", "p90", "p99", "p99.9", "max", "mean")
 NAMES = (*LATENCIES, "errors", "rate", "growth")
 EXAMPLE = "give p50, p90, p99, p99.9, max or mean, errors, growth, rate: p99=100ms,errors=0.1%,rate=200"
 

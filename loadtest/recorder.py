@@ -8,7 +8,8 @@ from hdrh.histogram import HdrHistogram
 from alexnet_triton.loadtest.workload import TIMEOUT, WRONG, Request, RequestFault
 
 LOWEST_US, HIGHEST_US = 1, 3_600_000_000
-QUANTILES = (50.0, 90.0, 99.0, 99.9)
+QUANTILES = {"p50": "p50_ms", "p90": "p90_ms", "p99": "p99_ms", "p99.9": "p999_ms"}  # name to the field of Times
+LATENCIES = {**QUANTILES, "max": "max_ms", "mean": "mean_ms"}
 
 
 def new_histogram(digits: int = 3) -> HdrHistogram:
@@ -40,7 +41,7 @@ class Times:
         count = histogram.get_total_count()
         if not count:
             return cls(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-        p50, p90, p99, p999 = (histogram.get_value_at_percentile(each) / 1e3 for each in QUANTILES)
+        p50, p90, p99, p999 = (histogram.get_value_at_percentile(each) / 1e3 for each in (50.0, 90.0, 99.0, 99.9))
         encoded = histogram.encode().decode() if keep else ""
         mean, largest = histogram.get_mean_value() / 1e3, histogram.get_max_value() / 1e3
         return cls(count, mean, p50, p90, p99, p999, largest, encoded)

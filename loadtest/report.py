@@ -3,21 +3,24 @@
 import argparse
 import base64
 import io
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from rich.console import Console
 
 from alexnet_triton.common.command import Parser
-from alexnet_triton.common.files import write_bytes, write_text
+from alexnet_triton.common.files import write_bytes, write_json, write_text
 from alexnet_triton.loadtest import charts
 from alexnet_triton.loadtest.charts import Chart
 from alexnet_triton.loadtest.errors import ResultError, SettingError
-from alexnet_triton.loadtest.results import Json, prepare_folder, read_result
-from alexnet_triton.loadtest.summary import load_words
+from alexnet_triton.loadtest.recorder import QUANTILES
+from alexnet_triton.loadtest.results import NAME, Json, prepare_folder, read_result, wrap
+from alexnet_triton.loadtest.summary import error_console, load_words, out_console
 
 TEMPLATES = Path(__file__).parent
 PAGE = "report.html"
@@ -26,7 +29,20 @@ PNG_DPI = 160
 # result gives the same page.
 SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "loadtest", "font.size": 9, "font.family": "sans-serif"}
 METADATA = {"Date": None}
-SPREAD = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("p99.9", "p999_ms"), ("answered/s", "per_s"))
+
+
+def finish(
+    kind: str, arguments: argparse.Namespace, title: str, show: Callable[[Json, Console], None], **content: Any
+) -> None:
+    """Save a result and its report in `--output`, show it, and say where it is."""
+    result = wrap(kind, arguments, title, **content)
+    write_json(arguments.output / NAME, result)
+    if arguments.json:
+        write_json(arguments.json, result)
+    if not arguments.no_report:
+        write_report(arguments.output, [json.loads(json.dumps(result))])
+    show(result, out_console())
+    error_console().print(f"{arguments.output}")
 
 
 def write_report(folder: Path, results: Sequence[Json]) -> Path:
@@ -59,7 +75,7 @@ def _draw(results: Sequence[Json]) -> list[Chart]:
     if first["kind"] == "run":
         return [chart for draw in charts.RUN_CHARTS if (chart := draw(results))]
     if first["kind"] == "sweep":
-        return [charts.throughput_against_latency(first, key, name) for name, key in charts.QUANTILES]
+        return [charts.throughput_against_latency(first, key, name) for name, key in QUANTILES.items()]
     return [charts.pairs(first)] if first["kind"] == "compare" else []
 
 
@@ -79,7 +95,7 @@ def _page(results: Sequence[Json], pictures: Sequence[Json]) -> str:
 def _spread(runs: Sequence[Json]) -> list[dict[str, Any]]:
     """Of each figure the median over the windows and its quartiles, in both runs, and the ratio of the medians."""
     rows = []
-    for name, key in SPREAD:
+    for name, key in {**QUANTILES, "answered/s": "per_s"}.items():
         sides = [_quartiles([each[key] for each in run["measured"]["windows"]]) for run in runs]
         change = sides[1][1] / sides[0][1] - 1 if sides[0][1] else 0.0
         rows.append({"name": name, "sides": sides, "change": change})

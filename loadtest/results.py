@@ -1,14 +1,17 @@
 """Saved results: one folder a result, with `result.json` in it, and the report beside it."""
 
+import argparse
 import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from alexnet_triton.common.provenance import describe_machine, describe_versions
+from alexnet_triton.common.provenance import describe_command, describe_machine, describe_versions
+from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.errors import ResultError, SettingError
 
+OK, MISSED, UNDECIDED, INTERRUPTED = 0, 1, 4, 130  # exit codes
 FORMAT = 1
 NAME = "result.json"
 KINDS = ("run", "sweep", "compare", "mlperf")
@@ -16,14 +19,29 @@ PACKAGES = ("alexnet-triton", "hdrhistogram", "grpcio", "aiohttp", "locust", "ml
 Json = dict[str, Any]
 
 
-def wrap(kind: str, command: str, title: str, **content: Any) -> Json:
+def describe_target(target: Target, arguments: argparse.Namespace) -> Json:
+    """What was asked."""
+    return {
+        "url": str(target.address),
+        "model": target.model,
+        "version": target.version,
+        "steps": target.steps,
+        "sends": target.signature.kind,
+        "batch": arguments.batch,
+        "priorities": arguments.priorities,
+        "images": str(arguments.images),
+        "seed": arguments.seed,
+    }
+
+
+def wrap(kind: str, arguments: argparse.Namespace, title: str, **content: Any) -> Json:
     """A result, with the machine, the versions and the command that made it."""
     return {
         "format": FORMAT,
         "kind": kind,
-        "title": title,
+        "title": arguments.title or title,
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": command,
+        "command": describe_command(["alexnet-triton", "loadtest", *arguments.words]),
         "machine": describe_machine(),
         "versions": describe_versions(PACKAGES),
         **content,
@@ -41,9 +59,8 @@ def prepare_folder(folder: Path) -> Path:
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise SettingError(
-            f"--output {folder}: {(error.strerror or str(error)).lower()}; name another folder"
-        ) from None
+        reason = (error.strerror or str(error)).lower()
+        raise SettingError(f"--output {folder}: {reason}; name another folder") from None
     return folder
 
 
@@ -57,9 +74,8 @@ def read_result(path: Path) -> Json:
     try:
         result = json.loads(file.read_text())
     except OSError as error:
-        raise ResultError(
-            f"no result in {file}: {(error.strerror or str(error)).lower()}; name a folder of --output"
-        ) from None
+        reason = (error.strerror or str(error)).lower()
+        raise ResultError(f"no result in {file}: {reason}; name a folder of --output") from None
     except ValueError:
         raise ResultError(f"{file} is no JSON: measure it again") from None
     if not isinstance(result, dict) or result.get("format") != FORMAT or result.get("kind") not in KINDS:

@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Table
 
-from alexnet_triton.loadtest.results import Json
+from alexnet_triton.loadtest.recorder import QUANTILES
 
 TICK_S = 0.25
-LATENCIES = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("p99.9", "p999_ms"), ("max", "max_ms"))
+COLUMNS = {**QUANTILES, "max": "max_ms"}
 
 
 def out_console() -> Console:
@@ -58,7 +58,7 @@ def waiting(what: str, seconds: float) -> Iterator[None]:
             thread.join()
 
 
-def show_run(result: Json, console: Console) -> None:
+def show_run(result: Mapping[str, Any], console: Console) -> None:
     """One run: what was asked, what came, where the time went, the verdict."""
     figures = result["measured"]
     console.print(f"[bold]{escape(result['title'])}[/]  {escape(load_words(result['load']))}")
@@ -70,7 +70,9 @@ def show_run(result: Json, console: Console) -> None:
             console.print(f"    {escape(example)}")
     _show_server(figures["server"], console)
     _show_generator(figures["generator"], console)
-    show_verdict(result, console)
+    for each in result["verdict"]:
+        word = "[green]met[/]   " if each["met"] else "[red]missed[/]"
+        console.print(f"{word} {each['name']} {each['limit']}: {each['measured']}")
 
 
 def load_words(load: Mapping[str, Any]) -> str:
@@ -91,13 +93,13 @@ def _rates(figures: Mapping[str, Any]) -> str:
 
 
 def _latency_table(figures: Mapping[str, Any], open_loop: bool) -> Table:
-    table = Table("latency, ms", *(name for name, _ in LATENCIES), box=None)
+    table = Table("latency, ms", *COLUMNS, box=None)
     rows = [("from the intended moment" if open_loop else "from the sending", figures["latency"])]
     if open_loop:
         rows.append(("from the sending", figures["service"]))
     rows += [(f"priority {level}", times) for level, times in figures["by_priority"].items()]
     for name, times in rows:
-        table.add_row(name, *(f"{times[key]:,.2f}" for _, key in LATENCIES))
+        table.add_row(name, *(f"{times[key]:,.2f}" for key in COLUMNS.values()))
     return table
 
 
@@ -139,10 +141,3 @@ def _show_generator(generator: Mapping[str, Any], console: Console) -> None:
     )
     for limit in generator["limits"]:
         console.print(f"[bold red]the generator was the bottleneck: {escape(limit)}[/]")
-
-
-def show_verdict(result: Json, console: Console) -> None:
-    """Each objective and whether it was met."""
-    for each in result.get("verdict", ()):
-        word = "[green]met[/]   " if each["met"] else "[red]missed[/]"
-        console.print(f"{word} {each['name']} {each['limit']}: {each['measured']}")

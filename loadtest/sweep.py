@@ -10,27 +10,23 @@ from typing import Any
 
 from rich.console import Console
 
-from alexnet_triton.common.provenance import describe_command
+from alexnet_triton.common.command import Parser
 from alexnet_triton.loadtest.arguments import (
-    Parser,
     add_output,
     add_target,
     add_times,
-    client_config,
-    output_folder,
     percent,
+    prepare_target,
     setup_of,
     users_of,
 )
-from alexnet_triton.loadtest.cases import Target, prepare
-from alexnet_triton.loadtest.engine import Users
 from alexnet_triton.loadtest.errors import EndedError, SettingError
 from alexnet_triton.loadtest.measure import Measured, measure
 from alexnet_triton.loadtest.objectives import Judged, Objective, judge, parse_objectives
-from alexnet_triton.loadtest.results import Json, prepare_folder, wrap
-from alexnet_triton.loadtest.run import INTERRUPTED, MISSED, OK, describe_target, save
-from alexnet_triton.loadtest.summary import error_console, out_console, tracked
-from alexnet_triton.loadtest.variants import Setting, describe_setting, fresh_server, parse_settings
+from alexnet_triton.loadtest.report import finish
+from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, Json, describe_target, prepare_folder
+from alexnet_triton.loadtest.summary import out_console
+from alexnet_triton.loadtest.variants import describe_setting, fresh_server, parse_settings
 from alexnet_triton.loadtest.workload import MOST_PER_S, Plan
 
 
@@ -113,23 +109,14 @@ PAUSE_S = 1.0  # after a load that was too much, for what is left of it in the s
 def add_parser(commands: Any) -> None:
     """The command's options."""
     parser: Parser = commands.add_parser("sweep", help="the most load that keeps the objectives")
-    group = parser.add_argument_group("sweep")
-    group.add_argument("--over", choices=("rate", "users"), default="rate", help="what is raised (default: rate)")
-    group.add_argument("--from", dest="low", type=float, metavar="LOAD", help="first (default: 25 a second, 1 user)")
-    group.add_argument(
-        "--to", dest="high", type=float, metavar="LOAD", help="at most (default: 10000 a second, 256 users)"
-    )
-    group.add_argument(
-        "--precision", type=percent, default=0.05, metavar="5%%", help="of the knee's rate (default: 5%%)"
-    )
-    group.add_argument("--slo", default="p99=100ms,errors=0.1%", metavar="p99=100ms,...", help="as of run")
-    group.add_argument(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE,...",
-        help="with --repository: batching=off,on delay=0,5000 instances=1,2 decoders=1,2 threads=1,2 precision=int8",
-    )
+    add = parser.add_argument_group("sweep").add_argument
+    add("--over", choices=("rate", "users"), default="rate", help="what is raised (default: rate)")
+    add("--from", dest="low", type=float, metavar="LOAD", help="first (default: 25 a second, 1 user)")
+    add("--to", dest="high", type=float, metavar="LOAD", help="at most (default: 10000 a second, 256 users)")
+    add("--precision", type=percent, default=0.05, metavar="5%%", help="of the knee's rate (default: 5%%)")
+    add("--slo", default="p99=100ms,errors=0.1%", metavar="p99=100ms,...", help="as of run")
+    values = "batching=off,on delay=0,5000 instances=1,2 decoders=1,2 threads=1,2 precision=int8"
+    add("--vary", action="append", default=[], metavar="NAME=VALUE,...", help=f"with --repository: {values}")
     add_times(parser, "6s", "1s")
     add_target(parser)
     add_output(parser)
@@ -143,29 +130,18 @@ def run(arguments: argparse.Namespace) -> int:
     where = _range(arguments)
     if not objectives or (arguments.vary and not arguments.repository):
         raise SettingError("--slo names an objective or more; --vary wants the --repository to start servers on")
-    folder = prepare_folder(output_folder(arguments))
-    console = out_console()
+    prepare_folder(arguments.output)
     series: list[Json] = []
     with suppress(EndedError):
         for setting in settings:
-            series.append(
-                {
-                    "name": describe_setting(setting),
-                    "setting": dict(setting),
-                    "knee": None,
-                    "points": [],
-                    "whole": False,
-                }
-            )
-            _sweep(arguments, setting, objectives, where, series[-1], console)
-    title = arguments.title or f"most {arguments.over} with {arguments.slo}"
-    command = describe_command(["alexnet-triton", "loadtest", *arguments.words])
-    result = wrap("sweep", command, title, over=arguments.over, objectives=arguments.slo, series=series)
-    save(result, folder, arguments)
-    for each in series:
-        knee = "none" if each["knee"] is None else f"{each['knee']:,.5g}"
-        console.print(f"[bold]{each['name']}[/]: most {arguments.over} with {arguments.slo}: {knee}")
-    error_console().print(f"{folder}")
+            name = describe_setting(setting)
+            series.append({"name": name, "setting": setting, "knee": None, "points": [], "whole": False})
+            out_console().print(f"[bold]{name}[/]")
+            with fresh_server(arguments, setting) as url:
+                asyncio.run(_search(arguments, url, objectives, where, series[-1]))
+            series[-1]["whole"] = True
+    title = f"most {arguments.over} with {arguments.slo}"
+    finish("sweep", arguments, title, _show, over=arguments.over, objectives=arguments.slo, series=series)
     if not all(each["whole"] for each in series):
         return INTERRUPTED
     return OK if all(each["knee"] is not None for each in series) else MISSED
@@ -179,53 +155,42 @@ def _range(arguments: argparse.Namespace) -> Range:
     return Range(round(low), round(high), whole=True) if users else Range(low, high, arguments.precision)
 
 
-def _sweep(
-    arguments: argparse.Namespace,
-    setting: Setting,
-    objectives: tuple[Objective, ...],
-    where: Range,
-    series: Json,
-    console: Console,
-) -> None:
-    """One setting's points, entered into `series` as they are measured."""
-    console.print(f"[bold]{series['name']}[/]")
-
-    def seen(point: Point) -> None:
-        series["points"] = sorted([*series["points"], asdict(point)], key=lambda each: each["load"])
-        series["knee"] = max((each["load"] for each in series["points"] if each["met"]), default=None)
-        times = point.measured.latency
-        word = "[green]met[/]" if point.met else "[red]missed[/]"
-        limits = "".join(f", generator: {each}" for each in point.measured.generator.limits)
-        console.print(
-            f"  {point.load:9,.5g}  {point.measured.answered_per_s:9,.1f} answered/s  p50 {times.p50_ms:8,.2f} ms  "
-            f"p99 {times.p99_ms:8,.2f} ms  {point.measured.error_share:.2%} failed  {word}{limits}",
-            highlight=False,
-        )
-
-    with fresh_server(arguments, setting) as url:
-        target = asyncio.run(_search(arguments, url, objectives, where, seen))
-    series["target"], series["whole"] = describe_target(target, arguments), True
-
-
 async def _search(
-    arguments: argparse.Namespace, url: str | None, objectives: tuple[Objective, ...], where: Range, seen: Any
-) -> Target:
-    config = client_config(arguments, url)
-    target, cases = await prepare(config, arguments.images, arguments.limit, arguments.seed, arguments.answers, tracked)
+    arguments: argparse.Namespace, url: str | None, objectives: tuple[Objective, ...], where: Range, series: Json
+) -> None:
+    """Enter one setting's points into `series` as they are measured."""
+    target, cases = await prepare_target(arguments, url)
+    series["target"] = describe_target(target, arguments)
 
     async def measure_at(load: float) -> Measured:
-        measured = await measure(target, cases, setup_of(arguments, _load(arguments, load)), arguments.seed)
+        users = users_of(arguments, int(load)) if arguments.over == "users" else None
+        plan = users or Plan(load, arguments.duration, arguments.warmup, "poisson")
+        measured = await measure(target, cases, setup_of(arguments, plan), arguments.seed)
         if measured.failed:
             await asyncio.sleep(PAUSE_S)
         if measured.interrupted:
             raise EndedError("ended by Ctrl-C")
         return measured
 
+    def seen(point: Point) -> None:
+        series["points"] = sorted([*series["points"], asdict(point)], key=lambda each: each["load"])
+        series["knee"] = max((each["load"] for each in series["points"] if each["met"]), default=None)
+        _show_point(point, out_console())
+
     await find_knee(measure_at, objectives, where, seen)
-    return target
 
 
-def _load(arguments: argparse.Namespace, load: float) -> Plan | Users:
-    if arguments.over == "users":
-        return users_of(arguments, int(load))
-    return Plan(load, arguments.duration, arguments.warmup, "poisson")
+def _show_point(point: Point, console: Console) -> None:
+    measured = point.measured
+    word = "[green]met[/]" if point.met else "[red]missed[/]"
+    limits = "".join(f", generator: {each}" for each in measured.generator.limits)
+    console.print(
+        f"  {point.load:9,.5g}  {measured.answered_per_s:9,.1f} answered/s  p50 {measured.latency.p50_ms:8,.2f} ms  "
+        f"p99 {measured.latency.p99_ms:8,.2f} ms  {measured.error_share:.2%} failed  {word}{limits}"
+    )
+
+
+def _show(result: Json, console: Console) -> None:
+    for each in result["series"]:
+        knee = "none" if each["knee"] is None else f"{each['knee']:,.5g}"
+        console.print(f"[bold]{each['name']}[/]: most {result['over']} with {result['objectives']}: {knee}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_triton.client.config import Config
-from alexnet_triton.loadtest.cases import Case, reach
+from alexnet_triton.loadtest.cases import prepare
 from alexnet_triton.loadtest.cli import main
 from alexnet_triton.loadtest.loadgen import Sending
 from alexnet_triton.serving import Server
@@ -113,8 +113,8 @@ def test_interrupted_it_ends_in_one_line(quick_stub: Running, pictures: Path, tm
 def test_samples_after_the_end_go_nowhere(quick_stub: Running, pictures: Path) -> None:
     """LoadGen's thread outlives an interrupted run, and must not end in a traceback."""
     config = Config(urls=(quick_stub.url,))
-    target, (image,) = asyncio.run(reach(config, sorted(pictures.iterdir())[:1]))
+    target, (case,) = asyncio.run(prepare(config, pictures, 1, seed=0))
     sending = Sending(target, 1, None, lambda ids, answer: None)
     sending.start()
     sending.close()
-    sending.put([(1, Case("late", image, frozenset()))])
+    sending.put([(1, case)])
