@@ -1,6 +1,7 @@
 """The options that the load test's commands share, and what they come to."""
 
 import argparse
+import math
 import os
 import time
 from pathlib import Path
@@ -23,39 +24,52 @@ MOST_USERS = 10_000
 UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def add_target(parser: Parser, server: bool = True) -> None:
-    """What is tested, and with which images."""
-    if server:
-        add_server_options(parser)
+def add_shared_options(parser: Parser, duration: str | None, warmup: str = "2s", repository: bool = True) -> None:
+    """What is tested, with which images, how long, and where results go.
+
+    Args:
+        duration, warmup: their defaults; without a duration, the command has neither option.
+        repository: whether it starts a fresh server on one.
+    """
+    add_server_options(parser)
+    if repository:
         parser.add_argument("--metrics", metavar="URL", help="Triton's metrics (default: where the server has them)")
         parser.add_argument("--repository", type=Path, metavar="FOLDER", help="start a fresh server on it, not --url")
-    add = parser.add_argument_group("requests").add_argument
-    add("--images", type=Path, default=Path("artifacts/pictures"), metavar="FOLDER")
-    add("--limit", type=int, default=200, metavar="N", help="images held in memory (default: %(default)s)")
-    add("--answers", type=Path, metavar="FILE", help="of alexnet-classify --format json (default: ask before the load)")
-    add("--send", choices=("auto", "encoded", "pixels"), default="auto", help="as the client's --send")
-    add("--batch", type=int, default=1, metavar="N", help="images a request (default: %(default)s)")
-    add("--priorities", default="0", metavar="LEVEL:WEIGHT,...", help="1:0.2,2:0.8 mixes two (default: the model's)")
-    add("--connections", type=int, default=1024, metavar="N", help="HTTP, at most (default: %(default)s)")
-    add("--give-up", type=seconds, default=10.0, metavar="TIME", help="on a request, after 10s")
-    add("--seed", type=int, default=0, metavar="N", help="of images, priorities and arrivals")
-
-
-def add_times(parser: Parser, duration: str, warmup: str = "2s") -> None:
-    """How long a load lasts."""
-    add = parser.add_argument_group("time").add_argument
-    add("--duration", type=seconds, default=duration, metavar="TIME", help="30s, 5m, 1h (default: %(default)s)")
-    add("--warmup", type=seconds, default=warmup, metavar="TIME", help="before it, left out (default: %(default)s)")
-
-
-def add_output(parser: Parser) -> None:
-    """Where results go."""
+    _add_requests(parser)
+    if duration:
+        add = parser.add_argument_group("time").add_argument
+        add("--duration", type=seconds, default=duration, metavar="TIME", help="30s, 5m, 1h (default: %(default)s)")
+        add("--warmup", type=seconds, default=warmup, metavar="TIME", help="before it, left out (default: %(default)s)")
     add = parser.add_argument_group("output").add_argument
     folder = Path("artifacts/loadtest") / time.strftime("%Y%m%d-%H%M%S")
-    add("--output", type=Path, default=folder, metavar="FOLDER", help="of result and report (default: %(default)s)")
+    add(
+        "--output",
+        type=Path,
+        default=folder,
+        metavar="FOLDER",
+        help="result and report (default: artifacts/loadtest/TIME)",
+    )
     add("--json", type=Path, metavar="FILE", help="the result once more, there")
     add("--title", default="", help="of the report")
     add("--no-report", action="store_true", help="no page and pictures")
+
+
+def _add_requests(parser: Parser) -> None:
+    add = parser.add_argument_group("requests").add_argument
+    add("--images", type=Path, default=Path("artifacts/pictures"), metavar="FOLDER")
+    add("--limit", type=int, default=200, metavar="N", help="images held in memory (default: %(default)s)")
+    add("--answers", type=Path, metavar="FILE", help="right answers, of alexnet-classify --format json (default: ask)")
+    add("--send", choices=("auto", "encoded", "pixels"), default="auto", help="as the client's --send")
+    add("--batch", type=int, default=1, metavar="N", help="images a request (default: %(default)s)")
+    add(
+        "--priorities",
+        default="0",
+        metavar="LEVEL:WEIGHT,...",
+        help="Triton's, mixed: 1:0.2,2:0.8 (default: the model's)",
+    )
+    add("--connections", type=int, default=1024, metavar="N", help="HTTP, at most (default: %(default)s)")
+    add("--give-up", type=seconds, default=10.0, metavar="TIME", help="on a request, after 10s")
+    add("--seed", type=int, default=0, metavar="N", help="of images, priorities and arrivals")
 
 
 async def prepare_target(arguments: argparse.Namespace, url: str | None) -> tuple[Target, list[Case]]:
@@ -118,10 +132,7 @@ def users_of(arguments: argparse.Namespace, count: int, think_s: float = 0.0) ->
 def seconds(text: str) -> float:
     """An argument's type, a time in seconds: 250ms, 30s, 5m, 1h, or plain seconds."""
     unit = next((each for each in UNITS_S if text.endswith(each) and text.removesuffix(each)[-1:].isdigit()), "")
-    try:
-        value = float(text.removesuffix(unit)) * UNITS_S.get(unit, 1.0)
-    except ValueError:
-        value = -1.0
+    value = _number(text.removesuffix(unit)) * UNITS_S.get(unit, 1.0)
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: give 250ms, 30s, 5m or 1h")
     return value
@@ -129,13 +140,17 @@ def seconds(text: str) -> float:
 
 def percent(text: str) -> float:
     """An argument's type, a fraction of 1: 5% or 0.05."""
-    try:
-        value = float(text.removesuffix("%")) * (0.01 if text.endswith("%") else 1.0)
-    except ValueError:
-        value = -1.0
+    value = _number(text.removesuffix("%")) * (0.01 if text.endswith("%") else 1.0)
     if not 0 <= value < 10:
         raise argparse.ArgumentTypeError(f"{text!r} is no fraction: give 5% or 0.05")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def parse_priorities(text: str) -> dict[int, float]:

@@ -107,13 +107,10 @@ async def prepare(
         inference = await classifier.session.inference()
         signature = inference.signature
         images = load_images(paths, signature)
-        first = await _classify(inference, paths[0], images[0])
-        target = Target(config, signature, config.model_name, first.version, await _steps(classifier, config))
-        if answers:
-            right = read_answers(answers, paths)
-        else:
-            numbers = progress(range(len(paths)), len(paths), "answers")
-            right = [right_classes((await _classify(inference, paths[i], images[i])).top) for i in numbers]
+        asked = 1 if answers else len(paths)
+        found = [await _classify(inference, paths[i], images[i]) for i in progress(range(asked), asked, "answers")]
+        target = Target(config, signature, config.model_name, found[0].version, await _steps(classifier, config))
+    right = read_answers(answers, paths) if answers else [right_classes(each.top) for each in found]
     tensors = [input_tensor(image, signature) for image in images]
     names = [str(path.relative_to(folder)) for path in paths]
     return target, list(map(Case, names, tensors, right))

@@ -3,13 +3,11 @@
 import argparse
 from collections.abc import Sequence
 
-from alexnet_triton.client.errors import ClassifierError, ServerError
-from alexnet_triton.common.command import USAGE, Parser, complain, finish
+from alexnet_triton.common.command import Parser, finish
 from alexnet_triton.loadtest import compare, mlperf, report, run, sweep
 from alexnet_triton.loadtest.arguments import EXIT_CODES, PROGRAM
+from alexnet_triton.loadtest.errors import TargetError
 from alexnet_triton.serving.errors import ServingError
-
-SERVER = 3
 
 
 def main(words: Sequence[str]) -> int:
@@ -22,12 +20,8 @@ def main(words: Sequence[str]) -> int:
 def _call(arguments: argparse.Namespace) -> int:
     try:
         return arguments.call(arguments)
-    except (ServerError, ServingError) as error:
-        complain(PROGRAM, error)
-        return SERVER
-    except ClassifierError as error:
-        complain(PROGRAM, error)
-        return USAGE
+    except ServingError as error:
+        raise TargetError(str(error)) from error
 
 
 def _parser() -> Parser:

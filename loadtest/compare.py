@@ -11,22 +11,13 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from alexnet_triton.client.arguments import add_server_options
 from alexnet_triton.common.command import Parser
-from alexnet_triton.loadtest.arguments import (
-    add_output,
-    add_target,
-    add_times,
-    load_of,
-    percent,
-    prepare_target,
-    setup_of,
-)
+from alexnet_triton.loadtest.arguments import add_shared_options, load_of, percent, prepare_target, setup_of
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.errors import EndedError, SettingError, TargetError
 from alexnet_triton.loadtest.measure import Measured, Setup, measure
 from alexnet_triton.loadtest.recorder import LATENCIES
-from alexnet_triton.loadtest.report import finish
+from alexnet_triton.loadtest.report import save_and_show
 from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, UNDECIDED, Json, describe_target, prepare_folder
 from alexnet_triton.loadtest.summary import tracked
 from alexnet_triton.serving import Server
@@ -119,10 +110,7 @@ def add_parser(commands: Any) -> None:
     add("--confidence", type=float, default=0.99, metavar="P", help="of the interval (default: 0.99)")
     add("--rate", type=float, metavar="R", help="open loop: requests a second")
     add("--users", type=int, metavar="N", help="closed loop: requests in flight (default: 1)")
-    add_times(parser, "2s", "500ms")
-    add_target(parser, server=False)
-    add_server_options(parser)
-    add_output(parser)
+    add_shared_options(parser, "2s", "500ms", repository=False)
     parser.set_defaults(call=run, arrivals="poisson", shape="flat", think=0.0)
 
 
@@ -144,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     ratios = [old / new if arguments.metric == "rate" else new / old for old, new in values]
     found = estimate(ratios, arguments.confidence)
     decision = None if arguments.fail_if_slower is None else found.decide(arguments.fail_if_slower)
-    finish(
+    save_and_show(
         "compare",
         arguments,
         f"{arguments.old} and {arguments.new}",

@@ -5,7 +5,6 @@ that, and workers send theirs with every report of Locust's own.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Coroutine
 from pathlib import Path
@@ -17,6 +16,7 @@ from hdrh.histogram import HdrHistogram
 from locust.env import Environment
 from locust.runners import MasterRunner
 
+from alexnet_triton.common.files import write_json
 from alexnet_triton.loadtest.recorder import Times, new_histogram, record
 
 Value = TypeVar("Value")
@@ -98,10 +98,5 @@ class Report:
             lost = ", lost" if worker in self._lost else ""
             print(f"loadtest: worker {worker}: {counts['requests']:,} requests, {counts['failed']:,} failed{lost}")
         if self._file:
-            result = {
-                "requests": times.count,
-                "latency": vars(times),
-                "workers": self._counts,
-                "lost": sorted(self._lost),
-            }
-            self._file.write_text(json.dumps(result, indent=1) + "\n")
+            result = {"requests": times.count, "latency": vars(times), "workers": self._counts}
+            write_json(self._file, {**result, "lost": sorted(self._lost)})

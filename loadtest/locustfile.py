@@ -25,22 +25,21 @@ from locust.runners import MasterRunner
 from tritonclient.grpc import service_pb2_grpc
 
 from alexnet_triton.client.config import Config, InputFormat
-from alexnet_triton.client.errors import ClassifierError
 from alexnet_triton.client.grpc_transport import CHANNEL_OPTIONS
 from alexnet_triton.client.grpc_transport import build_request as build_message
 from alexnet_triton.client.grpc_transport import read_reply as read_message
 from alexnet_triton.client.http_transport import build_request
+from alexnet_triton.client.protocol import InferRequest
+from alexnet_triton.common.command import UserError, complain
 from alexnet_triton.common.infer_request import HEADER_LENGTH
 from alexnet_triton.loadtest.arguments import parse_priorities
-from alexnet_triton.loadtest.cases import prepare
-from alexnet_triton.loadtest.errors import LoadTestError
+from alexnet_triton.loadtest.cases import Case, prepare
 from alexnet_triton.loadtest.http_sender import read_answer
 from alexnet_triton.loadtest.locust_support import Report, run_in_thread
 from alexnet_triton.loadtest.workload import Answer, RequestFault, RequestSampler, Workload, find_fault, infer_request
 
 TIMEOUT_S = 10.0
 SINGLE, BATCHED = "single", "batched"
-NO_SERVER = 3
 
 
 @events.init_command_line_parser.add_listener
@@ -67,9 +66,9 @@ def on_init(environment: Environment, **_: Any) -> None:
         try:
             _make_samplers(environment, options)
             READY.set()
-        except (ClassifierError, LoadTestError) as error:
-            print(f"loadtest: {error}", file=sys.stderr)
-            sys.exit(getattr(error, "exit_code", NO_SERVER))
+        except UserError as error:
+            complain("loadtest", error)
+            sys.exit(error.exit_code)
 
 
 def _make_samplers(environment: Environment, options: Any) -> None:
@@ -108,6 +107,12 @@ class Checked(User):
         """Several images a request."""
         self.ask(BATCHED)
 
+    def draw(self, size: str) -> tuple[list[Case], InferRequest]:
+        """The images of the next request, and the request."""
+        sampler = SAMPLERS[self.send, size]
+        cases, priority = sampler.draw()
+        return cases, infer_request(sampler.target, cases, priority)
+
     def ask(self, size: str) -> None:
         """Send one request, and tell Locust how it ended."""
 
@@ -121,9 +126,7 @@ class HttpUser(Checked, FastHttpUser):
 
     def ask(self, size: str) -> None:
         """As `Checked.ask`."""
-        sampler = SAMPLERS[self.send, size]
-        cases, priority = sampler.draw()
-        request = infer_request(sampler.target, cases, priority)
+        cases, request = self.draw(size)
         header, data = build_request(request)
         headers = {HEADER_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
         body: Any = header + data  # bytes, which Locust sends and does not mention
@@ -157,9 +160,7 @@ class GrpcUser(Checked):
 
     def ask(self, size: str) -> None:
         """As `Checked.ask`."""
-        sampler = SAMPLERS[self.send, size]
-        cases, priority = sampler.draw()
-        request = infer_request(sampler.target, cases, priority)
+        cases, request = self.draw(size)
         message = build_message(request)
         start_s, start_time = time.perf_counter(), time.time()
         answer, length = self._call(message, request.output)

@@ -187,7 +187,7 @@ def _on_interrupt(call: Any) -> None:
 def _interrupt(engine: LoadEngine, observer: Observer) -> None:
     engine.recorder.end_s = min(engine.recorder.end_s, time.perf_counter())
     engine.over.set()
-    observer.interrupt()
+    observer.interrupted.set()
 
 
 def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
@@ -200,7 +200,7 @@ def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
     delayed = engine.sender.delayed / max(1, recorder.sent)
     limits = _limits(setup, latency, service, lag, observer.cores, delayed)
     short = _shortfall(setup.load, sent_per_s)
-    if short and not observer.interrupted:
+    if short and not observer.interrupted.is_set():
         limits.insert(0, short)
     return Measured(
         seconds=seconds,
@@ -217,7 +217,7 @@ def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
         windows=recorder.windows(),
         generator=Generator(observer.cores, sent_per_s, lag, engine.sender.delayed, limits),
         server=ServerView(observer.models, samples, memory_growth(samples), note),
-        interrupted=observer.interrupted,
+        interrupted=observer.interrupted.is_set(),
     )
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from rich.console import Console
 
 from alexnet_triton.common.command import Parser
-from alexnet_triton.loadtest.arguments import add_output, add_target, client_config, seconds
+from alexnet_triton.loadtest.arguments import add_shared_options, client_config, seconds
 from alexnet_triton.loadtest.cases import find_images, prepare
 from alexnet_triton.loadtest.errors import ResultError, SettingError
 from alexnet_triton.loadtest.loadgen import Library, Rules, SystemUnderTest, run_loadgen
-from alexnet_triton.loadtest.report import finish
+from alexnet_triton.loadtest.report import save_and_show
 from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, Json, describe_target, prepare_folder
 from alexnet_triton.loadtest.summary import waiting
 from alexnet_triton.loadtest.variants import fresh_server
@@ -93,8 +93,7 @@ def add_parser(commands: Any) -> None:
     add("--target-latency", type=seconds, default="150ms", metavar="TIME", help="Server: of 99 %%, 150ms")
     add("--offline-batch", type=int, default=16, metavar="N", help="images a request (default: 16)")
     add("--offline-requests", type=int, default=6, metavar="N", help="in flight (default: 6)")
-    add_target(parser)
-    add_output(parser)
+    add_shared_options(parser, duration=None)
     parser.set_defaults(call=run, limit=10_000, images=Path("artifacts/test"))
 
 
@@ -126,7 +125,7 @@ def _run(arguments: argparse.Namespace, url: str | None, rules: Rules, paths: li
     finally:
         sut.close()
     summary = None if rules.accuracy else read_summary(folder, rules.scenario)
-    finish(
+    save_and_show(
         "mlperf",
         arguments,
         f"MLPerf LoadGen, {rules.scenario}{', accuracy' if rules.accuracy else ''}",

@@ -15,7 +15,7 @@ from alexnet_triton.loadtest.recorder import Recorder
 from alexnet_triton.loadtest.sampler import Sample, Sampler, find_place
 
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
-Stats = Mapping[tuple[str, str], Mapping[str, Any]]
+Models = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,48 +39,41 @@ class ModelView:
     parts_ms: dict[str, float]
 
 
-def index_stats(models: Sequence[Mapping[str, Any]]) -> Stats:
-    """Statistics by name and version."""
-    return {(str(each["name"]), str(each["version"])): each for each in models}
-
-
-def compare_stats(before: Stats, after: Stats) -> list[ModelView]:
+def compare_stats(before: Models, after: Models) -> list[ModelView]:
     """What each model did between two answers of Triton's statistics extension; idle models are left out.
 
     Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
     """
-    views = [_view(key, before.get(key, {}), stats) for key, stats in after.items()]
+    earlier = {(each["name"], each["version"]): each for each in before}
+    views = [_view(earlier.get((each["name"], each["version"]), {}), each) for each in after]
     return [view for view in views if view.requests or view.failed]
 
 
-def _view(key: tuple[str, str], before: Mapping[str, Any], after: Mapping[str, Any]) -> ModelView:
-    requests = _part(after, "success", "count") - _part(before, "success", "count")
-    spent_ns = {part: _part(after, part, "ns") - _part(before, part, "ns") for part in PARTS}
+def _view(before: Mapping[str, Any], after: Mapping[str, Any]) -> ModelView:
+    def grown(name: str) -> int:
+        return int(after.get(name, 0)) - int(before.get(name, 0))
+
+    def grown_part(part: str, name: str) -> int:
+        new, old = (int(each.get("inference_stats", {}).get(part, {}).get(name, 0)) for each in (after, before))
+        return new - old
+
+    requests = grown_part("success", "count")
     old, new = _batches(before), _batches(after)
     return ModelView(
-        *key,
+        name=after["name"],
+        version=after["version"],
         requests=requests,
-        failed=_part(after, "fail", "count") - _part(before, "fail", "count"),
-        inferences=_count(after, "inference_count") - _count(before, "inference_count"),
-        executions=_count(after, "execution_count") - _count(before, "execution_count"),
+        failed=grown_part("fail", "count"),
+        inferences=grown("inference_count"),
+        executions=grown("execution_count"),
         batches={size: count - old.get(size, 0) for size, count in sorted(new.items()) if count > old.get(size, 0)},
-        parts_ms={part: ns / max(1, requests) / 1e6 for part, ns in spent_ns.items()},
+        parts_ms={part: grown_part(part, "ns") / max(1, requests) / 1e6 for part in PARTS},
     )
 
 
-def _count(stats: Mapping[str, Any], name: str) -> int:
-    return int(stats.get(name, 0))
-
-
-def _part(stats: Mapping[str, Any], part: str, name: str) -> int:
-    return int(stats.get("inference_stats", {}).get(part, {}).get(name, 0))
-
-
 def _batches(stats: Mapping[str, Any]) -> dict[int, int]:
-    return {
-        int(each["batch_size"]): int(each.get("compute_infer", {}).get("count", 0))
-        for each in stats.get("batch_stats", ())
-    }
+    batches = stats.get("batch_stats", ())
+    return {int(each["batch_size"]): int(each.get("compute_infer", {}).get("count", 0)) for each in batches}
 
 
 class Observer:
@@ -88,17 +81,10 @@ class Observer:
 
     def __init__(self, target: Target, recorder: Recorder, metrics_url: str | None) -> None:
         self._target, self._recorder = target, recorder
-        self._interrupted = asyncio.Event()
-        self.sampler = Sampler(find_place(target.address, metrics_url), recorder.end_s - recorder.start_s)
+        self.interrupted = asyncio.Event()
+        self.sampler = Sampler(*find_place(target.address, metrics_url), recorder.end_s - recorder.start_s)
         self.models: list[ModelView] = []
         self.cores, self.note = 0.0, ""
-
-    @property
-    def interrupted(self) -> bool:
-        return self._interrupted.is_set()
-
-    def interrupt(self) -> None:
-        self._interrupted.set()
 
     async def run(self) -> None:
         async with AsyncClassifier.from_config(self._target.config) as classifier:
@@ -108,13 +94,13 @@ class Observer:
             await self._until(self._recorder.end_s)
             self.cores = (time.thread_time() - busy_s) / max(1e-9, time.perf_counter() - at_s)
             await asyncio.to_thread(self.sampler.stop)
-            self.models = compare_stats(index_stats(before), index_stats(await self._stats(classifier)))
+            self.models = compare_stats(before, await self._stats(classifier))
 
     async def _until(self, moment_s: float) -> None:
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._interrupted.wait(), max(0.0, moment_s - time.perf_counter()))
+            await asyncio.wait_for(self.interrupted.wait(), max(0.0, moment_s - time.perf_counter()))
 
-    async def _stats(self, classifier: AsyncClassifier) -> Sequence[Any]:
+    async def _stats(self, classifier: AsyncClassifier) -> Models:
         try:
             return await classifier.session.statistics()
         except ServerError as error:

@@ -31,7 +31,7 @@ SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "loadtest", "font.size": 9, 
 METADATA = {"Date": None}
 
 
-def finish(
+def save_and_show(
     kind: str, arguments: argparse.Namespace, title: str, show: Callable[[Json, Console], None], **content: Any
 ) -> None:
     """Save a result and its report in `--output`, show it, and say where it is."""

@@ -5,11 +5,11 @@ import asyncio
 from dataclasses import asdict
 from typing import Any, get_args
 
-from alexnet_triton.loadtest.arguments import add_output, add_target, add_times, load_of, prepare_target, setup_of
+from alexnet_triton.loadtest.arguments import add_shared_options, load_of, prepare_target, setup_of
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.measure import Measured, Setup, measure
 from alexnet_triton.loadtest.objectives import judge, parse_objectives
-from alexnet_triton.loadtest.report import finish
+from alexnet_triton.loadtest.report import save_and_show
 from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, UNDECIDED, describe_target, prepare_folder
 from alexnet_triton.loadtest.summary import load_words, show_run, waiting
 from alexnet_triton.loadtest.variants import fresh_server
@@ -26,9 +26,7 @@ def add_parser(commands: Any) -> None:
     add("--users", type=int, metavar="N", help="closed loop: requests in flight")
     add("--think", type=float, default=0.0, metavar="SECONDS", help="of a user between two requests")
     add("--slo", default="", metavar="p99=100ms,errors=0.1%%,rate=200", help="decide the exit code")
-    add_times(parser, "30s")
-    add_target(parser)
-    add_output(parser)
+    add_shared_options(parser, "30s")
     parser.set_defaults(call=run)
 
 
@@ -40,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     with fresh_server(arguments) as url:
         target, measured = asyncio.run(_measure(arguments, url, setup))
     judged = judge(objectives, measured.objectives)
-    finish(
+    save_and_show(
         "run",
         arguments,
         f"{target.model} on {target.address}",

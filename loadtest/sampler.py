@@ -6,7 +6,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,14 +20,7 @@ MOST_SAMPLES = 1800
 MOST_METRICS_BYTES = 1 << 24
 LINE = re.compile(r"^(\w+)(?:\{([^}]*)\})? ([-+.\w]+)$", re.MULTILINE)
 MODEL = re.compile(r'model="([^"]*)"')
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a server's figures come from: its own process where it runs here, and its metrics' address."""
-
-    pid: int | None
-    metrics_url: str | None
+Counts = dict[tuple[str, str], float]  # (metric, model) to its value
 
 
 @dataclass(frozen=True)
@@ -50,27 +43,27 @@ class Sample:
     mean_batch: dict[str, float]
 
 
-def find_place(address: Address, metrics_url: str | None) -> Place:
-    """The server behind an address: one of this project's on this machine, else what is known of it from outside."""
+def find_place(address: Address, metrics_url: str | None) -> tuple[int | None, str]:
+    """The process of the server behind an address, where it is one of this project's on this machine; its metrics."""
     for run in find_runs():
         ports = run.state["ports"]
         if run.state["host"] == address.host and address.port in (ports["http"], ports["grpc"]):
-            return Place(run.state["tritonserver"], metrics_url or f"http://{address.host}:{ports['metrics']}/metrics")
+            return run.state["tritonserver"], metrics_url or f"http://{address.host}:{ports['metrics']}/metrics"
     port = os.environ.get("METRICS_PORT", "8002")
-    return Place(None, metrics_url or f"http://{address.host}:{port}/metrics")
+    return None, metrics_url or f"http://{address.host}:{port}/metrics"
 
 
 class Sampler:
     """Samples in a thread from `start` to `stop`, and says in `note` what it could not see."""
 
-    def __init__(self, place: Place, seconds: float = 0.0) -> None:
-        """`seconds` is how long it will be: of a long run, fewer moments are kept."""
+    def __init__(self, pid: int | None, metrics_url: str, seconds: float) -> None:
+        """`seconds` is how long it will be: of a long run, fewer moments are kept. `pid` is the server's, if known."""
         self._interval_s = max(INTERVAL_S, seconds / MOST_SAMPLES)
         self.samples: list[Sample] = []
         self.note = ""
-        self._place = place
-        self._own, self._server = _Meter(os.getpid()), _Meter(place.pid) if place.pid else None
-        self._counts: dict[tuple[str, str], float] = {}
+        self._metrics_url = metrics_url
+        self._own, self._server = _Meter(os.getpid()), _Meter(pid)
+        self._counts: Counts = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
@@ -78,8 +71,7 @@ class Sampler:
         """Take the first sample after an interval."""
         self._started_s = time.monotonic()
         self._own.read()
-        if self._server:
-            self._server.read()
+        self._server.read()
         self._counts = self._scrape()
         self._thread.start()
 
@@ -90,28 +82,28 @@ class Sampler:
 
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_s):
-            own, server = self._own.read(), self._server.read() if self._server else None
+            own, server = self._own.read(), self._server.read()
             assert own, "this process runs"
             counts = self._scrape()
             at_s = time.monotonic() - self._started_s
             self.samples.append(Sample(at_s, own, server, _pending(counts), _mean_batch(self._counts, counts)))
             self._counts = counts
 
-    def _scrape(self) -> dict[tuple[str, str], float]:
-        if self._place.metrics_url is None or self.note:
+    def _scrape(self) -> Counts:
+        if self.note:
             return {}
         try:
-            with urllib.request.urlopen(self._place.metrics_url, timeout=INTERVAL_S) as response:
+            with urllib.request.urlopen(self._metrics_url, timeout=INTERVAL_S) as response:
                 return parse_metrics(response.read(MOST_METRICS_BYTES).decode())
         except (urllib.error.URLError, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            self.note = f"no metrics from {self._place.metrics_url} ({reason}): name them with --metrics URL"
+            self.note = f"no metrics from {self._metrics_url} ({reason}): name them with --metrics URL"
             return {}
 
 
-def parse_metrics(text: str) -> dict[tuple[str, str], float]:
+def parse_metrics(text: str) -> Counts:
     """Prometheus' text format: (metric, model) to the sum over the model's versions."""
-    sums: dict[tuple[str, str], float] = {}
+    sums: Counts = {}
     for name, labels, value in LINE.findall(text):
         model = MODEL.search(labels)
         key = (name, model.group(1) if model else "")
@@ -119,33 +111,28 @@ def parse_metrics(text: str) -> dict[tuple[str, str], float]:
     return sums
 
 
-def _pending(counts: Mapping[tuple[str, str], float]) -> dict[str, float]:
+def _pending(counts: Counts) -> dict[str, float]:
     return {model: value for (name, model), value in counts.items() if name == "nv_inference_pending_request_count"}
 
 
-def _mean_batch(before: Mapping[tuple[str, str], float], now: Mapping[tuple[str, str], float]) -> dict[str, float]:
+def _mean_batch(before: Counts, now: Counts) -> dict[str, float]:
     """Images a batch since the sample before, of the models that ran one."""
-    means = {}
-    for name, model in now:
-        if name != "nv_inference_exec_count":
-            continue
-        executions, images = (
-            now.get((each, model), 0.0) - before.get((each, model), 0.0) for each in (name, "nv_inference_count")
-        )
-        if executions > 0:
-            means[model] = images / executions
-    return means
+    grown = {key: value - before.get(key, 0.0) for key, value in now.items()}
+    batches = {
+        model: count for (name, model), count in grown.items() if name == "nv_inference_exec_count" and count > 0
+    }
+    return {model: grown.get(("nv_inference_count", model), 0.0) / count for model, count in batches.items()}
 
 
 class _Meter:
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int | None) -> None:
         self._root: psutil.Process | None = None
         with suppress(psutil.NoSuchProcess):
-            self._root = psutil.Process(pid)
+            self._root = psutil.Process(pid) if pid else None
         self._cpu_s = self._at_s = 0.0
 
     def read(self) -> Usage | None:
-        """Since the reading before; None once the process is gone."""
+        """Since the reading before; None where the process is unknown or gone."""
         if self._root is None:
             return None
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):

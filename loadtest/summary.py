@@ -107,17 +107,10 @@ def _show_server(server: Mapping[str, Any], console: Console) -> None:
     if server["models"]:
         table = Table("server", "images", "batches", "images a batch", "queue ms", "compute ms", box=None)
         for model in server["models"]:
-            parts = model["parts_ms"]
-            compute = sum(parts.values()) - parts["queue"]
-            batch = model["inferences"] / max(1, model["executions"])
-            cells = (
-                model["inferences"],
-                model["executions"],
-                f"{batch:.2f}",
-                f"{parts['queue']:.2f}",
-                f"{compute:.2f}",
-            )
-            table.add_row(f"{model['name']} {model['version']}", *map(str, cells))
+            parts, images, batches = model["parts_ms"], model["inferences"], model["executions"]
+            means = (images / max(1, batches), parts["queue"], sum(parts.values()) - parts["queue"])
+            counts = (f"{model['name']} {model['version']}", str(images), str(batches))
+            table.add_row(*counts, *(f"{each:.2f}" for each in means))
         console.print(table)
     seen = [each["server"] for each in server["samples"] if each["server"]]
     if seen:
@@ -125,8 +118,7 @@ def _show_server(server: Mapping[str, Any], console: Console) -> None:
         last = seen[-1]
         growth = f", {server['memory_growth']:+.1%} over the run" if server["memory_growth"] else ""
         console.print(
-            f"server: {cores:.2f} cores, {last['memory_mib']:,.0f} MiB{growth}, {last['descriptors']} descriptors",
-            highlight=False,
+            f"server: {cores:.2f} cores, {last['memory_mib']:,.0f} MiB{growth}, {last['descriptors']} descriptors"
         )
     if server["note"]:
         console.print(f"[yellow]{escape(server['note'])}[/]")
@@ -136,8 +128,7 @@ def _show_generator(generator: Mapping[str, Any], console: Console) -> None:
     lag = generator["lag"]
     console.print(
         f"generator: {generator['cores']:.0%} of a core, late by {lag['p50_ms']:.2f} ms (p50), "
-        f"{lag['p99_ms']:.2f} ms (p99), {lag['max_ms']:.2f} ms (max)",
-        highlight=False,
+        f"{lag['p99_ms']:.2f} ms (p99), {lag['max_ms']:.2f} ms (max)"
     )
     for limit in generator["limits"]:
         console.print(f"[bold red]the generator was the bottleneck: {escape(limit)}[/]")

@@ -11,19 +11,11 @@ from typing import Any
 from rich.console import Console
 
 from alexnet_triton.common.command import Parser
-from alexnet_triton.loadtest.arguments import (
-    add_output,
-    add_target,
-    add_times,
-    percent,
-    prepare_target,
-    setup_of,
-    users_of,
-)
+from alexnet_triton.loadtest.arguments import add_shared_options, percent, prepare_target, setup_of, users_of
 from alexnet_triton.loadtest.errors import EndedError, SettingError
 from alexnet_triton.loadtest.measure import Measured, measure
 from alexnet_triton.loadtest.objectives import Judged, Objective, judge, parse_objectives
-from alexnet_triton.loadtest.report import finish
+from alexnet_triton.loadtest.report import save_and_show
 from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, Json, describe_target, prepare_folder
 from alexnet_triton.loadtest.summary import out_console
 from alexnet_triton.loadtest.variants import describe_setting, fresh_server, parse_settings
@@ -117,9 +109,7 @@ def add_parser(commands: Any) -> None:
     add("--slo", default="p99=100ms,errors=0.1%", metavar="p99=100ms,...", help="as of run")
     values = "batching=off,on delay=0,5000 instances=1,2 decoders=1,2 threads=1,2 precision=int8"
     add("--vary", action="append", default=[], metavar="NAME=VALUE,...", help=f"with --repository: {values}")
-    add_times(parser, "6s", "1s")
-    add_target(parser)
-    add_output(parser)
+    add_shared_options(parser, "6s", "1s")
     parser.set_defaults(call=run)
 
 
@@ -141,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
                 asyncio.run(_search(arguments, url, objectives, where, series[-1]))
             series[-1]["whole"] = True
     title = f"most {arguments.over} with {arguments.slo}"
-    finish("sweep", arguments, title, _show, over=arguments.over, objectives=arguments.slo, series=series)
+    save_and_show("sweep", arguments, title, _show, over=arguments.over, objectives=arguments.slo, series=series)
     if not all(each["whole"] for each in series):
         return INTERRUPTED
     return OK if all(each["knee"] is not None for each in series) else MISSED

@@ -156,8 +156,9 @@ def fresh_server(arguments: argparse.Namespace, setting: Setting | None = None) 
     if arguments.repository is None:
         yield None
         return
-    with variant_of(arguments.repository, setting or {}) as repository:
-        server = Server(repository, http_port=0, grpc_port=0, metrics_port=0)
-        with server:
-            grpc = arguments.url and arguments.url[0].startswith("grpc")
-            yield f"grpc://{server.grpc_address}" if grpc else f"http://{server.http_address}"
+    with (
+        variant_of(arguments.repository, setting or {}) as repository,
+        Server(repository, http_port=0, grpc_port=0, metrics_port=0) as server,
+    ):
+        grpc = arguments.url and arguments.url[0].startswith("grpc")
+        yield f"grpc://{server.grpc_address}" if grpc else f"http://{server.http_address}"

@@ -90,9 +90,6 @@ def intended_times(plan: Plan, seed: int) -> NDArray[np.float64]:
     return np.interp(due[due < total], expected, moments)
 
 
-_LENGTH_NAME = HEADER_LENGTH.encode()
-
-
 @dataclass(slots=True, eq=False)
 class Request:
     """One request. Times are `perf_counter` seconds; `intended_s` is when it should have been sent."""
@@ -134,7 +131,7 @@ class RequestSampler:
         self._rest: list[Case] = []
         self._levels = list(workload.priorities)
         self._weights = list(workload.priorities.values())
-        self._encode = _encode_grpc if target.address.is_grpc else HttpEncoder(target).encode
+        self._encode = _encode_grpc if target.address.is_grpc else _http_encoder(target)
 
     def next(self) -> Request:
         """Draw the next request."""
@@ -176,22 +173,20 @@ def _encode_grpc(request: InferRequest) -> bytes:
     return build_message(request).SerializeToString()
 
 
-class HttpEncoder:
-    """Whole HTTP/1.1 messages."""
+def _http_encoder(target: Target) -> Callable[[InferRequest], bytes]:
+    """Makes whole HTTP/1.1 messages: head, JSON header and binary part."""
+    address, version = target.address, target.config.version
+    model = quote(target.model, safe="") + (f"/versions/{quote(version, safe='')}" if version else "")
+    headers = {"Host": address.authority, "Content-Type": "application/octet-stream", **target.config.headers}
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    head = "\r\n".join((f"POST {address.prefix}/v2/models/{model}/infer HTTP/1.1", *lines, HEADER_LENGTH)).encode()
 
-    def __init__(self, target: Target) -> None:
-        address, version = target.address, target.config.version
-        model = quote(target.model, safe="") + (f"/versions/{quote(version, safe='')}" if version else "")
-        path = f"{address.prefix}/v2/models/{model}/infer"
-        headers = {"Host": address.authority, "Content-Type": "application/octet-stream", **target.config.headers}
-        lines = (f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()))
-        self._head = "\r\n".join(lines).encode()
-
-    def encode(self, request: InferRequest) -> bytes:
-        """Head, JSON header and binary part."""
+    def encode(request: InferRequest) -> bytes:
         header, data = build_request(request)
-        lengths = b"\r\n%s: %d\r\nContent-Length: %d\r\n\r\n"
-        return b"".join((self._head, lengths % (_LENGTH_NAME, len(header), len(header) + len(data)), header, data))
+        lengths = b": %d\r\nContent-Length: %d\r\n\r\n" % (len(header), len(header) + len(data))
+        return b"".join((head, lengths, header, data))
+
+    return encode
 
 
 class RequestFault(NamedTuple):
