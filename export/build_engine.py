@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from alexnet_triton.common.command import Parser, finish, positive_int
 from alexnet_triton.common.files import sha256, write_together
@@ -35,7 +34,6 @@ NOT_FOR_TRITON = "a check, built by TensorRT-RTX: not for Triton"
 # TF32, FP16 and INT8 kernels round differently from ONNX Runtime's; a broken plan differs by tenths.
 TOLERANCE = 2e-2
 VERIFIED_IMAGES = 256
-HARDWARE = ("none", "ampere_plus", "same_compute_capability")
 
 
 def build_engine(
@@ -56,7 +54,8 @@ def build_engine(
     if not check and not has_gpu():
         raise ExportError("no GPU: build the plan on the machine that serves it, or try the graph here with --check")
     proto = onnx_file.read(model)
-    onnx_file.check_signature(proto, model)
+    _, size = onnx_file.check_signature(proto, model)
+    pixels = _pixels(None if check else images, onnx_file.classes(proto), size)
     trt = tensorrt.load(rtx=check)
     device = None if check else Device()
     start = time.perf_counter()
@@ -64,7 +63,8 @@ def build_engine(
     built = tensorrt.build(trt, model, config, timing_cache.read_bytes() if timing_cache.is_file() else None)
     build_s = time.perf_counter() - start
     not_run = IS_CHECK if has_gpu() else NO_GPU
-    verified, layers = _try_out(trt, built, device, model, proto, config, images) if device else (not_run, None)
+    host_code = config.version_compatible
+    verified, layers = _try_out(trt, built, device, model, pixels, host_code) if device else (not_run, None)
     sidecar = {
         "purpose": "for Triton" if device else NOT_FOR_TRITON,
         "builder": {"name": tensorrt.NAMES[trt.__name__], "version": trt.__version__},
@@ -87,20 +87,13 @@ def _beside(plan: Path, suffix: str) -> Path:
 
 
 def _try_out(
-    trt: Any,
-    built: BuiltPlan,
-    device: Device,
-    model: Path,
-    proto: onnx.ModelProto,
-    config: PlanConfig,
-    images: Path | None,
+    trt: Any, built: BuiltPlan, device: Device, model: Path, pixels: np.ndarray, host_code: bool
 ) -> tuple[dict[str, Any], str]:
     """Load the plan on the GPU and compare its answers with ONNX Runtime's on the same graph; also its layers."""
-    engine = tensorrt.deserialize(trt, built.plan, host_code=config.version_compatible)
+    engine = tensorrt.deserialize(trt, built.plan, host_code=host_code)
     found = tensorrt.signature(trt, engine)
     if _essentials(found) != _essentials(built.signature):
         raise AccuracyError(f"{model}: the plan has {found}, but the graph has {built.signature}; do not serve it")
-    pixels = _pixels(proto, model, images)
     differences = check_batches(engine_runner(engine, device), onnx_runtime(model), pixels, TOLERANCE)
     verified = {"reference": "ONNX Runtime", "images": len(pixels), "tolerance": TOLERANCE}
     return {**verified, "largest_difference": differences}, tensorrt.layers(trt, engine)
@@ -111,12 +104,10 @@ def _essentials(signature: dict[str, Any]) -> tuple[Any, ...]:
     return tensors, signature["profile"]
 
 
-def _pixels(proto: onnx.ModelProto, model: Path, images: Path | None) -> np.ndarray:
-    _, size = onnx_file.check_signature(proto, model)
+def _pixels(images: Path | None, classes: Sequence[str], size: int) -> np.ndarray:
     if images is None:
         return np.random.default_rng(0).integers(0, 256, (64, size, size, 3), np.uint8)
-    found = find_images(images, onnx_file.classes(proto), VERIFIED_IMAGES)
-    return found.pixels(0, len(found), size)
+    return find_images(images, classes, VERIFIED_IMAGES).pixels(size)
 
 
 def _write(output: Path, plan: bytes, sidecar: dict[str, Any], layers: str | None, more: dict[Path, bytes]) -> None:
@@ -124,7 +115,7 @@ def _write(output: Path, plan: bytes, sidecar: dict[str, Any], layers: str | Non
     if layers:
         files[_beside(output, "layers.json")] = _json(json.loads(layers))
     write_together(files)
-    if not layers:
+    if not layers:  # those of an earlier build
         _beside(output, "layers.json").unlink(missing_ok=True)
 
 
@@ -150,36 +141,25 @@ def summarize(output: Path, sidecar: dict[str, Any]) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Build a plan; returns the exit code."""
-    parser = Parser(
-        prog="alexnet-triton build-engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = PlanConfig()
+    raw, default = argparse.RawDescriptionHelpFormatter, PlanConfig()
+    parser = Parser(prog="alexnet-triton build-engine", description=__doc__, formatter_class=raw)
     parser.add_argument("onnx", type=Path)
     parser.add_argument("plan", type=Path, help="file to write")
     parser.add_argument("--check", action="store_true", help="build with TensorRT-RTX, without a GPU; not for Triton")
     parser.add_argument("--opt", type=positive_int, help="batch size to choose kernels for (default: the largest)")
-    parser.add_argument(
-        "--max", type=positive_int, default=default.max_batch, help="largest batch (default %(default)s)"
-    )
+    parser.add_argument("--max", type=positive_int, default=default.max_batch, help="largest batch (default 32)")
     parser.add_argument("--builder-level", type=int, choices=range(6), default=default.builder_level)
     parser.add_argument("--workspace", type=positive_int, default=default.workspace_mib, metavar="MIB")
     parser.add_argument("--version-compatible", action="store_true", help="loads in later TensorRT versions too")
-    parser.add_argument("--hardware-compatible", choices=HARDWARE[1:], default=HARDWARE[0], help="on other GPUs too")
     parser.add_argument("--images", type=Path, help="<class>/ folders to compare answers on (default: random pixels)")
     options = parser.parse_args(words)
     if options.opt and options.opt > options.max:
         parser.error(f"--opt {options.opt} is larger than --max {options.max}")
-    return finish("alexnet-triton build-engine", lambda: _run(options))
+    return finish(parser.prog, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
-    config = PlanConfig(
-        options.opt or options.max,
-        options.max,
-        options.builder_level,
-        options.workspace,
-        options.version_compatible,
-        options.hardware_compatible,
-    )
+    batches, compatible = (options.opt or options.max, options.max), options.version_compatible
+    config = PlanConfig(*batches, options.builder_level, options.workspace, compatible)
     sidecar = build_engine(options.onnx, options.plan, config, check=options.check, images=options.images)
     print(summarize(options.plan, sidecar))

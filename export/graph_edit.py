@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -78,10 +79,9 @@ def take_images(
     if image.kind != TensorProto.FLOAT and not (image.kind == TensorProto.UINT8 and _is_cast_first(graph, image.name)):
         nodes.append(helper.make_node("Cast", [nodes[-1].output[0]], [f"{OWN}cast"], to=image.kind))
     nodes[-1].output[0] = image.name
-    _put_nodes(graph, [*nodes, *graph.node])
-    _drop_input(graph, image.name)
-    pixels = [image.size, image.size, 3]
-    graph.input.insert(0, helper.make_tensor_value_info(name, TensorProto.UINT8, [BATCH, *pixels]))
+    _replace(graph.node, [*nodes, *graph.node])
+    taken = helper.make_tensor_value_info(name, TensorProto.UINT8, [BATCH, image.size, image.size, 3])
+    _replace(graph.input, [taken, *(value for value in graph.input if value.name != image.name)])
 
 
 def _is_cast_first(graph: GraphProto, name: str) -> bool:
@@ -93,10 +93,10 @@ def _is_cast_first(graph: GraphProto, name: str) -> bool:
     )
 
 
-def _drop_input(graph: GraphProto, name: str) -> None:
-    kept = [value for value in graph.input if value.name != name]
-    del graph.input[:]
-    graph.input.extend(kept)
+def _replace(repeated: Any, values: list[Any]) -> None:
+    """Give a repeated field of a graph or node other values."""
+    del repeated[:]
+    repeated.extend(values)
 
 
 def give_scores(model: onnx.ModelProto) -> None:
@@ -110,7 +110,7 @@ def give_scores(model: onnx.ModelProto) -> None:
         source = nodes[-1].output[0] if nodes else output.name
         nodes.append(helper.make_node("Cast", [source], [f"{OWN}cast_scores"], to=TensorProto.FLOAT))
     nodes[-1].output[0] = SCORES
-    _put_nodes(graph, [*graph.node, *nodes])
+    graph.node.extend(nodes)
     _set_output(graph, SCORES, [BATCH, None])
 
 
@@ -119,18 +119,12 @@ def give_probabilities(model: onnx.ModelProto, name: str, classes: int, *, softm
     node = helper.make_node("Identity", [SCORES], [name])
     if softmax:
         node = helper.make_node("Softmax", [SCORES], [name], axis=1)
-    _put_nodes(model.graph, [*model.graph.node, node])
+    model.graph.node.append(node)
     _set_output(model.graph, name, [BATCH, classes])
 
 
 def _set_output(graph: GraphProto, name: str, shape: list[int | str | None]) -> None:
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-
-
-def _put_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    del graph.node[:]
-    graph.node.extend(nodes)
+    _replace(graph.output, [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
 
 
 def set_batch(model: onnx.ModelProto, batch: int | None) -> None:
@@ -162,6 +156,4 @@ def free_reshapes(model: onnx.ModelProto, batch: int) -> None:
             shape[0] = 0
             constants[node.input[1]].CopyFrom(numpy_helper.from_array(shape, constants[node.input[1]].name))
         if shape.size > 1 and shape[0] == 0:  # 0 means: keep this dimension, unless allowzero is set
-            others = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(others)
+            _replace(node.attribute, [each for each in node.attribute if each.name != "allowzero"])

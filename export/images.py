@@ -21,8 +21,8 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def pixels(self, start: int, stop: int, size: int) -> np.ndarray:
-        """Decoded as the server decodes them: uint8 [stop - start, size, size, 3].
+    def pixels(self, size: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """The images from `start` to `stop`, decoded as the server decodes them: uint8 [N, size, size, 3].
 
         Raises:
             ModelError: a file is not an image.

@@ -120,23 +120,18 @@ def run_in_batches(runner: Runner, images: np.ndarray, batch: int = 32) -> np.nd
 
 
 def compare(
-    candidates: Sequence[Candidate],
-    images: LabelledImages,
-    size: int,
-    advance: Callable[[int], None] = lambda images: None,
+    candidates: Sequence[Candidate], images: LabelledImages, size: int, advance: Callable[[int], None]
 ) -> list[Comparison]:
     """Every candidate on all of `images`; the first is the reference. `advance` is called with the images done."""
     answers: list[list[np.ndarray]] = [[] for _ in candidates]
     for start in range(0, len(images), CHUNK):
-        pixels = images.pixels(start, start + CHUNK, size)
+        pixels = images.pixels(size, start, start + CHUNK)
         for candidate, chunks in zip(candidates, answers, strict=True):
             chunks.append(run_in_batches(candidate.run, pixels))
         advance(len(pixels))
     probabilities = [np.concatenate(chunks) for chunks in answers]
-    return [
-        _comparison(candidate, own, probabilities[0], images.labels)
-        for candidate, own in zip(candidates, probabilities, strict=True)
-    ]
+    both = zip(candidates, probabilities, strict=True)
+    return [_comparison(candidate, own, probabilities[0], images.labels) for candidate, own in both]
 
 
 def _comparison(candidate: Candidate, own: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Comparison:
@@ -154,12 +149,9 @@ def _comparison(candidate: Candidate, own: np.ndarray, reference: np.ndarray, la
 
 
 def measure_rates(
-    candidates: Sequence[Candidate],
-    pixels: np.ndarray,
-    rounds: int,
-    advance: Callable[[int], None] = lambda rounds: None,
+    candidates: Sequence[Candidate], pixels: np.ndarray, rounds: int, advance: Callable[[int], None]
 ) -> Rates:
-    """Images a second of each candidate at each of `TIMED_BATCHES`, a figure a round.
+    """Images a second of each candidate at each of `TIMED_BATCHES`, a figure a round; `advance` is called after each.
 
     The candidates take turns in every round, so that other load on the machine affects them all alike.
     `pixels` is uint8 [N, S, S, 3] with N at least 32.

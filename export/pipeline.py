@@ -12,21 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alexnet_triton.common.command import Parser, finish, positive_int
 from alexnet_triton.common.files import sha256, write_json
-from alexnet_triton.export import onnx_file, publish, report, to_onnx
+from alexnet_triton.export import numerics, onnx_file, publish, report, to_onnx
 from alexnet_triton.export.errors import ModelError
 from alexnet_triton.export.images import LabelledImages, find_images
-from alexnet_triton.export.numerics import (
-    TIMED_BATCHES,
-    Candidate,
-    check_batches,
-    compare,
-    half_precision_tolerance,
-    measure_rates,
-    onnx_runtime,
-    openvino,
-    run_in_batches,
-    with_rates,
-)
+from alexnet_triton.export.numerics import TIMED_BATCHES, Candidate, onnx_runtime, openvino
 from alexnet_triton.export.quantize import CALIBRATION_IMAGES, quantize_best
 from alexnet_triton.export.verify import plan_report
 from alexnet_triton.training.checkpoint import Checkpoint
@@ -68,8 +57,8 @@ def export_all(sources: Sources, progress: Progress, command: Sequence[str]) -> 
     _demand(calibration, CALIBRATION_IMAGES + LARGEST_TIMED_BATCH, sources.calibration)
     fp32, fp16, int8 = (sources.onnx / name for name in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"))
     advance = start_bar("fp32 and fp16", 2)
-    pixels = test.pixels(0, to_onnx.CHECK_IMAGES, size)
-    _write_fp32(source, source_sha256, fp32, pixels)
+    pixels = test.pixels(size, 0, to_onnx.CHECK_IMAGES)
+    to_onnx.write_checked(source, source_sha256, fp32, pixels)
     advance(1)
     _write_fp16(source, source_sha256, fp16, fp32, pixels[:FP16_CHECK_IMAGES])
     advance(1)
@@ -81,11 +70,11 @@ def export_all(sources: Sources, progress: Progress, command: Sequence[str]) -> 
         Candidate("bf16", "OpenVINO", fp32, openvino(fp32, "bf16")),
         Candidate("int8", "OpenVINO", int8, openvino(int8, "f32")),
     ]
-    rows = compare(candidates, test, size, start_bar("comparing on the test set", len(test)))
+    rows = numerics.compare(candidates, test, size, start_bar("comparing on the test set", len(test)))
     timed = pixels[:LARGEST_TIMED_BATCH]
-    rates = measure_rates(candidates[2:], timed, sources.rounds, start_bar("measuring speed", sources.rounds))
+    rates = numerics.measure_rates(candidates[2:], timed, sources.rounds, start_bar("measuring speed", sources.rounds))
     return report.build(
-        with_rates(rows, rates),
+        numerics.with_rates(rows, rates),
         command,
         tensorrt=plan_report(sources.onnx / "model.plan"),
         calibration=methods,
@@ -99,18 +88,13 @@ def _demand(images: LabelledImages, count: int, folder: Path) -> None:
         raise ModelError(f"{folder}: {len(images)} images, but {count} are needed; add some")
 
 
-def _write_fp32(source: Checkpoint, source_sha256: str, path: Path, pixels: np.ndarray) -> None:
-    onnx_file.write(to_onnx.export(source, source_sha256), path)
-    check_batches(onnx_runtime(path), to_onnx.pytorch_runner(source), pixels)
-
-
 def _write_fp16(source: Checkpoint, source_sha256: str, path: Path, fp32: Path, pixels: np.ndarray) -> None:
     model = to_onnx.export(source, source_sha256, "fp16")
     onnx_file.write(model, path)
     layers = sum(node.op_type in onnx_file.WEIGHTED for node in model.graph.node)
     reference = onnx_runtime(fp32)
-    tolerance = half_precision_tolerance(run_in_batches(reference, pixels), layers)
-    check_batches(onnx_runtime(path), reference, pixels, tolerance)
+    tolerance = numerics.half_precision_tolerance(numerics.run_in_batches(reference, pixels), layers)
+    numerics.check_batches(onnx_runtime(path), reference, pixels, tolerance)
 
 
 def main(words: Sequence[str]) -> int:
@@ -128,7 +112,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, help="write the report to this file too")
     parser.add_argument("--force", action="store_true", help=publish.FORCE_HELP)
     options = parser.parse_args(words)
-    return finish("alexnet-triton export", lambda: _run(options, ["alexnet-triton", "export", *words]))
+    return finish(parser.prog, lambda: _run(options, [*parser.prog.split(), *words]))
 
 
 def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
@@ -136,9 +120,8 @@ def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
         folder = getattr(options, name)
         if not folder.is_dir():
             raise ModelError(f"{folder}: no such folder; `make export` makes it, or give --{name}")
-    sources = Sources(
-        options.checkpoint, options.test, options.calibration, options.onnx, options.limit, options.rounds
-    )
+    folders = (options.test, options.calibration, options.onnx)
+    sources = Sources(options.checkpoint, *folders, options.limit, options.rounds)
     columns = (TextColumn("{task.description:>25}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:  # a bar a stage
         found = export_all(sources, progress, command)

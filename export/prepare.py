@@ -11,8 +11,8 @@ from PIL import Image
 
 from alexnet_triton.common.files import sha256
 from alexnet_triton.common.provenance import describe_versions
-from alexnet_triton.export import onnx_file, probe
-from alexnet_triton.export.adapt import LARGEST_BATCH
+from alexnet_triton.export import onnx_file
+from alexnet_triton.export.adapt import LARGEST_BATCH, pictures
 from alexnet_triton.export.errors import AccuracyError, ModelError, PublishError
 from alexnet_triton.export.images import find_images
 from alexnet_triton.export.numerics import Runner, openvino
@@ -41,9 +41,8 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
     forced = check_losses(report, force) if report else []
     others = {file: path.with_name(file) for file in OTHER_PRECISIONS if report and file in report["sha256"]}
     artefacts = {"model.onnx": path, **others, **find_plan(path)}
-    reference_image, answer = choose_reference_image(
-        openvino(path), _candidates(images, labels, network), labels, network
-    )
+    candidates = _candidates(images, labels, network)
+    reference_image, answer = choose_reference_image(openvino(path), candidates, labels, network)
     manifest: dict[str, Any] = {
         "published": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "data": properties.get("data", ""),
@@ -101,10 +100,8 @@ def check_losses(report: dict[str, Any], force: bool) -> list[str]:
     losses = {precision: round(100 * (top1["fp32"] - value), 3) for precision, value in top1.items()}
     failing = {precision: loss for precision, loss in losses.items() if loss > ALLOWED_LOSS[precision]}
     if failing and not force:
-        named = ", ".join(
-            f"{precision} loses {loss:.2f} points of top-1, more than the {ALLOWED_LOSS[precision]} allowed"
-            for precision, loss in failing.items()
-        )
+        text = "{} loses {:.2f} points of top-1, more than the {} allowed"
+        named = ", ".join(text.format(name, loss, ALLOWED_LOSS[name]) for name, loss in failing.items())
         raise AccuracyError(f"not published: {named}; calibrate better, or publish all the same with --force")
     return sorted(failing)
 
@@ -124,9 +121,8 @@ def find_plan(model: Path) -> dict[str, Path]:
     except (OSError, ValueError, KeyError, TypeError):
         fits = False
     if not fits:
-        raise PublishError(
-            f"{path}: not a plan that was built for Triton; build it with alexnet-triton build-engine, or remove it"
-        )
+        remedy = "build it with alexnet-triton build-engine, or remove it"
+        raise PublishError(f"{path}: not a plan that was built for Triton; {remedy}")
     return {PLAN: path}
 
 
@@ -134,7 +130,7 @@ def _candidates(images: Path | None, labels: tuple[str, ...], network: Network) 
     if images is not None:
         return [path.read_bytes() for path in find_images(images, labels, REFERENCE_IMAGE_CANDIDATES).paths]
     made = []
-    for pixels in probe.pictures(network.size):
+    for pixels in pictures(network.size):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
         made.append(buffer.getvalue())

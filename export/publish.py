@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_triton.common.command import Parser, finish, positive_int
-from alexnet_triton.export import adapt, live, onnx_file
+from alexnet_triton.export import adapt, onnx_file
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.prepare import prepare
 from alexnet_triton.export.repository import (
@@ -28,13 +28,15 @@ from alexnet_triton.export.repository import (
     write_version,
 )
 from alexnet_triton.imaging import decode
-from alexnet_triton.serving.control import judge
+from alexnet_triton.serving.control import Control, ask_loaded_version, judge
 from alexnet_triton.serving.engine import Engine, EngineConfig
-from alexnet_triton.serving.errors import EngineError, WrongAnswerError
+from alexnet_triton.serving.errors import EngineError, ServingError, WrongAnswerError
 from alexnet_triton.serving.repository import Repository
+from alexnet_triton.serving.runs import find_runs
 
 FORCE_HELP = "publish precisions that lose too much accuracy too; the manifest lists them as forced"
 REPOSITORY = Path("artifacts/model_repository")
+LOAD_TIMEOUT_S = 120.0
 
 
 def publish(
@@ -85,7 +87,8 @@ def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
             with the version before, and the new version is removed if `new`.
     """
     before = served_version(repository)
-    server = live.running_server(repository)
+    runs = (run for run in find_runs() if Path(run.state["repository"]) == repository.absolute())
+    server = next((run.control for run in runs), None)
     if server is None:
         set_served_version(repository, version)
     else:
@@ -94,24 +97,50 @@ def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
         remove_version(repository, other)
 
 
-def _serve_live(server: live.Control, repository: Path, version: int, before: int | None, new: bool) -> None:
+def _serve_live(server: Control, repository: Path, version: int, before: int | None, new: bool) -> None:
     try:
-        live.load_beside(server, repository, read_network(repository, version), version)
+        _load_beside(server, repository, version)
         set_served_version(repository, version)
-        live.answer_with(server, repository, version)
+        _answer_with(server, repository, version)
     except BaseException:  # Ctrl-C too
         _restore(server, repository, before, version if new else None)
         raise
 
 
-def _restore(server: live.Control, repository: Path, before: int | None, failed: int | None) -> None:
+def _restore(server: Control, repository: Path, before: int | None, failed: int | None) -> None:
     if before is None:
         return
     set_served_version(repository, before)
     if failed is not None:
         remove_version(repository, failed)
-    live.load_beside(server, repository, read_network(repository, before), before)
-    live.answer_with(server, repository, before)
+    _load_beside(server, repository, before)
+    _answer_with(server, repository, before)
+
+
+def _load_beside(server: Control, repository: Path, version: int) -> None:
+    """Load a version while the one before goes on answering, and ask it the reference image."""
+    network = read_network(repository, version)
+    try:
+        server.load(network.preprocess, LOAD_TIMEOUT_S)
+        server.load(network.name, LOAD_TIMEOUT_S)
+        opened = Repository.open(repository, "cpu")
+        ask_loaded_version(server, opened, network.name, str(version), network.size, LOAD_TIMEOUT_S)
+    except WrongAnswerError as error:
+        raise PublishError(str(error)) from error
+    except ServingError as error:
+        raise PublishError(f"version {version} of {network.name} does not answer: {error}") from error
+
+
+def _answer_with(server: Control, repository: Path, version: int) -> None:
+    """Have `classify` answer with a loaded version, and ask it the reference image."""
+    try:
+        server.load("classify", LOAD_TIMEOUT_S)
+        reference = Repository.open(repository, "cpu").reference_answer(str(version))
+        answered, _ = server.classify(reference.image)
+    except ServingError as error:
+        raise PublishError(f"classify does not answer with version {version}: {error}") from error
+    if answered != str(version):
+        raise PublishError(f"classify answers with version {answered}, not {version}")
 
 
 def rollback(repository: Path) -> int:
@@ -128,29 +157,10 @@ def rollback(repository: Path) -> int:
     return earlier[-1]
 
 
-def publish_any(options: argparse.Namespace) -> tuple[int, str]:
-    """Publish any image classifier; returns its version, and a note if it is served without batching.
-
-    Raises:
-        UserError: as `publish`, or the model cannot be adapted.
-    """
-    labels = adapt.read_labels(options.labels)
-    model = onnx_file.read(options.any_onnx)
-    adapted = adapt.adapt(
-        model, labels, options.mean, options.std, name=options.any_onnx, scores=options.scores, size=options.size
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        onnx_file.write(adapted.model, path)
-        version = publish(path, options.images, options.repository, name=options.name, force=options.force)
-    return version, adapted.note
-
-
 def main(words: Sequence[str]) -> int:
     """Publish a model; returns the exit code."""
-    parser = Parser(
-        prog="alexnet-triton publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="alexnet-triton publish", description=__doc__, formatter_class=raw)
     model = parser.add_mutually_exclusive_group(required=True)
     text = "exported fp32 model; verified files of other precisions beside it are published too"
     model.add_argument("model", type=Path, nargs="?", help=text)
@@ -171,16 +181,26 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     if options.any_onnx and not options.labels:
         parser.error("--onnx needs --labels, class names, one a line")
-    return finish("alexnet-triton publish", lambda: _run(options))
+    return finish(parser.prog, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
-    note = ""
-    if options.any_onnx:
-        version, note = publish_any(options)
-    else:
-        version = publish(options.model, options.images, options.repository, name=options.name, force=options.force)
+    path, note = options.model, ""
+    with tempfile.TemporaryDirectory() as folder:
+        if options.any_onnx:
+            path = Path(folder, "model.onnx")
+            note = _adapt(options, path)
+        version = publish(path, options.images, options.repository, name=options.name, force=options.force)
     print(f"version {version} in {options.repository}" + (f"; {note}" if note else ""))
+
+
+def _adapt(options: argparse.Namespace, output: Path) -> str:
+    """Write any image classifier in this project's signature; returns a note if it is served without batching."""
+    labels, name = adapt.read_labels(options.labels), options.any_onnx
+    size, scores = options.size, options.scores
+    adapted = adapt.adapt(onnx_file.read(name), labels, options.mean, options.std, name=name, scores=scores, size=size)
+    onnx_file.write(adapted.model, output)
+    return adapted.note
 
 
 def per_channel(text: str) -> tuple[float, ...]:
@@ -207,6 +227,4 @@ def rollback_main(words: Sequence[str]) -> int:
     parser = Parser(prog="alexnet-triton rollback", description="Serve the version before the one that is served.")
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
     options = parser.parse_args(words)
-    return finish(
-        "alexnet-triton rollback", lambda: print(f"version {rollback(options.repository)} in {options.repository}")
-    )
+    return finish(parser.prog, lambda: print(f"version {rollback(options.repository)} in {options.repository}"))

@@ -97,7 +97,7 @@ def quantize_best(
     Returns:
         For each method, top-1 and the fraction of the images on which it agrees with `fp32`.
     """
-    pixels = images.pixels(0, len(images), size)
+    pixels = images.pixels(size)
     calibrating, held_out = pixels[:CALIBRATION_IMAGES], pixels[CALIBRATION_IMAGES:]
     labels = images.labels[CALIBRATION_IMAGES:]
     expected = run_in_batches(openvino(fp32), held_out).argmax(axis=1)

@@ -34,7 +34,6 @@ class PlanConfig:
     builder_level: int = 3  # 0 to 5: the higher, the longer the search for kernels
     workspace_mib: int = 1024
     version_compatible: bool = False  # the plan runs in later TensorRT versions too
-    hardware_compatible: str = "none"  # or ampere_plus, same_compute_capability: the plan runs on such GPUs too
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,8 @@ def load(*, rtx: bool = False) -> Any:
     try:
         module = importlib.import_module(name)
     except (ImportError, OSError) as error:
-        extra = "rtx" if rtx else "gpu"
-        raise ExportError(
-            f"{name} is not installed: pip install 'alexnet-triton[{extra}]' ({first_line(error)})"
-        ) from error
+        install = f"pip install 'alexnet-triton[{'rtx' if rtx else 'gpu'}]'"
+        raise ExportError(f"{name} is not installed: {install} ({first_line(error)})") from error
     version = tuple(int(part) for part in module.__version__.split(".")[:2])
     if not rtx and not FIRST <= version < BEYOND:
         raise ExportError(f"tensorrt {module.__version__}: 10.12 to 11.x is needed; pip install 'alexnet-triton[gpu]'")
@@ -122,11 +119,8 @@ def _settings(trt: Any, builder: Any, config: PlanConfig) -> Any:
     settings.builder_optimization_level = config.builder_level
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mib * 2**20)
     settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if trt.__name__ == "tensorrt":  # TensorRT-RTX has neither kind of compatibility
-        if config.version_compatible:
-            settings.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        level = getattr(trt.HardwareCompatibilityLevel, config.hardware_compatible.upper())
-        settings.hardware_compatibility_level = level
+    if config.version_compatible and trt.__name__ == "tensorrt":  # TensorRT-RTX has no such flag
+        settings.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     return settings
 
 
@@ -156,12 +150,11 @@ def _set_timing_cache(settings: Any, earlier: bytes | None, log: Any) -> str:
 
 
 def _tensors(network: Any) -> dict[str, Any]:
-    def describe(tensor: Any) -> dict[str, Any]:
-        return {"name": tensor.name, "dtype": tensor.dtype.name, "shape": list(tensor.shape)}
-
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
     return {
-        "inputs": [describe(network.get_input(i)) for i in range(network.num_inputs)],
-        "outputs": [describe(network.get_output(i)) for i in range(network.num_outputs)],
+        key: [{"name": tensor.name, "dtype": tensor.dtype.name, "shape": list(tensor.shape)} for tensor in tensors]
+        for key, tensors in (("inputs", inputs), ("outputs", outputs))
     }
 
 
@@ -183,18 +176,13 @@ def deserialize(trt: Any, plan: bytes, *, host_code: bool) -> Any:
 
 def signature(trt: Any, engine: Any) -> dict[str, Any]:
     """Tensors and first profile of an engine, as `BuiltPlan.signature` gives those of a network."""
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    tensors = {
-        mode: [
-            {"name": n, "dtype": engine.get_tensor_dtype(n).name, "shape": list(engine.get_tensor_shape(n))}
-            for n in names
-            if engine.get_tensor_mode(n) == getattr(trt.TensorIOMode, mode)
-        ]
-        for mode in ("INPUT", "OUTPUT")
-    }
-    shapes = [list(shape) for shape in engine.get_tensor_profile_shape(tensors["INPUT"][0]["name"], 0)]
-    profile = dict(zip(("min", "opt", "max"), shapes, strict=True))
-    return {"inputs": tensors["INPUT"], "outputs": tensors["OUTPUT"], "profile": profile}
+    found: dict[str, Any] = {"inputs": [], "outputs": []}
+    for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+        dtype, shape = engine.get_tensor_dtype(name).name, list(engine.get_tensor_shape(name))
+        kind = "inputs" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "outputs"
+        found[kind].append({"name": name, "dtype": dtype, "shape": shape})
+    shapes = map(list, engine.get_tensor_profile_shape(found["inputs"][0]["name"], 0))
+    return {**found, "profile": dict(zip(("min", "opt", "max"), shapes, strict=True))}
 
 
 def layers(trt: Any, engine: Any) -> str:
@@ -264,14 +252,9 @@ class Device:
 
     def describe(self) -> Gpu:
         """Name, compute capability, memory and driver."""
-        attributes = self._cuda.CUdevice_attribute
-        major, minor = (
-            self._call("cuDeviceGetAttribute", attribute, self._device)
-            for attribute in (
-                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )
-        )
+        prefix = "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY"
+        attributes = [getattr(self._cuda.CUdevice_attribute, f"{prefix}_{part}") for part in ("MAJOR", "MINOR")]
+        major, minor = (self._call("cuDeviceGetAttribute", attribute, self._device) for attribute in attributes)
         name = self._call("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
         memory, driver = self._call("cuDeviceTotalMem", self._device), self._call("cuDriverGetVersion")
         return Gpu(name, f"{major}.{minor}", memory // 2**20, f"{driver // 1000}.{driver % 1000 // 10}")
@@ -306,8 +289,7 @@ def plan_runner(plan: Path, *, host_code: bool = False) -> Runner:
         data = plan.read_bytes()
     except OSError as error:
         raise ExportError(f"{plan}: {error.strerror}; build it: alexnet-triton build-engine") from error
-    trt = load()
-    device = Device()
+    trt, device = load(), Device()
     return engine_runner(deserialize(trt, data, host_code=host_code), device)
 
 

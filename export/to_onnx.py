@@ -61,12 +61,8 @@ class OnnxLRN(nn.Module):
 
     def __init__(self, source: LocalResponseNorm):
         super().__init__()
-        self.attributes: dict[str, Any] = {
-            "alpha": source.alpha * source.size,
-            "beta": source.beta,
-            "bias": source.k,
-            "size": source.size,
-        }
+        alpha = source.alpha * source.size
+        self.attributes: dict[str, Any] = {"alpha": alpha, "beta": source.beta, "bias": source.k, "size": source.size}
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.onnx.ops.symbolic("LRN", (x.float(),), self.attributes, dtype=torch.float32, shape=x.shape)
@@ -160,15 +156,14 @@ def pytorch_runner(source: Checkpoint) -> Runner:
     return run
 
 
-def check_answers(path: Path, source: Checkpoint, images: Path) -> dict[int, float]:
-    """The largest probability difference between a written model and PyTorch at each batch size, on real images.
+def write_checked(source: Checkpoint, source_sha256: str, path: Path, pixels: np.ndarray) -> dict[int, float]:
+    """Write the float32 model; returns its largest probability difference from PyTorch at each batch size.
 
     Raises:
-        AccuracyError: it is above the tolerance.
-        ModelError: the images cannot be used.
+        AccuracyError: a difference is above the tolerance.
+        WriteError: the file cannot be written.
     """
-    found = find_images(images, source.classes, CHECK_IMAGES)
-    pixels = found.pixels(0, len(found), source.network.input_size)
+    onnx_file.write(export(source, source_sha256), path)
     return check_batches(onnx_runtime(path), pytorch_runner(source), pixels)
 
 
@@ -179,12 +174,12 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("onnx", type=Path, help="file to write")
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/ folders to compare answers on")
     options = parser.parse_args(words)
-    return finish("alexnet-triton to-onnx", lambda: _run(options))
+    return finish(parser.prog, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     source, source_sha256 = open_checkpoint(options.checkpoint)
-    onnx_file.write(export(source, source_sha256), options.onnx)
-    differences = check_answers(options.onnx, source, options.images)
+    pixels = find_images(options.images, source.classes, CHECK_IMAGES).pixels(source.network.input_size)
+    differences = write_checked(source, source_sha256, options.onnx, pixels)
     table = ", ".join(f"batch {batch}: {difference:.1e}" for batch, difference in differences.items())
-    print(f"{options.onnx}: largest probability difference from PyTorch, {CHECK_IMAGES} images: {table}")
+    print(f"{options.onnx}: largest probability difference from PyTorch, {len(pixels)} images: {table}")

@@ -102,18 +102,13 @@ def plan_report(plan: Path) -> dict[str, Any] | str:
     return {"file": plan.name, **{key: sidecar[key] for key in ("purpose", "builder", "gpu", "verified")}}
 
 
-@dataclass(frozen=True)
-class Verified:
-    """The reference's row and one of every way to run the candidates; file -> why it was not run."""
-
-    rows: list[Comparison]
-    not_run: dict[str, str]
-
-
 def verify(
     candidates: Sequence[Path], against: Path, images: Path, limit: int | None = None, *, bf16: bool = False
-) -> Verified:
+) -> tuple[list[Comparison], dict[str, str]]:
     """Compare the files' answers to the images in <class>/ folders.
+
+    Returns:
+        The reference's row and one of every way to run the candidates; file -> why it was not run.
 
     Raises:
         UserError: a file or an image cannot be used.
@@ -127,7 +122,7 @@ def verify(
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{len(runs)} networks", total=len(found))
         rows = compare(runs, found, size, lambda done: progress.advance(task, done))
-    return Verified(rows, {path.name: each.note for path, each in opened.items() if each.note})
+    return rows, {path.name: each.note for path, each in opened.items() if each.note}
 
 
 def _shared_values(opened: Sequence[OpenedNetwork]) -> Iterator[Any]:
@@ -145,23 +140,17 @@ def _shared_values(opened: Sequence[OpenedNetwork]) -> Iterator[Any]:
         yield known.pop()
 
 
-def check_differences(rows: Sequence[Comparison], tolerance: float) -> None:
-    """Raises:
-    AccuracyError: a candidate's probabilities differ by more than `tolerance` from the reference's.
-    """
+def _check_differences(rows: Sequence[Comparison], tolerance: float) -> None:
     for row in rows[1:]:
         if not row.largest_difference <= tolerance:
-            raise AccuracyError(
-                f"{row.file} in {row.runtime}: probabilities differ by {row.largest_difference:.1e} from those of "
-                f"{rows[0].file}, more than {tolerance:g}"
-            )
+            found = f"probabilities differ by {row.largest_difference:.1e} from those of {rows[0].file}"
+            raise AccuracyError(f"{row.file} in {row.runtime}: {found}, more than {tolerance:g}")
 
 
 def main(words: Sequence[str]) -> int:
     """Compare networks; returns the exit code."""
-    parser = Parser(
-        prog="alexnet-triton verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="alexnet-triton verify", description=__doc__, formatter_class=raw)
     parser.add_argument("candidate", type=Path, nargs="+", help="checkpoint, ONNX model or TensorRT plan")
     parser.add_argument("--against", type=Path, required=True, metavar="REFERENCE", help="the same kinds of files")
     parser.add_argument("--images", type=Path, required=True, help="test images in <class>/ folders")
@@ -170,14 +159,14 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--tolerance", type=positive_float, help="fail if probabilities differ by more")
     parser.add_argument("--json", type=Path, help="write the same figures to this file")
     options = parser.parse_args(words)
-    return finish("alexnet-triton verify", lambda: _run(options, ["alexnet-triton", "verify", *words]))
+    return finish(parser.prog, lambda: _run(options, [*parser.prog.split(), *words]))
 
 
 def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
-    verified = verify(options.candidate, options.against, options.images, options.limit, bf16=options.bf16)
-    found = report.build(verified.rows, command, not_run=verified.not_run)
+    rows, not_run = verify(options.candidate, options.against, options.images, options.limit, bf16=options.bf16)
+    found = report.build(rows, command, not_run=not_run)
     report.show(found)
     if options.json:
         write_json(options.json, found)
     if options.tolerance is not None:
-        check_differences(verified.rows, options.tolerance)
+        _check_differences(rows, options.tolerance)

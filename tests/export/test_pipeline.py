@@ -102,7 +102,7 @@ def test_int8_is_symmetric_and_per_channel(exported: Path, trained: Checkpoint) 
 
 def test_int8_runs_in_both_runtimes_alike(exported: Path, main_job: MainJob, trained: Checkpoint) -> None:
     images = find_images(main_job.artifacts / "pictures", trained.classes, 64)
-    pixels = images.pixels(0, 64, 227)
+    pixels = images.pixels(227, 0, 64)
     path = exported / "model.int8.onnx"
     answers = [numerics.run_in_batches(run, pixels, 32) for run in (onnx_runtime(path), openvino(path))]
     assert (answers[0].argmax(axis=1) == answers[1].argmax(axis=1)).mean() >= 0.95
