@@ -45,9 +45,7 @@ class Checkpoint:
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights."""
-        description = asdict(replace(self, weights={}))
-        del description["weights"]
-        return description
+        return {key: value for key, value in asdict(replace(self, weights={})).items() if key != "weights"}
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -66,10 +64,9 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none, it is damaged, or this project did not write it.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; train one with alexnet-triton train --output {path}")
+    absent = f"no such checkpoint; train one with alexnet-triton train --output {path}"
     otherwise, remedy = "not a checkpoint of this project", "train it again"
-    values = read_tensors(path, otherwise, remedy)
+    values = read_tensors(path, absent, otherwise, remedy)
     try:
         network = values.pop("network")
         network.setdefault("lrn", network.pop("normalization", True))  # its name in older checkpoints
@@ -79,10 +76,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write the state of an unfinished run in one step.
-
-    Args:
-        identity: what must be the same in the run that resumes from it.
+    """Write the state of an unfinished run in one step. A run that resumes from it must have the same `identity`.
 
     Raises:
         WriteError: it cannot be written.
@@ -96,29 +90,29 @@ def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, it is damaged, or its run had another identity.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no unfinished run to resume; start one without --resume")
-    otherwise, remedy = "not the state of a run", "remove it and start without --resume"
-    state = read_tensors(path, otherwise, remedy)
-    if not isinstance(state, dict) or "identity" not in state:
+    absent, otherwise = "no unfinished run to resume; start one without --resume", "not the state of a run"
+    remedy = "remove it and start without --resume"
+    state = read_tensors(path, absent, otherwise, remedy)
+    if not isinstance(state.get("identity"), dict):
         raise CheckpointError(f"{path}: damaged or {otherwise}; {remedy}")
     for key, ours in identity.items():
         theirs = state["identity"].get(key)
         if theirs != ours:
-            raise CheckpointError(
-                f"{path}: a run with {key} {theirs!r}, not {ours!r}; give the same, or start without --resume"
-            )
+            same = "give the same, or start without --resume"
+            raise CheckpointError(f"{path}: a run with {key} {theirs!r}, not {ours!r}; {same}")
     return state
 
 
-def read_tensors(path: Path, otherwise: str, remedy: str) -> Any:
-    """What torch.save wrote to a file, on the CPU. Unpickles tensors and plain values, and no code.
+def read_tensors(path: Path, absent: str, otherwise: str, remedy: str) -> dict[str, Any]:
+    """The dictionary that torch.save wrote to a file, on the CPU. Unpickles tensors and plain values, and no code.
 
     Raises:
-        CheckpointError: it is damaged or `otherwise`; the message gives torch's reason and the `remedy`.
+        CheckpointError: there is no file (`absent`), or it is damaged or `otherwise`; the message ends in the `remedy`.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {absent}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return {**torch.load(path, map_location="cpu", weights_only=True)}
     except Exception as error:  # a damaged archive makes torch raise errors of many kinds
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"{path}: damaged or {otherwise} ({reason}); {remedy}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_triton.training.download import Published, check, fetch
+from alexnet_triton.training.download import Published, fetch
 from alexnet_triton.training.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -27,13 +27,9 @@ def locate(folder: Path | None, fetched: Path) -> Path:
     Raises:
         DataError: it is not available, or its content is not CIFAR-10's.
     """
-    if folder is None:
-        return fetch(ARCHIVE, fetched)
-    archive = folder / ARCHIVE.name
-    if not archive.is_file():
+    if folder is not None and not (folder / ARCHIVE.name).is_file():
         raise DataError(f"{folder}: no {ARCHIVE.name} in it; put it there, from {PAGE}")
-    check(archive, ARCHIVE.sha256)
-    return archive
+    return fetch(ARCHIVE, folder or fetched)
 
 
 def load(archive: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -214,9 +214,6 @@ def pixel_statistics(split: Split, images: int = 2000) -> PixelStatistics:
     indices = np.random.default_rng(0).permutation(len(split.labels))[:images]
     opened = (split.image(int(index)) for index in indices)
     pixels = np.concatenate([np.asarray(image.convert("RGB")).reshape(-1, 3) for image in opened if image is not None])
-    covariance = np.cov(pixels, rowvar=False, bias=True)
-    return PixelStatistics(
-        tuple(pixels.mean(axis=0).tolist()),
-        tuple(np.maximum(pixels.std(axis=0), 1.0).tolist()),
-        tuple(map(tuple, covariance.tolist())),
-    )
+    mean, std = pixels.mean(axis=0).tolist(), np.maximum(pixels.std(axis=0), 1.0).tolist()
+    covariance = np.cov(pixels, rowvar=False, bias=True).tolist()
+    return PixelStatistics(tuple(mean), tuple(std), tuple(map(tuple, covariance)))

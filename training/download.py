@@ -34,26 +34,21 @@ def fetch(published: Published, folder: Path) -> Path:
     """
     path = folder / published.name
     if path.is_file():
-        check(path, published.sha256)
+        _check(path, published, path)
         return path
     with files.replacing(path) as temporary:
         try:
             _download(published, temporary)
         except OSError as error:  # a URLError too
             raise DataError(f"{published.address}: cannot be fetched ({error}); put the file into {folder}") from error
-        check(temporary, published.sha256, published.address)
+        _check(temporary, published, published.address)
     return path
 
 
-def check(path: Path, sha256: str, source: object = None) -> None:
-    """Compare a file's SHA-256. The error names `source`, or else the file.
-
-    Raises:
-        DataError: it is another.
-    """
+def _check(path: Path, published: Published, source: object) -> None:
     found = files.sha256(path)
-    if found != sha256:
-        raise DataError(f"{source or path}: not the published file (its SHA-256 is {found[:12]}...); replace it")
+    if found != published.sha256:
+        raise DataError(f"{source}: not the published file (its SHA-256 is {found[:12]}...); replace it")
 
 
 def _download(published: Published, path: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,9 @@ def _probabilities(
 
 def merge(by_rank: list[list[tuple[np.ndarray, np.ndarray]]]) -> tuple[np.ndarray, np.ndarray]:
     """Put the batches of all ranks, which took them in turn, together in order."""
-    turns = max(map(len, by_rank))
-    in_turn = [answers[turn] for turn in range(turns) for answers in by_rank if turn < len(answers)]
-    in_turn = [(scores, labels) for scores, labels in in_turn if len(labels)]
-    return np.concatenate([scores for scores, _ in in_turn]), np.concatenate([labels for _, labels in in_turn])
+    in_turn = [batch for turn in zip_longest(*by_rank) for batch in turn if batch is not None]
+    scores, labels = zip(*[batch for batch in in_turn if len(batch[1])], strict=True)
+    return np.concatenate(scores), np.concatenate(labels)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -126,7 +125,6 @@ def _predict_split(options: argparse.Namespace, trained: Checkpoint, group: Grou
 
 
 def _report(measured: Accuracy, counts: np.ndarray, trained: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
-    """All figures, for a file."""
     return {
         "checkpoint": str(options.checkpoint),
         "data": options.data,

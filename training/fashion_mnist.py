@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 import urllib.request
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,24 +56,17 @@ def locate(folder: Path | None, fetched: Path) -> Path:
     Raises:
         DataError: none of them worked; the message lists them.
     """
-    if folder is not None:
-        _check(folder)
-        return folder
-    for existing in (SYSTEM_FOLDER, fetched):
-        if existing.is_dir():
-            _check(existing)
-            return existing
-    return _fetch(fetched)
+    existing = folder or next(filter(Path.is_dir, (SYSTEM_FOLDER, fetched)), None)
+    if existing is None:
+        return _fetch(fetched)
+    _check(existing)
+    return existing
 
 
 def _fetch(fetched: Path) -> Path:
     fetched.parent.mkdir(parents=True, exist_ok=True)
     failures = []
-    sources: dict[str, Callable[[Path], None]] = {
-        f"Debian's package {DEBIAN_PACKAGE}": _from_debian,
-        ADDRESS: _from_address,
-    }
-    for name, fetch in sources.items():
+    for name, fetch in ((f"Debian's package {DEBIAN_PACKAGE}", _from_debian), (ADDRESS, _from_address)):
         with tempfile.TemporaryDirectory(dir=fetched.parent) as temporary:
             target = Path(temporary, "files")
             target.mkdir()

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ class EpochRow:
     learning_rate: float
     loss: float
     top1: float  # on the augmented training images, as they passed
-    held_loss: float | None
-    held_top1: float | None
-    held_top5: float | None
+    held_loss: float | None = None
+    held_top1: float | None = None
+    held_top5: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,6 @@ class History:
 
     epochs: list[EpochRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
-
-    @staticmethod
-    def of_state(state: dict[str, Any]) -> "History":
-        """The inverse of dataclasses.asdict."""
-        return History([EpochRow(**row) for row in state["epochs"]], [StepRow(**row) for row in state["steps"]])
 
 
 def write_csv(rows: Sequence[Any], row_type: type, path: Path) -> None:
@@ -134,24 +130,35 @@ def from_zero(axes: Any) -> None:
     axes.set_ylim(0, max(axes.dataLim.ymax, 1e-9) * 1.06)
 
 
+@contextmanager
+def two_charts(path: Path, title: str | None = None, share_y: bool = False) -> Iterator[tuple[Any, Any]]:
+    """Two pairs of axes side by side, which get grids and legends and are written as a PNG at the end of the block.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    figure = new_figure(9, 3.8, title)
+    charts = figure.subplots(1, 2, sharey=share_y)
+    yield charts
+    for axes in charts:
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    save_figure(figure, path)
+
+
 def draw_curves(history: History, title: str, path: Path) -> None:
     """Loss of the steps and accuracy of the epochs over the images trained on, as a PNG."""
-    figure = new_figure(9, 3.6, title)
-    losses, accuracies = figure.subplots(1, 2)
-    losses.plot([row.images for row in history.steps], [row.loss for row in history.steps], linewidth=0.8)
-    held = [row for row in history.epochs if row.held_top1 is not None]
-    losses.plot([row.images for row in held], [row.held_loss for row in held], "o-", label="held-out images")
-    losses.set(xlabel="images", ylabel="loss (cross-entropy)")
-    from_zero(losses)
-    epochs = history.epochs
-    accuracies.plot([row.images for row in epochs], [row.top1 for row in epochs], "o-", label="training")
-    accuracies.plot([row.images for row in held], [row.held_top1 for row in held], "o-", label="held-out")
-    accuracies.set(xlabel="images", ylabel="top-1", ylim=(None, 1))
-    for axes in (losses, accuracies):
-        axes.grid(alpha=0.3)
-        axes.set_xlim(left=0)
-    accuracies.legend(loc="lower right")
-    save_figure(figure, path)
+    steps, epochs = history.steps, history.epochs
+    held = [row for row in epochs if row.held_top1 is not None]
+    with two_charts(path, title) as (losses, accuracies):
+        losses.plot([row.images for row in steps], [row.loss for row in steps], linewidth=0.8, label="training")
+        losses.plot([row.images for row in held], [row.held_loss for row in held], "o-", label="held-out")
+        losses.set(xlabel="images", ylabel="loss (cross-entropy)", xlim=(0, None))
+        from_zero(losses)
+        accuracies.plot([row.images for row in epochs], [row.top1 for row in epochs], "o-", label="training")
+        accuracies.plot([row.images for row in held], [row.held_top1 for row in held], "o-", label="held-out")
+        accuracies.set(xlabel="images", ylabel="top-1", xlim=(0, None), ylim=(None, 1))
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:

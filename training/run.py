@@ -2,16 +2,17 @@
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import Progress
 
 from alexnet_triton.training import checkpoint
 from alexnet_triton.training.checkpoint import Checkpoint
-from alexnet_triton.training.data import Dataset, Split, damaged_paths, hold_out, pixel_statistics
+from alexnet_triton.training.data import Dataset, damaged_paths, hold_out, pixel_statistics
 from alexnet_triton.training.device import Group, keep_freed_memory
 from alexnet_triton.training.errors import InterruptedRunError
 from alexnet_triton.training.evaluate import predict
@@ -20,7 +21,7 @@ from alexnet_triton.training.log import EpochRow, History, Scalars, StepRow, dra
 from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize, initialize
 from alexnet_triton.training.recipe import Recipe
 from alexnet_triton.training.scores import accuracy, cross_entropy
-from alexnet_triton.training.trainer import RunningMetrics, StopRequest, Trainer, stop_on_signals
+from alexnet_triton.training.trainer import RunningMetrics, Trainer, stop_on_signals
 
 # The checkpoint, and the state twice: weights with up to two moments, the new one written beside the old one.
 BYTES_A_WEIGHT = 4 * (1 + 3 + 3)
@@ -48,8 +49,12 @@ class TrainingRun:
         self.train_split, self.held_split = hold_out(dataset.train, config.recipe.holdout)
         self.pixels = pixel_statistics(self.train_split)
         self.normalize = Normalize(self.pixels.mean, self.pixels.std)
-        self.center = center_crop(config.network.input_size)
         self.trainer = self._make_trainer()
+        network, precision = self.trainer.network, self.trainer.precision
+        crop = center_crop(config.network.input_size)
+        self.predict = partial(
+            predict, network, self.normalize, crop=crop, precision=precision, group=group, progress=progress
+        )
         self.history = History()
         self.row_metrics = RunningMetrics()  # since the last row of steps
         self.epoch_metrics, self.epoch_seconds = RunningMetrics(), 0.0
@@ -85,19 +90,19 @@ class TrainingRun:
         images = self.trainer.position.images
         self.scalars = Scalars(self._beside(".tensorboard"), images) if self.group.is_first else None
         self.task = self.progress.add_task("training", total=1.0, note="")
-        with stop_on_signals() as request:
+        with stop_on_signals() as stop:
             while not self.trainer.finished:
-                self._epoch(request)
+                self._epoch(stop)
         return self._finish()
 
-    def _epoch(self, request: StopRequest) -> None:
+    def _epoch(self, stop: Event) -> None:
         seconds_before = self.trainer.seconds - self.epoch_seconds
         for step in self.trainer.epoch():
             self.epoch_metrics.merge(step)
             self.row_metrics.merge(step)
             self.epoch_seconds = self.trainer.seconds - seconds_before
             self._after_step()
-            if self.group.sum([request.made])[0] and not self.trainer.finished:
+            if self.group.sum([stop.is_set()])[0] and not self.trainer.finished:
                 self._stop()
         self._after_epoch()
         since_saved_s = time.perf_counter() - self.saved_at
@@ -128,7 +133,7 @@ class TrainingRun:
 
     def _after_epoch(self) -> None:
         metrics = self.epoch_metrics.over(self.group)
-        held_loss, held_top1, held_top5 = self._measure_held_out()
+        held = self._measure_held_out()  # may lower the learning rate
         row = EpochRow(
             epoch=len(self.history.epochs) + 1,
             images=self.trainer.position.images,
@@ -139,23 +144,22 @@ class TrainingRun:
             learning_rate=self.trainer.schedule.learning_rate,
             loss=metrics.mean_loss,
             top1=metrics.hits / metrics.images,
-            held_loss=held_loss,
-            held_top1=held_top1,
-            held_top5=held_top5,
+            **held,
         )
         self.history.epochs.append(row)
         self.epoch_metrics, self.epoch_seconds = RunningMetrics(), 0.0
         if self.group.is_first:
             self._write_down(row)
 
-    def _measure_held_out(self) -> tuple[float, float, float] | tuple[None, None, None]:
-        """Loss, top-1 and top-5 of the held-out images. The schedule may lower its learning rate."""
+    def _measure_held_out(self) -> dict[str, float]:
+        """The held-out figures of an epoch's row, from which the schedule may lower its learning rate."""
         if not self.held_split:
-            return None, None, None
-        probabilities, labels = self._predict(self.held_split, "held-out")
+            return {}
+        probabilities, labels = self.predict(split=self.held_split, what="held-out")
         measured = accuracy(probabilities, labels)
         self.trainer.schedule.after_epoch(measured.top1)
-        return cross_entropy(probabilities, labels), measured.top1, measured.top5
+        loss = cross_entropy(probabilities, labels)
+        return {"held_loss": loss, "held_top1": measured.top1, "held_top5": measured.top5}
 
     def _write_down(self, row: EpochRow) -> None:
         write_csv(self.history.epochs, EpochRow, self._beside(".epochs.csv"))
@@ -171,19 +175,6 @@ class TrainingRun:
     def _draw(self) -> None:
         if self.group.is_first:
             draw_curves(self.history, f"{self.config.network.name} on {self.dataset.name}", self._beside(".curves.png"))
-
-    def _predict(self, split: Split, what: str) -> tuple[np.ndarray, np.ndarray]:
-        trainer = self.trainer
-        return predict(
-            trainer.network,
-            self.normalize,
-            split,
-            self.center,
-            precision=trainer.precision,
-            group=self.group,
-            progress=self.progress,
-            what=what,
-        )
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same in a run that resumes this one."""
@@ -213,7 +204,8 @@ class TrainingRun:
     def _resume(self) -> None:
         state = checkpoint.load_state(self.state_path, self._identity())
         self.trainer.restore(state)
-        self.history = History.of_state(state["history"])
+        epochs, steps = state["history"]["epochs"], state["history"]["steps"]
+        self.history = History([EpochRow(**row) for row in epochs], [StepRow(**row) for row in steps])
         self.epoch_metrics, self.epoch_seconds = RunningMetrics(**state["epoch_metrics"]), state["epoch_seconds"]
         self.row_metrics = RunningMetrics(**state["row_metrics"])
 
@@ -224,7 +216,7 @@ class TrainingRun:
         trained = self._checkpoint({})
         if self.group.is_first:
             checkpoint.save(trained, self.config.output)  # an interruption of the long test loses nothing
-        measured = accuracy(*self._predict(self.dataset.test, "testing"))
+        measured = accuracy(*self.predict(split=self.dataset.test))
         trained = self._checkpoint(asdict(measured))
         if self.group.is_first:
             checkpoint.save(trained, self.config.output)

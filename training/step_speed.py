@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +86,6 @@ def make_step(variant: Variant, config: NetworkConfig, batch: int) -> Step:
     initialize(network, "he")
     if not variant.own_lrn:
         _use_pytorchs_lrn(network.features)
-    network.train()
     network.to(device)
     if variant.channels_last:
         place(network, device)
@@ -127,10 +127,9 @@ def measure(steps: dict[str, Step], rounds: int, repeats: int, batch: int) -> di
     return rates
 
 
-def summarize(rates: dict[str, list[float]]) -> list[dict[str, object]]:
+def summarize(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
     """A row a variant: its rate, and how many times as fast `bf16, channels_last` is."""
-    ours = rates[OURS.name]
-    rows: list[dict[str, object]] = []
+    ours, rows = rates[OURS.name], []
     for name, values in rates.items():
         ratios = [mine / theirs for mine, theirs in zip(ours, values, strict=True)]
         rows.append({"variant": name, "images_per_second": _spread(values), RATIO: _spread(ratios)})
@@ -141,12 +140,11 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
-def _table(rows: list[dict[str, object]]) -> str:
-    def cell(spread: object) -> str:
-        assert isinstance(spread, dict)
+def _table(rows: list[dict[str, Any]]) -> str:
+    def cell(spread: dict[str, float]) -> str:
         return f"{spread['median']:7.2f} ({spread['least']:.2f} to {spread['most']:.2f})"
 
     lines = [f"{'images a second':<50}{'median (spread)':<30}bf16, channels_last is ... times as fast"]
     for row in rows:
-        lines.append(f"{row['variant']!s:<50}{cell(row['images_per_second']):<30}{cell(row[RATIO])}")
+        lines.append(f"{row['variant']:<50}{cell(row['images_per_second']):<30}{cell(row[RATIO])}")
     return "\n".join(lines)

@@ -58,11 +58,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.published:
-        weights, labels = fetch(WEIGHTS, options.fetched), options.labels or fetch(LABELS, options.fetched)
-    else:
-        weights, labels = options.weights, options.labels
-    converted = convert(weights, labels)
+    weights = fetch(WEIGHTS, options.fetched) if options.published else options.weights
+    converted = convert(weights, options.labels or fetch(LABELS, options.fetched))
     checkpoint.save(converted, options.output)
     print(f"{options.output}: alexnet_owt, {len(converted.classes):,} classes")
 
@@ -73,7 +70,10 @@ def convert(weights: Path, labels: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file cannot be read, the weights are another network's, or the labels do not fit.
     """
-    state = _read_state(weights)
+    absent, remedy = "no such file; save the state_dict of torchvision's alexnet there", "save model.state_dict() alone"
+    state = checkpoint.read_tensors(weights, absent, "no state_dict", remedy)
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{weights}: no state_dict; {remedy}")
     names = _read_labels(labels)
     classes = len(state["classifier.6.bias"]) if "classifier.6.bias" in state else 0
     if classes and classes != len(names):
@@ -83,15 +83,6 @@ def convert(weights: Path, labels: Path) -> Checkpoint:
     )
     converted.build()
     return converted
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; save the state_dict of torchvision's alexnet there")
-    state = checkpoint.read_tensors(path, "no state_dict", "save it again")
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: no state_dict; save model.state_dict(), not the model")
-    return state
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

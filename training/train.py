@@ -69,16 +69,8 @@ def _recipe_options(group: argparse._ArgumentGroup) -> None:
 
 def make_config(options: argparse.Namespace, classes: int, processes: int) -> RunConfig:
     recipe = make_recipe(options, processes)
-    network = NetworkConfig(
-        options.network,
-        classes,
-        activation=options.activation,
-        dropout=recipe.dropout,
-        lrn=options.lrn,
-        overlap=options.overlap,
-        groups=options.groups,
-        width=options.width,
-    )
+    ideas = {name: getattr(options, name) for name in ("activation", "lrn", "overlap", "groups", "width")}
+    network = NetworkConfig(options.network, classes, dropout=recipe.dropout, **ideas)
     return RunConfig(network, recipe, options.output, options.resume, options.log_every)
 
 

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from threading import Event
 from time import perf_counter
 from types import FrameType
 from typing import Any
@@ -20,28 +21,21 @@ from alexnet_triton.training.model import Normalize
 from alexnet_triton.training.recipe import Recipe, Schedule, make_optimizer
 
 
-class StopRequest:
-    """Whether the run was asked to stop after the running step."""
-
-    def __init__(self) -> None:
-        self.made = False
-
-
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a stop request. A second one ends the process as usual."""
-    request = StopRequest()
+def stop_on_signals() -> Iterator[Event]:
+    """An event that the first Ctrl-C or SIGTERM sets: the run stops after its step. A second one ends the process."""
+    stop = Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
 
     def note(number: int, frame: FrameType | None) -> None:
-        request.made = True
+        stop.set()
         signal.signal(number, before[signal.Signals(number)])
 
     for number in numbers:
         signal.signal(number, note)
     try:
-        yield request
+        yield stop
     finally:
         for number in numbers:
             signal.signal(number, before[number])
@@ -161,13 +155,14 @@ class Trainer:
         else:  # each process has its own clock, but all must take the same steps
             self.progress = min(self.group.of_first([self.seconds])[0] / self.recipe.budget_s, 1.0)
 
+    def _stateful(self) -> dict[str, Any]:
+        plateau = self.schedule.plateau
+        return {"weights": self.network, "optimizer": self.optimizer, "plateau": plateau, "scaler": self.scaler}
+
     def state(self) -> dict[str, Any]:
         """All that decides what the next step does. Every process of the group must call it."""
         return {
-            "weights": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "plateau": self.schedule.plateau.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **{name: each.state_dict() for name, each in self._stateful().items()},
             "position": asdict(self.position),
             "progress": self.progress,
             "seconds": self.seconds,
@@ -176,10 +171,8 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state` of the same network and recipe."""
-        self.network.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.plateau.load_state_dict(state["plateau"])
-        self.scaler.load_state_dict(state["scaler"])
+        for name, each in self._stateful().items():
+            each.load_state_dict(state[name])
         self.position = Position(**state["position"])
         self.progress, self.seconds = state["progress"], state["seconds"]
         _restore_random_state(state["random"][self.group.rank])

@@ -41,7 +41,9 @@ def test_a_checkpoint_with_the_old_name_of_lrn_loads(saved: tuple[Checkpoint, Pa
     assert checkpoint.load(tmp_path / "old.pt").network == replace(saved[0].network, lrn=False)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, {"network": {"no such setting": 1}}], ids=str)
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"weights": {}}, {"network": {"no such setting": 1}}, {"network": 1}], ids=str
+)
 def test_a_file_of_other_tensors_is_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other.pt: damaged or not a checkpoint"):
@@ -55,6 +57,13 @@ def test_damage_is_named(saved: tuple[Checkpoint, Path], tmp_path: Path) -> None
         checkpoint.load(damaged)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.load(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, {"identity": 1}], ids=str)
+def test_a_file_of_other_tensors_is_no_state_of_a_run(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other.pt: damaged or not the state of a run.*; remove it and start"):
+        checkpoint.load_state(tmp_path / "other.pt", {"data": "pets"})
 
 
 def test_weights_of_another_network_are_refused(saved: tuple[Checkpoint, Path]) -> None:

@@ -1,13 +1,14 @@
 """`make claims` at its smallest: pictures, lines and figures that belong together."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_triton.training.claims import activation
+from alexnet_triton.training.claims import activation, devices, variants
 from alexnet_triton.training.claims import command as claims
 from alexnet_triton.training.claims.common import SmallDataset
 from alexnet_triton.training.data import ArraySplit
@@ -27,12 +28,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Next to nothing is trained: the figures mean nothing."""
+    sizes = {activation: {"IMAGES": 512, "EPOCHS": 1, "SEEDS": 1, "CHOOSING_EPOCHS": 1}}
+    sizes[devices] = {"IMAGES": 128, "EPOCHS": 2, "ROUNDS": 1, "BATCH": 32}
+    for module, values in sizes.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(devices, "WIDTH", 0.05)
+    for name in ("DROPOUT", "IDEAS"):
+        config = replace(getattr(variants, name), images=48, epochs=1, seeds=1, width=0.05)
+        monkeypatch.setattr(variants, name, config)
+
+
+@pytest.mark.usefixtures("small")
 def test_every_claim_has_a_picture_a_line_and_figures(folder: Path, tmp_path: Path) -> None:
     readme, target = tmp_path / "README.md", tmp_path / "claims"
     readme.write_text(f"before\n{claims.START}\nold\n{claims.END}\nafter\n")
-    assert claims.main(["--data", str(folder), "--quick", "--to", str(target), "--readme", str(readme)]) == 0
+    assert claims.main(["--data", str(folder), "--to", str(target), "--readme", str(readme)]) == 0
     report = json.loads((target / "claims.json").read_text())
-    assert list(report) == list(claims.claims(quick=True))
+    assert list(report) == list(claims.CLAIMS)
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -47,10 +63,11 @@ def test_every_claim_has_a_picture_a_line_and_figures(folder: Path, tmp_path: Pa
     assert all(rate > 0 for rates in two["images_per_second"].values() for rate in rates)
 
 
+@pytest.mark.usefixtures("small")
 def test_one_claim_again_leaves_the_others(folder: Path, tmp_path: Path) -> None:
     earlier = {"ideas": {"claim": "Ideas", "line": "of an earlier run", "picture": "ideas.png"}}
     (tmp_path / "claims.json").write_text(json.dumps(earlier))
-    assert claims.main(["--data", str(folder), "--quick", "--to", str(tmp_path), "--only", "dropout"]) == 0
+    assert claims.main(["--data", str(folder), "--to", str(tmp_path), "--only", "dropout"]) == 0
     report = json.loads((tmp_path / "claims.json").read_text())
     assert list(report) == ["dropout", "ideas"]
     assert report["ideas"] == earlier["ideas"]

@@ -13,6 +13,7 @@ import torch
 
 from alexnet_triton.training import checkpoint, torchvision_weights
 from alexnet_triton.training.download import Published
+from alexnet_triton.training.errors import CheckpointError
 from alexnet_triton.training.model import AlexNet, NetworkConfig
 
 CLASSES = 12
@@ -83,6 +84,13 @@ def test_anything_else_is_refused_in_one_line(
     assert reason in error
     assert error.count("\n") == 1
     assert list((tmp_path / "fetched").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}, "epoch": 5}, {"classifier.6.bias": 5}], ids=str)
+def test_a_file_of_anything_else_is_no_state_dict(content: object, site: tuple[Path, str], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth: .*no state_dict.*; save model\.state_dict\(\) alone"):
+        torchvision_weights.convert(tmp_path / "other.pth", site[0] / "labels.txt")
 
 
 def test_a_file_of_weights_needs_labels(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """ReLU against tanh: the paper's figure 1, the epochs that a four-layer network takes to a training error."""
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -10,26 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, train, with_spread
-from alexnet_triton.training.log import from_zero, new_figure, save_figure
+from alexnet_triton.training.claims.common import ClaimResult, Curve, Note, SmallDataset, draw_runs, train, with_spread
+from alexnet_triton.training.log import from_zero, two_charts
 from alexnet_triton.training.model import ACTIVATIONS, GAINS
 from alexnet_triton.training.recipe import Recipe
 
+IMAGES, EPOCHS, SEEDS = 10_000, 20, 3  # epochs at most
+CHOOSING_EPOCHS = 3  # before the learning rate is chosen
 POOLED_GAIN = 0.5  # the largest of nine values is about twice as far from zero as one; layers would multiply that
 PAPER_DEVIATION = LAST_DEVIATION = 0.01
 COLOURS = {"relu": "tab:blue", "tanh": "tab:orange"}
-
-Curve = list[tuple[float, float]]  # epochs and training error
-
-
-@dataclass(frozen=True)
-class ActivationConfig:
-    """How much is run."""
-
-    images: int = 10_000
-    epochs: int = 20  # at most
-    choosing_epochs: int = 3  # before the learning rate is chosen
-    seeds: int = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +32,7 @@ class Conditions:
 
 
 PAPER = Conditions("as in 2012", True, (0.001, 0.002, 0.005, 0.01, 0.02))  # sections 2 and 5
+RECIPE = Recipe("figure 1", 128, 0.01, weight_decay=0.0, schedule="plateau", augment=False)
 FITTED = Conditions("pixels scaled and weights fitted", False, (0.01, 0.03, 0.1))
 
 
@@ -81,28 +72,22 @@ class ActivationOutcome:
 Outcomes = dict[str, ActivationOutcome]  # by activation
 
 
-def show(data: SmallDataset, config: ActivationConfig, folder: Path, note: Note) -> ClaimResult:
-    data, target = data.first(config.images), threshold(data)
-    outcomes: dict[str, Outcomes] = {
-        conditions.name: {
-            activation: _run(activation, conditions, data, config, target, note) for activation in ACTIVATIONS
-        }
-        for conditions in (PAPER, FITTED)
+def show(data: SmallDataset, folder: Path, note: Note) -> ClaimResult:
+    data, target = data.first(IMAGES), threshold(data)
+    runs = Runs(data, target, note)
+    outcomes = {each.name: {name: runs.run(name, each) for name in ACTIVATIONS} for each in (PAPER, FITTED)}
+    images = f"{len(data.train.labels):,} images of {data.name}"
+    _draw(outcomes, target, images, folder / "activation.png")
+    under = [f"{name}: {_line(of)}" for name, of in outcomes.items()]
+    line = f"to {target:.0%} training error on {images}. {'. '.join(under)}"
+    values = {
+        "data": data.name,
+        "training_images": len(data.train.labels),
+        "threshold": target,
+        "at_most": EPOCHS,
+        "under": {name: _values(of) for name, of in outcomes.items()},
     }
-    _draw(outcomes, target, data, folder / "activation.png")
-    under = [f"{name}: {_line(of, config)}" for name, of in outcomes.items()]
-    return ClaimResult(
-        "ReLU against tanh",
-        f"to {target:.0%} training error on {len(data.train.labels):,} images of {data.name}. {'. '.join(under)}",
-        "activation.png",
-        {
-            "data": data.name,
-            "training_images": len(data.train.labels),
-            "threshold": target,
-            "at_most": config.epochs,
-            "under": {name: _values(of) for name, of in outcomes.items()},
-        },
-    )
+    return ClaimResult("ReLU against tanh", line, "activation.png", values)
 
 
 def threshold(data: SmallDataset) -> float:
@@ -110,42 +95,38 @@ def threshold(data: SmallDataset) -> float:
     return 0.15 if data.name == "fashion-mnist" else 0.25
 
 
-def _run(
-    activation: str, conditions: Conditions, data: SmallDataset, config: ActivationConfig, target: float, note: Note
-) -> ActivationOutcome:
-    what = f"{activation}, {conditions.name}"
-    note(f"{what}: learning rate")
-    rate = _choose_learning_rate(activation, conditions, data, config.choosing_epochs)
-    curves = []
-    for seed in range(config.seeds):
-        note(f"{what}: seed {seed}")
-        curves.append(_train(activation, conditions, data, rate, seed, config.epochs, target))
-    return ActivationOutcome(rate, curves, [_epochs_to(target, curve) for curve in curves])
+@dataclass(frozen=True)
+class Runs:
+    """The trainings of the claim, and what they share."""
 
+    data: SmallDataset
+    target: float
+    note: Note
 
-def _choose_learning_rate(activation: str, conditions: Conditions, data: SmallDataset, epochs: int) -> float:
-    """The rate with the least training error after a few epochs, chosen for each network as in the paper."""
+    def run(self, activation: str, conditions: Conditions) -> ActivationOutcome:
+        """A training a seed, with the learning rate that is best after a few epochs, as in the paper."""
+        what = f"{activation}, {conditions.name}"
+        self.note(f"{what}: learning rate")
+        rates = conditions.learning_rates
+        tried = [replace(RECIPE, learning_rate=rate, epochs=CHOOSING_EPOCHS, seed=99) for rate in rates]
+        best = min(tried, key=lambda each: self._train(activation, conditions, each, 0.0)[-1][1])
+        curves = []
+        for seed in range(SEEDS):
+            self.note(f"{what}: seed {seed}")
+            curves.append(self._train(activation, conditions, replace(best, epochs=EPOCHS, seed=seed), self.target))
+        return ActivationOutcome(best.learning_rate, curves, [_epochs_to(self.target, curve) for curve in curves])
 
-    def error(rate: float) -> float:
-        return _train(activation, conditions, data, rate, 99, epochs, 0.0)[-1][1]
-
-    return min(conditions.learning_rates, key=error)
-
-
-def _train(
-    activation: str, conditions: Conditions, data: SmallDataset, rate: float, seed: int, epochs: int, target: float
-) -> Curve:
-    """Five points an epoch, until the training error reaches the target."""
-    torch.manual_seed(seed)
-    network = FourLayers(activation, data.classes, conditions.paper)
-    recipe = Recipe("figure 1", 128, rate, weight_decay=0.0, schedule="plateau", augment=False, seed=seed)
-    normalize = data.normalize(scaled=not conditions.paper)
-    curve = []
-    for epoch, error in train(network, data, _whole_image, recipe, epochs, windows=5, normalize=normalize):
-        curve.append((epoch, error))
-        if error <= target:
-            break
-    return curve
+    def _train(self, activation: str, conditions: Conditions, recipe: Recipe, target: float) -> Curve:
+        """Five points an epoch, until the training error reaches the target."""
+        torch.manual_seed(recipe.seed)
+        network = FourLayers(activation, self.data.classes, conditions.paper)
+        normalize = self.data.normalize(scaled=not conditions.paper)
+        curve = []
+        for point in train(network, normalize, self.data, _whole_image, recipe, windows=5):
+            curve.append(point)
+            if point[1] <= target:
+                break
+        return curve
 
 
 def _whole_image(image: Image.Image, place: int) -> np.ndarray:
@@ -159,20 +140,20 @@ def _epochs_to(target: float, curve: Curve) -> float | None:
 
 def _values(outcomes: Outcomes) -> dict[str, object]:
     return {
-        "learning_rates": {name: outcome.rate for name, outcome in outcomes.items()},
-        "epochs": {name: outcome.epochs for name, outcome in outcomes.items()},
-        "last_errors": {name: [curve[-1][1] for curve in outcome.curves] for name, outcome in outcomes.items()},
+        "learning_rates": {name: of.rate for name, of in outcomes.items()},
+        "epochs": {name: of.epochs for name, of in outcomes.items()},
+        "last_errors": {name: [curve[-1][1] for curve in of.curves] for name, of in outcomes.items()},
     }
 
 
-def _line(outcomes: Outcomes, config: ActivationConfig) -> str:
+def _line(outcomes: Outcomes) -> str:
     reached = {name: [value for value in of.epochs if value is not None] for name, of in outcomes.items()}
 
     def describe(name: str) -> str:
         runs = len(outcomes[name].epochs)
         missed = runs - len(reached[name])
         took = f"{with_spread(reached[name], 1)} epochs" if reached[name] else ""
-        missing = f"{missed} of {runs} not in {config.epochs} epochs" if missed else ""
+        missing = f"{missed} of {runs} not in {EPOCHS} epochs" if missed else ""
         return ", ".join(filter(None, [took, missing]))
 
     means = {name: statistics.mean(values) for name, values in reached.items() if values}
@@ -180,18 +161,12 @@ def _line(outcomes: Outcomes, config: ActivationConfig) -> str:
     return f"ReLU {describe('relu')}, tanh {describe('tanh')}{times}"
 
 
-def _draw(outcomes: dict[str, Outcomes], target: float, data: SmallDataset, path: Path) -> None:
-    figure = new_figure(9, 3.8, f"four layers on {len(data.train.labels):,} images of {data.name}, a line a seed")
-    panels = figure.subplots(1, len(outcomes), sharey=True)
-    for axes, (conditions, of) in zip(panels, outcomes.items(), strict=True):
-        for name, outcome in of.items():
-            for number, curve in enumerate(outcome.curves):
-                label = f"{name}, learning rate {outcome.rate:g}" if number == 0 else None
-                axes.plot(*zip(*curve, strict=True), color=COLOURS[name], alpha=0.8, label=label)
-        axes.axhline(target, color="grey", linestyle="--", linewidth=1)
-        axes.set(title=conditions, xlabel="epochs", xlim=(0, None))
-        axes.legend()
-        axes.grid(alpha=0.3)
-        from_zero(axes)
-    panels[0].set_ylabel("training error")
-    save_figure(figure, path)
+def _draw(outcomes: dict[str, Outcomes], target: float, images: str, path: Path) -> None:
+    with two_charts(path, f"four layers on {images}, a line a seed", share_y=True) as charts:
+        for axes, (conditions, of) in zip(charts, outcomes.items(), strict=True):
+            for name, outcome in of.items():
+                draw_runs(axes, f"{name}, learning rate {outcome.rate:g}", outcome.curves, COLOURS[name])
+            axes.axhline(target, color="grey", linestyle="--", linewidth=1)
+            axes.set(title=conditions, xlabel="epochs", xlim=(0, None))
+            from_zero(axes)
+        charts[0].set_ylabel("training error")

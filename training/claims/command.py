@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,57 +24,43 @@ from alexnet_triton.training.log import progress_bar
 
 PROG = "alexnet-triton claims"
 TRAIN_IMAGES, TEST_IMAGES = 10_000, 1_000
-QUICK_TRAIN_IMAGES, QUICK_TEST_IMAGES = 512, 64
 START, END = "<!-- claims -->", "<!-- end of claims -->"
 
 Entry = dict[str, object]  # of claims.json: the fields of ClaimResult, and the machine
 Show = Callable[[SmallDataset, Path, Note], ClaimResult]
+CLAIMS: dict[str, Show] = {
+    "activation": activation.show,
+    "dropout": variants.show_dropout,
+    "ideas": variants.show_ideas,
+    "devices": devices.show,
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = Parser(prog=PROG, description="Show the 2012 paper's claims again, on small networks.")
     add_data_options(parser)
-    parser.add_argument("--only", choices=claims(), nargs="+", help="of the claims; the others' entries stay")
-    parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
+    parser.add_argument("--only", choices=CLAIMS, nargs="+", help="of the claims; the others' entries stay")
     parser.add_argument("--to", type=Path, default=Path("artifacts/claims"), metavar="FOLDER")
     parser.add_argument("--readme", type=Path, metavar="FILE", help=f"put the table between {START} and {END}")
     options = parser.parse_args(words)
     return finish(PROG, lambda: _run(options))
 
 
-def claims(quick: bool = False) -> dict[str, Show]:
-    """Each claim by its name; `quick` runs next to nothing."""
-    figure1, dropout, ideas, two = (
-        activation.ActivationConfig(),
-        variants.DROPOUT,
-        variants.IDEAS,
-        devices.DevicesConfig(),
-    )
-    if quick:
-        figure1 = activation.ActivationConfig(images=512, epochs=1, choosing_epochs=1, seeds=1)
-        dropout = replace(dropout, images=48, epochs=1, seeds=1, width=0.05)
-        ideas = replace(ideas, images=48, epochs=1, seeds=1, width=0.05)
-        two = devices.DevicesConfig(images=128, epochs=2, rounds=1, batch=32, width=0.05)
-    return {
-        "activation": lambda data, folder, note: activation.show(data, figure1, folder, note),
-        "dropout": lambda data, folder, note: variants.show_dropout(data, dropout, folder, note),
-        "ideas": lambda data, folder, note: variants.show_ideas(data, ideas, folder, note),
-        "devices": lambda data, folder, note: devices.show(data, two, folder, note),
-    }
-
-
 def _run(options: argparse.Namespace) -> None:
     keep_freed_memory()
     path = options.to / "claims.json"
     entries = _read_entries(path) if options.only else {}
-    for name, result in _show(options):
-        print(f"{result.claim} ({result.seconds:.0f} s): {result.line}", flush=True)
-        entries[name] = {**asdict(result), "machine": provenance.describe_run(("torch", "numpy", "pillow"))}
-        entries = {key: entries[key] for key in claims() if key in entries}
-        files.write_text(path, json.dumps(entries, indent=1) + "\n")
-        if options.readme:
-            folder = os.path.relpath(options.to, options.readme.parent)
-            put_into(options.readme, table(entries.values(), folder))
+    data = shrink(open_dataset(options.data, options.data_dir), TRAIN_IMAGES, TEST_IMAGES)
+    with progress_bar() as progress:
+        for name in [name for name in CLAIMS if not options.only or name in options.only]:
+            result = _show(name, data, options.to, progress)
+            print(f"{result.claim} ({result.seconds:.0f} s): {result.line}", flush=True)
+            entries[name] = {**asdict(result), "machine": provenance.describe_run(("torch", "numpy", "pillow"))}
+            entries = {key: entries[key] for key in CLAIMS if key in entries}
+            files.write_text(path, json.dumps(entries, indent=1) + "\n")
+            if options.readme:
+                folder = os.path.relpath(options.to, options.readme.parent)
+                put_into(options.readme, table(entries.values(), folder))
 
 
 def _read_entries(path: Path) -> dict[str, Entry]:
@@ -91,21 +77,10 @@ def _read_entries(path: Path) -> dict[str, Entry]:
         raise TrainingError(f"{path}: not a report of claims ({error}); remove it") from error
 
 
-def _show(options: argparse.Namespace) -> Iterator[tuple[str, ClaimResult]]:
-    """Run each claim asked for."""
-    dataset = open_dataset(options.data, options.data_dir)
-    sizes = (QUICK_TRAIN_IMAGES, QUICK_TEST_IMAGES) if options.quick else (TRAIN_IMAGES, TEST_IMAGES)
-    data = shrink(dataset, *sizes)
-    with progress_bar() as progress:
-        for name, show in claims(options.quick).items():
-            if not options.only or name in options.only:
-                yield name, _show_one(name, show, data, options.to, progress)
-
-
-def _show_one(name: str, show: Show, data: SmallDataset, folder: Path, progress: Progress) -> ClaimResult:
+def _show(name: str, data: SmallDataset, folder: Path, progress: Progress) -> ClaimResult:
     task = progress.add_task(name, total=None, note="")
     start = time.perf_counter()
-    result = show(data, folder, lambda note: progress.update(task, note=note))
+    result = CLAIMS[name](data, folder, lambda note: progress.update(task, note=note))
     progress.update(task, total=1, completed=1, note="")
     return replace(result, seconds=round(time.perf_counter() - start, 1))
 

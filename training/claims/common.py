@@ -1,8 +1,9 @@
-"""What the claims share: a small data set, one training of a network, and figures with their spread."""
+"""What the claims share: a small data set, one training of a network, its curve, and figures with their spread."""
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from alexnet_triton.training.trainer import RunningMetrics, Trainer
 SIDE = 32  # height and width of the images, in pixels
 
 Note = Callable[[str], None]  # is told what runs now
+Curve = Sequence[tuple[float, float]]  # epochs so far and training error
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,11 @@ def _sample(split: Split, count: int, seed: int) -> ArraySplit:
 
 
 def train(
-    network: nn.Module,
-    data: SmallDataset,
-    crop: Crop,
-    recipe: Recipe,
-    epochs: int,
-    windows: int = 1,
-    normalize: Normalize | None = None,
-) -> Iterable[tuple[float, float]]:
-    """Train a network in place. Yields the epochs so far and the training error, `windows` times an epoch."""
+    network: nn.Module, normalize: Normalize, data: SmallDataset, crop: Crop, recipe: Recipe, windows: int = 1
+) -> Iterator[tuple[float, float]]:
+    """Train a network in place. Yields the points of its curve, `windows` an epoch."""
     torch.manual_seed(recipe.seed)
-    trainer = Trainer(network, normalize or data.normalize(), data.train, crop, replace(recipe, epochs=epochs))
+    trainer = Trainer(network, normalize, data.train, crop, recipe)
     window = max(trainer.steps_per_epoch // windows, 1)
     while not trainer.finished:
         metrics = RunningMetrics()
@@ -83,6 +79,12 @@ def train(
             if trainer.position.steps % window == 0:
                 yield trainer.position.steps / trainer.steps_per_epoch, 1 - metrics.hits / metrics.images
                 metrics = RunningMetrics()
+
+
+def draw_runs(axes: Any, label: str, curves: Iterable[Curve], colour: str) -> None:
+    """A line a run, all in one colour."""
+    for number, curve in enumerate(curves):
+        axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.8, label=label if number == 0 else None)
 
 
 def with_spread(values: Iterable[float], digits: int = 3) -> str:

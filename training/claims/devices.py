@@ -9,27 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from alexnet_triton.training import pictures
 from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, with_spread
 from alexnet_triton.training.errors import TrainingError
-from alexnet_triton.training.log import from_zero, new_figure, save_figure
+from alexnet_triton.training.log import from_zero, two_charts
 
+IMAGES, EPOCHS, ROUNDS, BATCH = 640, 3, 2, 64
+WIDTH = 0.25  # a network of a quarter of the width exchanges its gradients quickly
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 ONE, TWO, BOTH = "one process on one core", "two processes, a core each", "one process on two cores"
+TRAIN_OPTIONS = ["--recipe", "fast", "--dropout", "0", "--holdout", "0", "--precision", "fp32", "--log-every", "1"]
 # By name: the launcher, and the threads of a process.
 SETUPS: dict[str, tuple[tuple[str, ...], int]] = {ONE: ((), 1), TWO: (TORCHRUN, 1), BOTH: ((), 2)}
-
-
-@dataclass(frozen=True)
-class DevicesConfig:
-    """How much is run, on a network of a quarter of the width, which exchanges its gradients quickly."""
-
-    images: int = 640
-    epochs: int = 3
-    rounds: int = 2
-    batch: int = 64
-    width: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -40,16 +32,15 @@ class DevicesOutcome:
     losses: list[float]
 
 
-def show(data: SmallDataset, config: DevicesConfig, folder: Path, note: Note) -> ClaimResult:
-    data = data.first(config.images)
-    outcomes = _run_all(data, config, note)
+def show(data: SmallDataset, folder: Path, note: Note) -> ClaimResult:
+    outcomes = _run_all(data.first(IMAGES), note)
     losses = {setup: np.array(of[0].losses) for setup, of in outcomes.items()}
     difference = float(np.abs(losses[TWO] - losses[ONE]).max())
     rates = {setup: [rate for outcome in of for rate in outcome.rates] for setup, of in outcomes.items()}
     times = float(np.mean(rates[TWO]) / np.mean(rates[ONE]))
     _draw(rates, losses, folder / "devices.png")
     line = (
-        f"width {config.width:g}, {config.batch} images a step: {TWO} {with_spread(rates[TWO], 0)} images/s, "
+        f"width {WIDTH:g}, {BATCH} images a step: {TWO} {with_spread(rates[TWO], 0)} images/s, "
         f"{ONE} {with_spread(rates[ONE], 0)}: {times:.2f} times; {BOTH} {with_spread(rates[BOTH], 0)}; "
         f"losses of {len(losses[ONE])} steps differ by {difference:.1e} at most"
     )
@@ -63,43 +54,30 @@ def show(data: SmallDataset, config: DevicesConfig, folder: Path, note: Note) ->
     return ClaimResult("Two devices against one", line, "devices.png", values)
 
 
-def _run_all(data: SmallDataset, config: DevicesConfig, note: Note) -> dict[str, list[DevicesOutcome]]:
+def _run_all(data: SmallDataset, note: Note) -> dict[str, list[DevicesOutcome]]:
     """The outcome of each round by setup. The setups take turns."""
     outcomes: dict[str, list[DevicesOutcome]] = {setup: [] for setup in SETUPS}
     with tempfile.TemporaryDirectory() as temporary:
         _write(data, Path(temporary, "data"))
-        for number in range(config.rounds):
+        for number in range(ROUNDS):
             for setup in SETUPS:
                 note(f"{setup}, round {number + 1}")
-                outcomes[setup].append(_run(setup, config, Path(temporary)))
+                outcomes[setup].append(_run(setup, Path(temporary)))
     return outcomes
 
 
 def _write(data: SmallDataset, folder: Path) -> None:
     """The images as files. Some of each class go to test/ too: a run evaluates them, the claim does not."""
-    for index, label in enumerate(data.train.labels):
-        for split in ("train", "test") if index < data.classes * 10 else ("train",):
-            path = folder / split / f"{label:04}" / f"{index:05}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(data.train.images[index]).save(path)
+    classes = tuple(f"{label:04}" for label in range(data.classes))
+    for name, images in (("train", data.train), ("test", data.first(data.classes * 10).train)):
+        pictures.write(images, classes, len(images.labels), folder / name, "png")
 
 
-def _run(setup: str, config: DevicesConfig, folder: Path) -> DevicesOutcome:
+def _run(setup: str, folder: Path) -> DevicesOutcome:
     launcher, threads = SETUPS[setup]
-    options = {
-        "--data": folder / "data",
-        "--output": folder / "run.pt",
-        "--recipe": "fast",
-        "--epochs": config.epochs,
-        "--batch": config.batch,
-        "--width": config.width,
-        "--dropout": 0,
-        "--holdout": 0,
-        "--precision": "fp32",
-        "--log-every": 1,
-    }
-    words = [str(word) for option in options.items() for word in option]
-    command = [sys.executable, "-m", *launcher, "alexnet_triton", "train", *words]
+    files = ["--data", str(folder / "data"), "--output", str(folder / "run.pt")]
+    sizes = f"--epochs {EPOCHS} --batch {BATCH} --width {WIDTH}".split()
+    command = [sys.executable, "-m", *launcher, "alexnet_triton", "train", *files, *sizes, *TRAIN_OPTIONS]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     if done.returncode:
@@ -116,16 +94,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _draw(rates: dict[str, list[float]], losses: dict[str, np.ndarray], path: Path) -> None:
-    figure = new_figure(9, 3.6)
-    bars, curves = figure.subplots(1, 2)
     means = [float(np.mean(values)) for values in rates.values()]
     spreads = [[mean - min(values), max(values) - mean] for mean, values in zip(means, rates.values(), strict=True)]
-    bars.barh(list(rates), means, xerr=np.transpose(spreads), color=["C0", "C1", "C2"])
-    bars.set(xlabel="images a second", xlim=(0, None))
-    for style, setup in (("-", ONE), ("--", TWO)):
-        curves.plot(range(1, len(losses[setup]) + 1), losses[setup], style, label=setup)
-    curves.set(xlabel="step", ylabel="loss")
-    from_zero(curves)
-    curves.legend()
-    curves.grid(alpha=0.3)
-    save_figure(figure, path)
+    with two_charts(path) as (bars, curves):
+        bars.barh(list(rates), means, xerr=np.transpose(spreads), color=["C0", "C1", "C2"])
+        bars.set(xlabel="images a second", xlim=(0, None))
+        for style, setup in (("-", ONE), ("--", TWO)):
+            curves.plot(range(1, len(losses[setup]) + 1), losses[setup], style, label=setup)
+        curves.set(xlabel="step", ylabel="loss")
+        from_zero(curves)
