@@ -1,4 +1,4 @@
-"""`alexnet-triton bench`, `tune` and `faults`: stages measured on this machine, as a table, a picture and JSON."""
+"""`alexnet-triton bench`, `tune` and `faults`: stages measured on this machine, as a table and JSON."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
-from alexnet_triton.loadtest.bench import client, compare, faults, gateway, overload, photographs, report, tune
-from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError
+from alexnet_triton.loadtest.bench import compare, faults, gateway, overload, report, tune
+from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError, prepare_images
 
 STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
     "served": compare.measure_served,
     "tensors": compare.measure_tensors,
     "batching": compare.measure_batching,
     "single": compare.measure_single,
-    "client": client.measure,
+    "client": compare.measure_client,
     "overload": overload.measure_overload,
     "faults": faults.measure,
     "soak": overload.measure_soak,
@@ -30,7 +30,7 @@ BY_DEFAULT = ("served", "tensors", "batching", "single", "client", "overload", "
 
 def main(words: Sequence[str]) -> int:
     """Measure the stages that are named. Exit code 0: measured, 1: something is missing or failed, 2: usage."""
-    parser = _build_parser("bench", "the server beside others, at the machine's bound, and under faults")
+    parser = _build_parser("bench", "the server beside others, at the machine's bound, and under faults", BY_DEFAULT)
     add, stages = parser.add_argument, f"{', '.join(STAGES)} (default: {' '.join(BY_DEFAULT)})"
     add("stages", nargs="*", metavar="STAGE", type=_stage, help=stages)
     add("--target", dest="targets", action="append", choices=compare.TARGETS, help="of served: only this (repeatable)")
@@ -40,28 +40,25 @@ def main(words: Sequence[str]) -> int:
     add("--overload-s", type=positive_float, metavar="SECONDS", help="of overload (60)")
     add("--soak-s", type=positive_float, metavar="SECONDS", help="of soak (600)")
     add("--kills", type=positive_int, metavar="N", help="of faults (10)")
-    add("--rate", dest="rate_per_s", type=positive_float, metavar="N", help="of gateway-slow: requests a second (50)")
-    options = parser.parse_args(words)
-    return finish(parser.prog, lambda: _run(options.stages or BY_DEFAULT, options))
+    return _run(parser, words)
 
 
 def tune_stage(words: Sequence[str]) -> int:
     """Find the fastest settings and write them to the repository; exit codes as `main`."""
-    parser = _build_parser("tune", "find the settings that are fastest on this machine, and write them")
-    options = parser.parse_args(words)
-    return finish(parser.prog, lambda: _run(["tune"], options))
+    description = "find the settings that are fastest on this machine, and write them"
+    return _run(_build_parser("tune", description, ["tune"]), words)
 
 
 def faults_stage(words: Sequence[str]) -> int:
     """Kill stubs and servers under load; exit codes as `main`."""
-    parser = _build_parser("faults", "kill stubs and servers under load, and check every answer")
+    parser = _build_parser("faults", "kill stubs and servers under load, and check every answer", ["faults"])
     parser.add_argument("--kills", type=positive_int, metavar="N", help="how often (10)")
-    options = parser.parse_args(words)
-    return finish(parser.prog, lambda: _run(["faults"], options))
+    return _run(parser, words)
 
 
-def _build_parser(name: str, description: str) -> Parser:
+def _build_parser(name: str, description: str, stages: Sequence[str]) -> Parser:
     parser = Parser(prog=f"alexnet-triton {name}", description=description)
+    parser.set_defaults(stages=stages)
     add, folder = parser.add_argument, Path("artifacts/bench")
     add("--repository", type=Path, default=Path("artifacts/model_repository"), metavar="FOLDER")
     add("--images", type=Path, metavar="FOLDER", help="photographs to send (the demo's, enlarged)")
@@ -80,18 +77,23 @@ def _stage(text: str) -> str:
     return text
 
 
-def _run(stages: Sequence[str], options: argparse.Namespace) -> None:
+def _run(parser: Parser, words: Sequence[str]) -> int:
+    options = parser.parse_args(words)
+    return finish(parser.prog, lambda: _measure_stages(options))
+
+
+def _measure_stages(options: argparse.Namespace) -> None:
     config = _build_config(options)
     if not (config.repository / "classify").is_dir():
         raise BenchError(f"no repository in {config.repository}: run `make export`")
     config.folder.mkdir(parents=True, exist_ok=True)
-    images = photographs.prepare(config.bodies, config.images, config.pictures)
-    for name in stages:
+    images = prepare_images(config)
+    for name in options.stages:
         result = {"images": images, **_measure(name, config)}
         report.add_to_report(options.json, name, result)
         report.show_report(name, result)
-        if name in report.PICTURES:
-            report.PICTURES[name](options.json.with_name(f"{name}.png"), result)
+        if name == "served":
+            report.draw_served(options.json.with_name("served.png"), result)
 
 
 def _build_config(options: argparse.Namespace) -> BenchConfig:

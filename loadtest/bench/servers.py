@@ -1,6 +1,7 @@
 """The servers that are measured: each is started as its user would start it, and stopped afterwards."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,17 +9,19 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from alexnet_triton.common.infer_request import HEADER_LENGTH, infer_path
-from alexnet_triton.loadtest.bench.config import BATCH, ROOT, BenchConfig, BenchError
+from alexnet_triton.loadtest.bench.config import ROOT, BenchConfig, BenchError
 from alexnet_triton.serving.control import Control
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
+POLL_S = 0.02
 _PEER_MODULES = "alexnet_triton.loadtest.bench.peers"
 # Command lines for the Python of the peers' environment. Other settings: in the peers' modules and in SETTINGS.
 PEERS = {
@@ -41,13 +44,15 @@ SETTINGS = {
 }
 TRITON_PATH = infer_path("classify")
 TRITON_HEADERS = {HEADER_LENGTH: "0"}  # the body is the image alone, without a JSON header
+READY = re.compile(r"^Ready: http://(\S+)  grpc://(\S+) ", re.MULTILINE)  # as `alexnet-triton serve` prints it
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Triton:
     """A running `alexnet-triton serve` and its addresses, HOST:PORT."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     http: str
     grpc: str
 
@@ -70,24 +75,20 @@ def triton(repository: Path, folder: Path) -> Iterator[Triton]:
     Raises:
         BenchError: it does not start.
     """
-    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    command = [sys.executable, "-m", "alexnet_triton", "serve", "--repository", str(repository), *ports]
+    command = [sys.executable, "-m", "alexnet_triton", "serve", "--repository", str(repository)]
+    command += [
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--log",
+        str(folder / "tritonserver.log"),
+    ]
     log = folder / "serving.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [*command, "--log", str(folder / "tritonserver.log")], stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-    with process, _stopped(process):
-        yield _wait_for_addresses(process, log)
-
-
-def _wait_for_addresses(process: subprocess.Popen[str], log: Path) -> Triton:
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith("Ready:"):
-            http, grpc = (word.split("://")[1] for word in line.split()[1:3])
-            return Triton(process, http, grpc)
-    raise BenchError(f"the server did not start: see {log}")
+    with run_program(command, log, lambda: READY.findall(log.read_text())) as (process, addresses):
+        yield Triton(process, *addresses[0])
 
 
 @contextmanager
@@ -101,53 +102,59 @@ def peer(name: str, config: BenchConfig) -> Iterator[str]:
     if not python.is_file():
         raise BenchError(f"no {config.peers_python}: run `make bench`, or name the peers' Python with --peers-python")
     port, log = free_port(), config.folder / f"{name.split(',')[0].lower().replace(' ', '-')}.log"
-    with tempfile.TemporaryDirectory() as scratch, log.open("w") as output:
-        process = subprocess.Popen(
-            [str(python), *PEERS[name].format(port=port).split()],
-            cwd=scratch,
-            env=_environment(config, port, scratch),
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        with process, _stopped(process, group=True):
-            url = f"http://127.0.0.1:{port}/classify"
-            _wait_for_answer(url, (config.bodies / "000.jpg").read_bytes(), process, log)
+    command = [str(python), *PEERS[name].format(port=port).split()]
+    url, body = f"http://127.0.0.1:{port}/classify", (config.bodies / "000.jpg").read_bytes()
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, "alexnet_triton").symlink_to(ROOT)  # stands for the package, which is not installed there
+        folders = dict.fromkeys(("PYTHONPATH", "BENTOML_HOME", "RAY_TMPDIR"), scratch)
+        variables = {**os.environ, **SETTINGS, **folders, "BENCH_NETWORK": str(config.network), "PORT": str(port)}
+        with run_program(command, log, lambda: _classifies(url, body), own_group=True, cwd=scratch, env=variables):
             yield url
 
 
-def _environment(config: BenchConfig, port: int, scratch: str) -> dict[str, str]:
-    """The peers' environment has no alexnet_triton installed: a link in `scratch`, on PYTHONPATH, stands for it."""
-    (Path(scratch) / "alexnet_triton").symlink_to(ROOT)
-    own = {"BENCH_NETWORK": str(config.network), "BENCH_BATCH": str(BATCH), "PORT": str(port), "PYTHONPATH": scratch}
-    return {**os.environ, **SETTINGS, **own, "BENTOML_HOME": scratch, "RAY_TMPDIR": scratch}
+def _classifies(url: str, body: bytes) -> bool:
+    request = urllib.request.Request(url, body, {"Content-Type": "application/octet-stream"})
+    with suppress(OSError), urllib.request.urlopen(request, timeout=10) as response:
+        return b"probability" in response.read()
+    return False
 
 
 @contextmanager
-def _stopped(process: subprocess.Popen, group: bool = False) -> Iterator[None]:
-    """Stop a program at the end of the block, and its process group where it leads one."""
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
-        if group:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
+def run_program(
+    command: Sequence[str], log: Path, ready: Callable[[], Result], own_group: bool = False, **options: Any
+) -> Iterator[tuple[subprocess.Popen[bytes], Result]]:
+    """Run a program until the end of the block; yields it and what `ready` returned, once that is true.
+
+    Args:
+        log: the file of its output.
+        own_group: what the program started and left behind is killed after it.
+        options: further ones of `subprocess.Popen`.
+
+    Raises:
+        BenchError: it ends, or is not ready in time.
+    """
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=own_group, **options)
+    with process:
+        try:
+            yield process, _wait_until(ready, process, log)
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT_S)
+            if own_group:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
 
 
-def _wait_for_answer(url: str, body: bytes, process: subprocess.Popen, log: Path) -> None:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/octet-stream"})
+def _wait_until(ready: Callable[[], Result], process: subprocess.Popen[bytes], log: Path) -> Result:
     deadline = time.monotonic() + START_TIMEOUT_S
-    answer = b""
-    while b"probability" not in answer:
+    while not (result := ready()):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise BenchError(f"{url} does not answer: see {log}")
-        time.sleep(0.2)
-        with suppress(OSError), urllib.request.urlopen(request, timeout=10) as response:
-            answer = response.read()
+            raise BenchError(f"the server does not start: see {log}")
+        time.sleep(POLL_S)
+    return result
 
 
 def free_port() -> int:

@@ -31,6 +31,7 @@ GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 class Load:
     """What a load generator saw. The percentiles are of all answers, refusals included."""
 
+    connections: int  # or requests in flight; 0 where there is no server
     images_per_s: float  # answered, not refused
     p50_ms: float
     p99_ms: float
@@ -63,7 +64,7 @@ def http_load(
         raise BenchError(f"wrk on {url}: {(done.stderr or done.stdout).strip() or 'no result'}")
     seen = json.loads(result[0].removeprefix("RESULT "))
     rate = (seen["answers"] - seen["refused"]) / seen["seconds"]
-    return Load(rate, seen["p50_ms"], seen["p99_ms"], seen["refused"], seen["failed"])
+    return Load(connections, rate, seen["p50_ms"], seen["p99_ms"], seen["refused"], seen["failed"])
 
 
 def jpeg_request(encoded: bytes) -> bytes:
@@ -77,9 +78,8 @@ def pixels_request(pixels: np.ndarray) -> bytes:
 
 
 def _serialize(model: str, name: str, datatype: str, shape: Sequence[int], content: bytes) -> bytes:
-    request = service_pb2.ModelInferRequest(model_name=model)
+    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[content])
     request.inputs.add(name=name, datatype=datatype, shape=shape)
-    request.raw_input_contents.append(content)
     return request.SerializeToString()
 
 
@@ -100,7 +100,8 @@ def grpc_load(server: Triton, model: str, requests: Sequence[bytes], concurrent:
         times_ms = np.concatenate([run.result() for run in runs])
     answered = _count_answers(server, model) - before
     p50_ms, p99_ms = np.percentile(times_ms, [50, 99]) if len(times_ms) else (0.0, 0.0)
-    return Load(answered / seconds, float(p50_ms), float(p99_ms), refused=max(0, len(times_ms) - answered))
+    refused = max(0, len(times_ms) - answered)
+    return Load(concurrent, answered / seconds, float(p50_ms), float(p99_ms), refused)
 
 
 def _h2load(address: str, base: Path, request: bytes, streams: int, seconds: float) -> np.ndarray:

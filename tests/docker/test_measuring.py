@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_triton.loadtest.bench import photographs
-from alexnet_triton.loadtest.bench.config import BenchConfig
+from alexnet_triton.loadtest.bench.config import IMAGES, BenchConfig, prepare_images
 from alexnet_triton.loadtest.bench.gateway import SlowCallers, compare_cost, running_gateway
 from alexnet_triton.serving import Server
 from tests.serving.tiny import jpeg
@@ -16,10 +15,10 @@ from tests.serving.tiny import jpeg
 def config(tmp_path_factory: pytest.TempPathFactory) -> BenchConfig:
     """One round of a second, with the tests' images."""
     images, folder = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("bench")
-    for seed in range(photographs.COUNT):
+    for seed in range(IMAGES):
         (images / f"{seed}.jpg").write_bytes(jpeg(seed))
-    config = BenchConfig(repository=Path("not read"), folder=folder, seconds=1, warm_up_s=1, repeats=1)
-    photographs.prepare(config.bodies, images, config.pictures)
+    config = BenchConfig(Path("not read"), folder, images, seconds=1, warm_up_s=1, repeats=1)
+    prepare_images(config)
     return config
 
 

@@ -1,3 +1,32 @@
 """Other servers of the same network, each set up as its documentation recommends.
 
-They run in an environment of their own, .venv-bench, and import this project's decoder and engine."""
+They run in an environment of their own, .venv-bench, with this project's decoder and engine, so that only the serving
+differs.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_triton.imaging import decode
+from alexnet_triton.loadtest.bench.config import BATCH
+from alexnet_triton.serving.engine import Engine, EngineConfig
+
+
+class Network:
+    """Classifies files as one batch, with one thread, because each core has a worker."""
+
+    def __init__(self) -> None:
+        self._engine = Engine(Path(os.environ["BENCH_NETWORK"]), EngineConfig(threads=1, max_batch_size=BATCH))
+        self._engine.warm_up()
+
+    def classify(self, files: Sequence[bytes]) -> list[dict[str, Any]]:
+        """The class and probability of each JPEG."""
+        size = self._engine.input_size
+        pixels = np.stack([decode(file, size) for file in files])
+        probabilities = self._engine.infer(pixels)
+        best = probabilities.argmax(axis=1)
+        return [{"index": int(i), "probability": float(p[i])} for i, p in zip(best, probabilities, strict=True)]

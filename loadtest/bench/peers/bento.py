@@ -5,18 +5,24 @@ docs.bentoml.com/en/latest/get-started/adaptive-batching.html. `max_latency_ms` 
 requests that would take longer.
 """
 
+from typing import Any
+
 import bentoml
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from alexnet_triton.loadtest.bench.peers.network import BATCH, WORKERS, Network
+from alexnet_triton.loadtest.bench.config import BATCH, CORES
+from alexnet_triton.loadtest.bench.peers import Network
+
+SERVICE: dict[str, Any] = {
+    "traffic": {"timeout": 60, "max_concurrency": 1024},
+    "logging": {"access": {"enabled": False}},
+}
 
 
-@bentoml.service(
-    workers=WORKERS, traffic={"timeout": 60, "max_concurrency": 1024}, logging={"access": {"enabled": False}}
-)
+@bentoml.service(workers=CORES, **SERVICE)
 class Classifier:
     def __init__(self) -> None:
         self._network = Network()
@@ -27,15 +33,12 @@ class Classifier:
 
 
 async def _classify(request: Request) -> JSONResponse:
-    answers = await _front().classifier.to_async.classify([await request.body()])
+    front: Any = bentoml.get_current_service()
+    answers = await front.classifier.to_async.classify([await request.body()])
     return JSONResponse(answers[0])
 
 
-def _front() -> "Front":
-    return bentoml.get_current_service()
-
-
-@bentoml.service(workers=1, traffic={"timeout": 60, "max_concurrency": 1024}, logging={"access": {"enabled": False}})
+@bentoml.service(workers=1, **SERVICE)
 @bentoml.asgi_app(Starlette(routes=[Route("/classify", _classify, methods=["POST"])]))
 class Front:
     classifier = bentoml.depends(Classifier)

@@ -11,11 +11,12 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from alexnet_triton.loadtest.bench.peers.network import BATCH, WORKERS, Network
+from alexnet_triton.loadtest.bench.config import BATCH, CORES
+from alexnet_triton.loadtest.bench.peers import Network
 
 
 @serve.deployment(
-    num_replicas=WORKERS,
+    num_replicas=CORES,
     max_ongoing_requests=512,
     ray_actor_options={"num_cpus": 1},
     logging_config={"log_level": "ERROR"},
@@ -33,7 +34,7 @@ class Classifier:
 
 
 def main() -> None:
-    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False, configure_logging=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["PORT"])})
     serve.run(Classifier.bind(), route_prefix="/classify")  # type: ignore[attr-defined]
     signal.sigwait({signal.SIGTERM, signal.SIGINT})

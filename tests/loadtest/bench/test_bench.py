@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_triton.loadtest.bench import photographs
-from alexnet_triton.loadtest.bench.config import ROOT, BenchError
+from alexnet_triton.loadtest.bench.config import IMAGES, ROOT, BenchConfig, BenchError, prepare_images
 from alexnet_triton.loadtest.bench.report import add_to_report, summarise
 from alexnet_triton.loadtest.bench.tune import TunedSetting, alternatives
 from alexnet_triton.loadtest.variants import edit_in_place
@@ -40,7 +39,7 @@ def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of every stage that is looked at below."""
     images, folder = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("bench")
-    for seed in range(photographs.COUNT):
+    for seed in range(IMAGES):
         (images / f"{seed}.jpg").write_bytes(jpeg(seed))
     repository = build_repository(tmp_path_factory.mktemp("built") / "model_repository")
     paths = ("--repository", repository, "--images", images, "--folder", folder, "--json", folder / "bench.json")
@@ -117,8 +116,9 @@ def test_usage_is_one_line(words: tuple[str, ...]) -> None:
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    config = BenchConfig(repository=tmp_path, folder=tmp_path / "bench", images=tmp_path)
     with pytest.raises(BenchError, match="0 JPEGs in"):
-        photographs.prepare(tmp_path / "images", tmp_path, tmp_path)
+        prepare_images(config)
 
 
 def test_a_summary_has_the_median_of_the_rounds_and_their_spread() -> None:
