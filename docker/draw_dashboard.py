@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -24,36 +23,31 @@ GRID_WIDTH = 24
 UNITS = {"percentunit": ("%", 100.0), "s": ("ms", 1000.0), "watt": ("W", 1.0), "none": ("", 1.0)}  # shown as, factor
 
 
-@dataclass(frozen=True)
-class Line:
-    """One series: minutes (0 is the end, the rest is negative) to values."""
-
-    name: str
-    values: dict[float, float]
+Series = dict[str, dict[float, float]]  # by legend: minutes (0 is the end, the rest is negative) to values
 
 
-def query_panel(prometheus: str, panel: dict, minutes: float, end_s: float) -> list[Line]:
-    """The series of a panel, named by its legend, without the values that are no numbers.
+def query_panel(prometheus: str, panel: dict, minutes: float, end_s: float) -> Series:
+    """The series of a panel, without the values that are no numbers.
 
     https://prometheus.io/docs/prometheus/latest/querying/api/#range-queries
 
     Raises:
         UserError: Prometheus does not answer, or refuses a query.
     """
-    lines = []
+    times = {"start": end_s - 60 * minutes, "end": end_s, "step": max(1.0, minutes / 2)}
+    series = {}
     for target in panel["targets"]:
-        times = {"start": end_s - 60 * minutes, "end": end_s, "step": max(1.0, minutes / 2)}
         fields = urllib.parse.urlencode({"query": target["expr"], **times})
         try:
             with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{fields}", timeout=10) as reply:
                 found = json.load(reply)["data"]["result"]
         except OSError as error:
             raise UserError(f"{prometheus}: {error}: name a running Prometheus with --prometheus") from error
-        for series in found:
-            values = {(at - end_s) / 60: float(value) for at, value in series["values"] if math.isfinite(float(value))}
+        for each in found:
+            values = {(at - end_s) / 60: float(value) for at, value in each["values"] if math.isfinite(float(value))}
             if values:
-                lines.append(Line(_fill_in(target["legendFormat"], series["metric"]), values))
-    return lines
+                series[_fill_in(target["legendFormat"], each["metric"])] = values
+    return series
 
 
 def _fill_in(legend: str, labels: dict[str, str]) -> str:
@@ -87,27 +81,27 @@ def _place(grid: dict[str, int], rows: int) -> tuple[float, float, float, float]
     return (grid["x"] + 0.9) * column, bottom + 1.3 * row, (grid["w"] - 1.1) * column, (grid["h"] - 2.2) * row
 
 
-def _draw_panel(axes: Axes, panel: dict, lines: list[Line], minutes: float) -> None:
+def _draw_panel(axes: Axes, panel: dict, series: Series, minutes: float) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     unit, factor = UNITS[defaults["unit"]]
-    if lines and panel["type"] != "stat":
-        _draw_lines(axes, lines, factor, stacked="stacking" in defaults.get("custom", {}))
+    if series and panel["type"] != "stat":
+        _draw_lines(axes, series, factor, stacked="stacking" in defaults.get("custom", {}))
         axes.set(xlim=(-minutes, 0), ylim=(0, None))
         axes.set_ylabel(unit, fontsize=8)
         return
-    last = f"{list(lines[0].values.values())[-1] * factor:.3g} {unit}" if lines else "no data"
-    axes.text(0.5, 0.4, last, ha="center", va="center", fontsize=22 if lines else 10, transform=axes.transAxes)
+    last = f"{list(next(iter(series.values())).values())[-1] * factor:.3g} {unit}" if series else "no data"
+    axes.text(0.5, 0.4, last, ha="center", va="center", fontsize=22 if series else 10, transform=axes.transAxes)
     axes.set_axis_off()
 
 
-def _draw_lines(axes: Axes, lines: list[Line], factor: float, stacked: bool) -> None:
+def _draw_lines(axes: Axes, series: Series, factor: float, stacked: bool) -> None:
     if stacked:
-        times = sorted(set.intersection(*(set(line.values) for line in lines)))
-        layers = [[line.values[at] * factor for at in times] for line in lines]
-        axes.stackplot(times, layers, labels=[line.name for line in lines], alpha=0.6)
+        times = sorted(set.intersection(*map(set, series.values())))
+        layers = [[values[at] * factor for at in times] for values in series.values()]
+        axes.stackplot(times, layers, labels=list(series), alpha=0.6)
     else:
-        for line in lines:
-            axes.plot(list(line.values), [value * factor for value in line.values.values()], label=line.name)
+        for name, values in series.items():
+            axes.plot(list(values), [value * factor for value in values.values()], label=name)
     axes.grid(alpha=0.3)
     axes.set_xlabel("minutes", fontsize=8, labelpad=1)
     axes.tick_params(labelsize=8)
