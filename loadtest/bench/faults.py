@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,12 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
                 advance(f"kill {number + 1} of {config.kills}: {victim}")
                 kills.append((victim, _kill(server, victim, clients)))
                 prefixes.add(_find_run(server).directory.shm_prefix)  # a restarted server is another run
-            processes, told = psutil.Process(server.process.pid).children(recursive=True), time.perf_counter()
+            processes = psutil.Process(server.process.pid).children(recursive=True)
             advance("SIGTERM")
-            exit_s = _terminate(server)
+            told = time.perf_counter()
+            server.process.terminate()
+            server.process.wait()
+            exit_s = time.perf_counter() - told
     return {
         "start_to_first_right_answer_s": start_s,
         "recovery_s": [f"{victim} {seconds:.2f}" for victim, seconds in kills],
@@ -132,26 +136,15 @@ def _find_process(server: Triton, name: str) -> int:
     pid = _find_run(server).state["tritonserver"]
     if name == "tritonserver":
         return pid
-    return next(child.pid for child in psutil.Process(pid).children() if f"/{name}/" in _command_line(child))
-
-
-def _command_line(process: psutil.Process) -> str:
-    """Empty for a killed process that has not been reaped yet."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # psutil's ZombieProcess is one
-        return ""
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):  # killed, and not reaped yet: psutil's ZombieProcess is one
+            if f"/{name}/" in " ".join(child.cmdline()):
+                return child.pid
+    raise BenchError(f"tritonserver {pid} has no process of {name} to kill: see its log")
 
 
 def _find_run(server: Triton) -> RunningServer:
     return next(run for run in find_runs() if run.state["owner"] == server.process.pid)
-
-
-def _terminate(server: Triton) -> float:
-    started = time.perf_counter()
-    server.process.send_signal(signal.SIGTERM)
-    server.process.wait()
-    return time.perf_counter() - started
 
 
 def _left_in_shared_memory(prefixes: set[str]) -> list[str]:

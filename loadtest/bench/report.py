@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -87,9 +88,7 @@ def add_to_report(path: Path, stage: str, result: dict[str, Any]) -> None:
 
 def show_report(stage: str, result: dict[str, Any]) -> None:
     """Print a stage's result."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=FILE_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     if rows := result.get("summary", []):
         console.print(_build_table(stage, rows))
     for name in [name for name in result if name not in NOT_SHOWN]:

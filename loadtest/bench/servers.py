@@ -34,13 +34,8 @@ SETTINGS = {
     "BENTOML_DO_NOT_TRACK": "True",
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",  # docs.ray.io, Serve's performance tuning
-    # What RAY_SERVE_THROUGHPUT_OPTIMIZED sets, except direct ingress, which needs a proxy in front of it.
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # which the former turns on, and which needs a proxy in front of it
 }
 TRITON_PATH = infer_path("classify")
 TRITON_HEADERS = {HEADER_LENGTH: "0"}  # the body is the image alone, without a JSON header
