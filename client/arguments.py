@@ -70,6 +70,14 @@ examples
 
 INFO_DESCRIPTION = "Describe the server: its models, their versions, and the inputs and outputs of --model."
 
+# The help of options that does not fit beside them.
+URL_HELP = """\
+grpc://, grpcs://, http:// or https://HOST:PORT; several, repeated or with commas, take over from one another
+(default: grpc://127.0.0.1:8001, or the port GRPC_PORT)"""
+HEADER_HELP = "sent with every request, or @FILE with one a line, which keeps a key out of the process list; repeatable"
+BATCH_HELP = f"images a request (default: 1 until --concurrency requests are in flight, then {AUTO_BATCH})"
+SEND_HELP = "files as they are, or pixels decoded here (default: what the model takes)"
+
 
 def build_parser() -> Parser:
     """The parser of `alexnet-classify IMAGE...`."""
@@ -102,33 +110,20 @@ def build_info_parser() -> Parser:
 def add_server_options(parser: argparse.ArgumentParser) -> None:
     """The options that name a server and a model, and say how to reach them."""
     group = parser.add_argument_group("server")
-    group.add_argument(
-        "--url",
-        action="append",
-        default=[],
-        help="grpc://, grpcs://, http:// or https://HOST:PORT; several, repeated or with commas, "
-        "take over from one another (default: grpc://127.0.0.1:8001, or the port GRPC_PORT)",
-    )
+    group.add_argument("--url", action="append", default=[], help=URL_HELP)
     group.add_argument("--model", help="model to ask (default: classify, or alexnet with --send pixels)")
     group.add_argument("--model-version", default="", metavar="N", help="its version (default: the server's choice)")
-    group.add_argument(
-        "--timeout",
-        type=float,
-        default=Config.timeout_s,
-        metavar="SECONDS",
-        help="for one image, retries included (default: %(default)g)",
-    )
+    _add_number(group, "--timeout", Config.timeout_s, "SECONDS", "for one image, retries included")
     group.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait so long for a server to start")
-    group.add_argument(
-        "--header",
-        action="append",
-        default=[],
-        metavar="'NAME: VALUE'",
-        help="sent with every request, or @FILE with one a line, which keeps a key out of the process list; repeatable",
-    )
+    group.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help=HEADER_HELP)
     group.add_argument("--ca", metavar="PEM", help="authority that signed the server's certificate")
     group.add_argument("--cert", metavar="PEM", help="this client's certificate")
     group.add_argument("--key", metavar="PEM", help="this client's key")
+
+
+def _add_number(group: argparse._ArgumentGroup, option: str, default: float, unit: str, text: str) -> None:
+    """An option that takes a number of its default's type, and whose help says the default."""
+    group.add_argument(option, type=type(default), default=default, metavar=unit, help=f"{text} (default: {default:g})")
 
 
 def _add_input_options(parser: Parser) -> None:
@@ -144,12 +139,8 @@ def _add_output_options(parser: Parser) -> None:
     )
     group.add_argument("--output", "-o", metavar="FILE", help="write results there as they come")
     group.add_argument("--resume", action="store_true", help="add to FILE, leaving out the images it holds")
-    group.add_argument(
-        "--top", type=int, default=Config.top, metavar="N", help="classes an image (default: %(default)s)"
-    )
-    group.add_argument(
-        "--threshold", type=fraction, default=0.0, metavar="P", help="leave out classes less probable than P (0..1)"
-    )
+    _add_number(group, "--top", Config.top, "N", "classes an image")
+    group.add_argument("--threshold", type=fraction, default=0.0, metavar="P", help="leave out classes below P (0..1)")
     group.add_argument("--labels", metavar="FILE", help="names of the classes, one a line, in place of the server's")
     group.add_argument("--no-progress", action="store_true", help="no progress bar on a terminal")
     group.add_argument("--verbose", "-v", action="store_true", help="print where the time of each request went")
@@ -157,34 +148,11 @@ def _add_output_options(parser: Parser) -> None:
 
 def _add_sending_options(parser: Parser) -> None:
     group = parser.add_argument_group("sending")
-    group.add_argument(
-        "--batch",
-        type=int,
-        default=0,
-        metavar="N",
-        help=f"images a request (default: 1 until --concurrency requests are in flight, then {AUTO_BATCH})",
-    )
-    group.add_argument(
-        "--concurrency",
-        type=int,
-        default=Config.concurrency,
-        metavar="N",
-        help="requests in flight; bounds the memory (default: %(default)s)",
-    )
-    group.add_argument(
-        "--send",
-        choices=("auto", "encoded", "pixels"),
-        default="auto",
-        help="files as they are, or pixels decoded here (default: what the model takes)",
-    )
+    group.add_argument("--batch", type=int, default=0, metavar="N", help=BATCH_HELP)
+    _add_number(group, "--concurrency", Config.concurrency, "N", "requests in flight; bounds the memory")
+    group.add_argument("--send", choices=("auto", "encoded", "pixels"), default="auto", help=SEND_HELP)
     group.add_argument("--compress", choices=("gzip", "deflate"), help="compress requests")
-    group.add_argument(
-        "--retries",
-        type=int,
-        default=Config.retries,
-        metavar="N",
-        help="repeats of a request that failed (default: %(default)s)",
-    )
+    _add_number(group, "--retries", Config.retries, "N", "repeats of a request that failed")
     group.add_argument("--hedge", type=float, metavar="SECONDS", help="ask twice when there is no answer by then")
     group.add_argument("--priority", type=int, default=0, metavar="N", help="Triton's; 1 is served first")
 

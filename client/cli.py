@@ -1,6 +1,5 @@
 """The command `alexnet-classify`: parses its words, runs, and returns the exit code."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,9 @@ def _run(words: list[str]) -> int:
         return OK
 
 
+# asyncio, numpy and Pillow are loaded in the functions that need them: `--help` and a refusal come sooner.
+
+
 def _classify(words: list[str]) -> int:
     parser = build_parser()
     arguments = parser.parse_args(words)
@@ -34,13 +36,6 @@ def _classify(words: list[str]) -> int:
         return _complete(parser, arguments.completion)
     if not arguments.images:
         parser.error("no IMAGE is named")
-    return _classify_images(arguments)
-
-
-# asyncio, numpy and Pillow are loaded in the functions that need them: `--help` and a refusal come sooner.
-
-
-def _classify_images(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from alexnet_triton.client.run import Job, run

@@ -57,15 +57,18 @@ class ServerError(ClassifierError):
     Attributes:
         retryable: whether the same request may be answered when it is sent again.
         hint: what to do next.
+        retry_after_s: how long the server asked to wait, None when it did not say.
     """
 
     exit_code = NO_SERVER
     retryable = True
     hint = ""
 
-    def __init__(self, detail: str, host: str = "", model: str = "", hint: str | None = None) -> None:
+    def __init__(
+        self, detail: str, host: str = "", model: str = "", hint: str | None = None, retry_after_s: float | None = None
+    ) -> None:
         """`detail` says what happened; the message puts host, model and hint around it."""
-        self.detail, self.host, self.model = detail, host, model
+        self.detail, self.host, self.model, self.retry_after_s = detail, host, model, retry_after_s
         place = " ".join(part for part in (host, f"model {model!r}" if model else "") if part)
         advice = self.hint = self.hint if hint is None else hint
         super().__init__(": ".join(part for part in (place, detail) if part) + (f"; {advice}" if advice else ""))
@@ -98,17 +101,9 @@ class DeadlineExceeded(ServerError):
 
 
 class Overloaded(ServerError):
-    """The server, or a gateway before it, refused the work.
-
-    Attributes:
-        retry_after_s: how long the server asked to wait, None when it did not say.
-    """
+    """The server, or a gateway before it, refused the work."""
 
     hint = "send less at a time with --concurrency, or give it longer with --timeout"
-
-    def __init__(self, detail: str, host: str = "", model: str = "", retry_after_s: float | None = None) -> None:
-        self.retry_after_s = retry_after_s
-        super().__init__(detail, host, model)
 
 
 class BadAnswer(ServerError):

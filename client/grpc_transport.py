@@ -10,24 +10,9 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from alexnet_triton.client.config import Address, Config, Tls
-from alexnet_triton.client.errors import (
-    BUSY,
-    AccessDenied,
-    BadAnswer,
-    DeadlineExceeded,
-    ModelNotFound,
-    NotReady,
-    Overloaded,
-    RequestRefused,
-    ServerError,
-    ServerFault,
-    TlsError,
-    Unreachable,
-    Unsupported,
-    one_line,
-)
-from alexnet_triton.client.protocol import InferReply, InferRequest, Json, parse_bytes
+from alexnet_triton.client import errors
+from alexnet_triton.client.config import Address, Config
+from alexnet_triton.client.protocol import InferReply, InferRequest, Json, Transport, parse_bytes
 from alexnet_triton.client.tls import explain, pem
 
 # A connection that died without a word is found out within 30 s while calls wait on it. Two pings at most
@@ -60,7 +45,7 @@ TLS = re.compile(r"ssl|tls|handshake|certificate", re.IGNORECASE)
 PUSHBACK = "grpc-retry-pushback-ms"
 
 
-class GrpcTransport:
+class GrpcTransport(Transport):
     """One channel, which all calls share."""
 
     def __init__(self, address: Address, config: Config) -> None:
@@ -70,53 +55,47 @@ class GrpcTransport:
         self._unproven = address.secure  # until a first answer came over TLS
         self._metadata = tuple((name.lower(), value) for name, value in config.headers.items())
         self._compression = COMPRESSION[config.compress]
-        self._channel = _open(address, config.tls)
+        if address.secure:
+            credentials = grpc.ssl_channel_credentials(*pem(config.tls))
+            self._channel = grpc.aio.secure_channel(address.authority, credentials, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(address.authority, options=CHANNEL_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def ready(self, model: str, version: str, timeout_s: float) -> None:
-        """As `Transport.ready`."""
         if not (await self._call(self._stub.ServerReady, pb.ServerReadyRequest(), timeout_s)).ready:
-            raise NotReady("the server is not ready", self.host)
-        if not model:
-            return
+            raise errors.NotReady("the server is not ready", self.host)
         request = pb.ModelReadyRequest(name=model, version=version)
-        if not (await self._call(self._stub.ModelReady, request, timeout_s, model)).ready:
-            raise NotReady("the model is not ready", self.host, model)
+        if model and not (await self._call(self._stub.ModelReady, request, timeout_s, model)).ready:
+            raise errors.NotReady("the model is not ready", self.host, model)
 
     async def server_metadata(self, timeout_s: float) -> Json:
-        """As `Transport.server_metadata`."""
         return _as_json(await self._call(self._stub.ServerMetadata, pb.ServerMetadataRequest(), timeout_s))
 
     async def model_versions(self, model: str, timeout_s: float) -> Sequence[str]:
-        """As `Transport.model_versions`."""
         request = pb.ModelMetadataRequest(name=model)
         return list((await self._call(self._stub.ModelMetadata, request, timeout_s, model)).versions)
 
     async def model_config(self, model: str, version: str, timeout_s: float) -> Json:
-        """As `Transport.model_config`."""
         request = pb.ModelConfigRequest(name=model, version=version)
         return _as_json(await self._call(self._stub.ModelConfig, request, timeout_s, model)).get("config", {})
 
     async def index(self, timeout_s: float) -> Sequence[Json]:
-        """As `Transport.index`."""
         answer = _as_json(await self._call(self._stub.RepositoryIndex, pb.RepositoryIndexRequest(), timeout_s))
         return answer.get("models", [])
 
     async def statistics(self, timeout_s: float) -> Sequence[Json]:
-        """As `Transport.statistics`."""
         answer = _as_json(await self._call(self._stub.ModelStatistics, pb.ModelStatisticsRequest(), timeout_s))
         return answer.get("model_stats", [])
 
     async def infer(self, request: InferRequest, timeout_s: float) -> InferReply:
-        """As `Transport.infer`."""
         answer = await self._call(self._stub.ModelInfer, build_request(request), timeout_s, request.model)
         try:
             return read_reply(answer, request.output)
         except ValueError as error:
-            raise BadAnswer(f"unreadable answer: {error}", self.host, request.model) from None
+            raise errors.BadAnswer(f"unreadable answer: {error}", self.host, request.model) from None
 
     async def close(self) -> None:
-        """Cancel what is in flight and drop the connection."""
         await self._channel.close()
         # gRPC's poller thread lives until the last reference to a channel is gone.
         del self._channel, self._stub
@@ -128,11 +107,11 @@ class GrpcTransport:
             answer = await method(request, timeout=timeout_s, metadata=self._metadata, compression=self._compression)
         except grpc.aio.AioRpcError as error:
             failure = translate(error, self.host, model, timeout_s)
-            if self._unproven and isinstance(failure, Unreachable):
+            if self._unproven and isinstance(failure, errors.Unreachable):
                 failure = await explain(self._address, self._tls, timeout_s) or failure
             raise failure from None
         except (DecodeError, grpc.aio.UsageError) as error:
-            raise ServerError(str(error), self.host, model) from None
+            raise errors.ServerError(str(error), self.host, model) from None
         self._unproven = False
         return answer
 
@@ -168,50 +147,44 @@ def read_reply(message: pb.ModelInferResponse, output: str) -> InferReply:
     raise ValueError(f"without the classes of output {output!r}")
 
 
-def _open(address: Address, tls: Tls) -> grpc.aio.Channel:
-    if not address.secure:
-        return grpc.aio.insecure_channel(address.authority, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(address.authority, grpc.ssl_channel_credentials(*pem(tls)), options=CHANNEL_OPTIONS)
-
-
 def _as_json(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True)
 
 
-def translate(error: grpc.aio.AioRpcError, host: str, model: str, timeout_s: float) -> ServerError:
+def translate(error: grpc.aio.AioRpcError, host: str, model: str, timeout_s: float) -> errors.ServerError:
     """This package's exception for a call that failed."""
-    code, detail = error.code(), one_line(error.details() or error.code().name)
+    code, detail = error.code(), errors.one_line(error.details() or error.code().name)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded(f"no answer within {timeout_s:.3g} s", host, model)
+        return errors.DeadlineExceeded(f"no answer within {timeout_s:.3g} s", host, model)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Overloaded(detail, host, model, _pushback_s(error))
+        return errors.Overloaded(detail, host, model, retry_after_s=_pushback_s(error))
     if code is grpc.StatusCode.UNAVAILABLE:
         return _unavailable(detail, host, model, _pushback_s(error))
-    return _CODES.get(code, ServerFault)(detail, host, model)
+    return _CODES.get(code, errors.ServerFault)(detail, host, model)
 
 
-_CODES: dict[grpc.StatusCode, type[ServerError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: RequestRefused,
-    grpc.StatusCode.NOT_FOUND: ModelNotFound,
-    grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
-    grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
-    grpc.StatusCode.UNIMPLEMENTED: Unsupported,
-    grpc.StatusCode.UNKNOWN: BadAnswer,
-    grpc.StatusCode.CANCELLED: Unreachable,
+_CODES: dict[grpc.StatusCode, type[errors.ServerError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.RequestRefused,
+    grpc.StatusCode.NOT_FOUND: errors.ModelNotFound,
+    grpc.StatusCode.UNAUTHENTICATED: errors.AccessDenied,
+    grpc.StatusCode.PERMISSION_DENIED: errors.AccessDenied,
+    grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
+    grpc.StatusCode.UNKNOWN: errors.BadAnswer,
+    grpc.StatusCode.CANCELLED: errors.Unreachable,
 }
 
 
-def _unavailable(detail: str, host: str, model: str, retry_after_s: float | None) -> ServerError:
+def _unavailable(detail: str, host: str, model: str, retry_after_s: float | None) -> errors.ServerError:
     if CONNECTING in detail:
-        kind = TlsError if TLS.search(detail) else Unreachable
+        kind = errors.TlsError if TLS.search(detail) else errors.Unreachable
         return kind(f"cannot connect: {detail.rsplit(': ', 1)[1].lower()}", host)
     if "protocol is restricted" in detail:
-        return AccessDenied(detail, host, model)
-    if BUSY.search(detail) or retry_after_s is not None:
-        return Overloaded(detail, host, model, retry_after_s)
+        return errors.AccessDenied(detail, host, model)
+    if errors.BUSY.search(detail) or retry_after_s is not None:
+        return errors.Overloaded(detail, host, model, retry_after_s=retry_after_s)
     if LOADING.search(detail):
-        return NotReady(detail, host, model)
-    return Unreachable(detail, host)
+        return errors.NotReady(detail, host, model)
+    return errors.Unreachable(detail, host)
 
 
 def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:

@@ -9,31 +9,16 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
 
+from alexnet_triton.client import errors
 from alexnet_triton.client.config import Address, Config
-from alexnet_triton.client.errors import (
-    BUSY,
-    AccessDenied,
-    BadAnswer,
-    DeadlineExceeded,
-    ModelNotFound,
-    NotReady,
-    Overloaded,
-    RequestRefused,
-    ServerError,
-    ServerFault,
-    TlsError,
-    Unreachable,
-    Unsupported,
-    one_line,
-)
-from alexnet_triton.client.protocol import InferReply, InferRequest, Json
+from alexnet_triton.client.protocol import InferReply, InferRequest, Json, Transport
 from alexnet_triton.client.tls import explain, make_context
 from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, infer_path, model_path
 
@@ -41,7 +26,7 @@ from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, inf
 LARGE_BYTES = 1 << 20
 
 
-class HttpTransport:
+class HttpTransport(Transport):
     """One pool of connections, which all calls share."""
 
     def __init__(self, address: Address, config: Config) -> None:
@@ -56,51 +41,41 @@ class HttpTransport:
         )
 
     async def ready(self, model: str, version: str, timeout_s: float) -> None:
-        """As `Transport.ready`."""
         await self._ready("/v2/health/ready", "the server", timeout_s)
         if model:
             await self._ready(f"{model_path(model, version)}/ready", "the model", timeout_s, model)
 
     async def server_metadata(self, timeout_s: float) -> Json:
-        """As `Transport.server_metadata`."""
-        return await self._json("GET", "/v2", timeout_s)
+        return await self._json("/v2", timeout_s)
 
     async def model_versions(self, model: str, timeout_s: float) -> Sequence[str]:
-        """As `Transport.model_versions`."""
-        return (await self._json("GET", model_path(model), timeout_s, model=model)).get("versions", [])
+        return (await self._json(model_path(model), timeout_s, model)).get("versions", [])
 
     async def model_config(self, model: str, version: str, timeout_s: float) -> Json:
-        """As `Transport.model_config`."""
-        return await self._json("GET", f"{model_path(model, version)}/config", timeout_s, model=model)
+        return await self._json(f"{model_path(model, version)}/config", timeout_s, model)
 
     async def index(self, timeout_s: float) -> Sequence[Json]:
-        """As `Transport.index`."""
-        return await self._json("POST", "/v2/repository/index", timeout_s, b"{}")
+        return await self._json("/v2/repository/index", timeout_s, body=b"{}")
 
     async def statistics(self, timeout_s: float) -> Sequence[Json]:
-        """As `Transport.statistics`."""
-        return (await self._json("GET", "/v2/models/stats", timeout_s))["model_stats"]
+        return (await self._json("/v2/models/stats", timeout_s))["model_stats"]
 
     async def infer(self, request: InferRequest, timeout_s: float) -> InferReply:
-        """As `Transport.infer`."""
-        body, headers = self._pack(request)
-        answer = await self._json(
-            "POST", infer_path(request.model, request.version), timeout_s, body, headers, request.model
-        )
+        path = infer_path(request.model, request.version)
+        answer = await self._json(path, timeout_s, request.model, *self._pack(request))
         try:
             return read_reply(answer, request.output)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadAnswer(f"unreadable answer: {error!r}", self.host, request.model) from None
+            raise errors.BadAnswer(f"unreadable answer: {error!r}", self.host, request.model) from None
 
     async def close(self) -> None:
-        """Drop the connections."""
         await self._session.close()
 
     async def _ready(self, path: str, what: str, timeout_s: float, model: str = "") -> None:
         try:
-            await self._json("GET", path, timeout_s, model=model)
-        except (RequestRefused, ModelNotFound):  # Triton says "no" with status 400
-            raise NotReady(f"{what} is not ready", self.host, model) from None
+            await self._json(path, timeout_s, model)
+        except (errors.RequestRefused, errors.ModelNotFound):  # Triton says "no" with status 400
+            raise errors.NotReady(f"{what} is not ready", self.host, model) from None
 
     def _pack(self, request: InferRequest) -> tuple[bytes, dict[str, str]]:
         header, data = build_request(request)
@@ -108,42 +83,32 @@ class HttpTransport:
         body = header + data
         if self._compress:
             headers["Content-Encoding"] = self._compress
-            body = _compressed(body, self._compress)
+            packer = zlib.compressobj(wbits=31 if self._compress == "gzip" else 15)
+            body = packer.compress(body) + packer.flush()
         return body, headers
 
     async def _json(
-        self,
-        method: str,
-        path: str,
-        timeout_s: float,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-        model: str = "",
+        self, path: str, timeout_s: float, model: str = "", body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> Any:
-        url = f"{self._address}{path}"
+        method, url = "POST" if body else "GET", f"{self._address}{path}"
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        data = io.BytesIO(body) if body and len(body) > LARGE_BYTES else body
+        data = io.BytesIO(body) if len(body) > LARGE_BYTES else body or None
         try:
             async with self._session.request(method, url, data=data, headers=headers, timeout=timeout) as response:
                 content, status = await response.read(), response.status
                 retry_after = response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             failure = translate(error, self.host, model, timeout_s)
-            if self._unproven and isinstance(failure, Unreachable):
+            if self._unproven and isinstance(failure, errors.Unreachable):
                 failure = await explain(self._address, self._tls, timeout_s) or failure
             raise failure from None
         self._unproven = False
         if status != 200:
             raise refusal(status, content, retry_after, self.host, model)
-        return self._parse(content, model)
-
-    def _parse(self, content: bytes, model: str) -> Any:
-        if not content:
-            return {}
         try:
-            return json.loads(content)
+            return json.loads(content or b"{}")
         except ValueError:
-            raise BadAnswer(f"the answer is not JSON: {content[:40]!r}", self.host, model) from None
+            raise errors.BadAnswer(f"the answer is not JSON: {content[:40]!r}", self.host, model) from None
 
 
 def build_request(request: InferRequest) -> tuple[bytes, bytes]:
@@ -165,55 +130,43 @@ def read_reply(answer: Json, output: str) -> InferReply:
     raise ValueError(f"without the classes of output {output!r}")
 
 
-def _compressed(body: bytes, algorithm: str) -> bytes:
-    packer = zlib.compressobj(wbits=31 if algorithm == "gzip" else 15)
-    return packer.compress(body) + packer.flush()
-
-
-def translate(error: Exception, host: str, model: str, timeout_s: float) -> ServerError:
+def translate(error: Exception, host: str, model: str, timeout_s: float) -> errors.ServerError:
     """This package's exception for a request that got no answer."""
     if isinstance(error, asyncio.TimeoutError):
-        return DeadlineExceeded(f"no answer within {timeout_s:.3g} s", host, model)
+        return errors.DeadlineExceeded(f"no answer within {timeout_s:.3g} s", host, model)
     if isinstance(error, (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)):
-        return TlsError(one_line(str(error)), host)
+        return errors.TlsError(errors.one_line(str(error)), host)
     if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)):
-        return BadAnswer(f"the answer is not HTTP or was cut off ({type(error).__name__})", host, model)
+        return errors.BadAnswer(f"the answer is not HTTP or was cut off ({type(error).__name__})", host, model)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Unreachable(f"cannot connect: {_reason(error.os_error)}", host)
-    return Unreachable(f"the connection broke: {one_line(str(error)) or type(error).__name__}", host)
+        return errors.Unreachable(f"cannot connect: {_reason(error.os_error)}", host)
+    return errors.Unreachable(f"the connection broke: {errors.one_line(str(error)) or type(error).__name__}", host)
 
 
 def _reason(error: OSError) -> str:
     """The system's own message; asyncio replaces it by another."""
     if error.errno and error.errno > 0:
         return os.strerror(error.errno).lower()
-    return one_line(error.strerror or str(error)) or "the connection was closed"
+    return errors.one_line(error.strerror or str(error)) or "the connection was closed"
 
 
-def refusal(status: int, content: bytes, retry_after: str | None, host: str, model: str) -> ServerError:
+def refusal(status: int, content: bytes, retry_after: str | None, host: str, model: str) -> errors.ServerError:
     """This package's exception for an answer whose status is not 200."""
     detail = _message(status, content)
     if status == 400 and b"SSL certificate" in content:  # nginx's page
-        return TlsError("it wants a client certificate, or another one", host)
-    if status == 429 or (status == 503 and (BUSY.search(detail) or retry_after)):
-        return Overloaded(detail, host, model, parse_retry_after(retry_after))
-    return _STATUSES.get(status, ServerFault if status >= 500 else BadAnswer)(detail, host, model)
+        return errors.TlsError("it wants a client certificate, or another one", host)
+    if status == 429 or (status == 503 and (errors.BUSY.search(detail) or retry_after)):
+        return errors.Overloaded(detail, host, model, retry_after_s=parse_retry_after(retry_after))
+    return _STATUSES.get(status, errors.ServerFault if status >= 500 else errors.BadAnswer)(detail, host, model)
 
 
-_STATUSES: dict[int, type[ServerError]] = {
-    400: RequestRefused,
-    401: AccessDenied,
-    403: AccessDenied,
-    404: ModelNotFound,
-    405: Unsupported,
-    408: Unreachable,
-    413: RequestRefused,
-    414: RequestRefused,
-    415: Unsupported,
-    422: Unsupported,
-    502: Unreachable,
-    503: NotReady,
-    504: Unreachable,
+_STATUSES: dict[int, type[errors.ServerError]] = {
+    404: errors.ModelNotFound,
+    503: errors.NotReady,
+    **dict.fromkeys((400, 413, 414), errors.RequestRefused),
+    **dict.fromkeys((401, 403), errors.AccessDenied),
+    **dict.fromkeys((405, 415, 422), errors.Unsupported),
+    **dict.fromkeys((408, 502, 504), errors.Unreachable),
 }
 
 
@@ -232,6 +185,6 @@ def parse_retry_after(value: str | None) -> float | None:
 
 def _message(status: int, content: bytes) -> str:
     try:
-        return one_line(str(json.loads(content)["error"]))
+        return errors.one_line(str(json.loads(content)["error"]))
     except (ValueError, KeyError, TypeError):
         return f"HTTP status {status}"

@@ -20,7 +20,7 @@ def formatter(name: str, top: int, terminal: bool) -> Callable[[Result], str]:
         return to_json
     if name == "csv":
         return lambda result: to_csv(result, top)
-    return to_bars if terminal else to_text
+    return lambda result: to_text(result, terminal)
 
 
 def header(name: str, top: int) -> str:
@@ -50,20 +50,16 @@ def to_csv(result: Result, top: int) -> str:
     return _row([result.path, result.model, result.version, f"{result.ms:.3f}", "", *columns])
 
 
-def to_text(result: Result) -> str:
+def to_text(result: Result, bars: bool) -> str:
     """The name, then one line for each class; nothing for a failure, which goes to standard error."""
     if isinstance(result, Failure):
         return ""
-    lines = [f"  {label.probability:.4f}  {printable(label.label)}" for label in result.top]
-    return "\n".join([printable(result.path or ""), *lines]) + "\n"
-
-
-def to_bars(result: Result) -> str:
-    """As `to_text`, with a bar for every probability."""
-    if isinstance(result, Failure):
-        return ""
-    lines = [_bar_line(label.probability, printable(label.label), rank) for rank, label in enumerate(result.top)]
-    return "\n".join([f"{BOLD}{printable(result.path or '')}{PLAIN}", *lines]) + "\n"
+    name, labels = printable(result.path or ""), [(each.probability, printable(each.label)) for each in result.top]
+    if bars:
+        lines = [f"{BOLD}{name}{PLAIN}", *(_bar_line(*label, rank) for rank, label in enumerate(labels))]
+    else:
+        lines = [name, *(f"  {probability:.4f}  {label}" for probability, label in labels)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def bar(fraction: float) -> str:

@@ -125,7 +125,7 @@ class Transport(Protocol):
         """Run the model."""
 
     async def close(self) -> None:
-        """Drop the connection."""
+        """Cancel what is in flight and drop the connections."""
 
 
 @dataclass(frozen=True, slots=True)

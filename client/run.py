@@ -90,7 +90,7 @@ async def run(job: Job, config: Config) -> int:
 
 async def _classify(job: Job, classifier: AsyncClassifier, writer: ResultWriter, labels: tuple[str, ...]) -> int:
     top = classifier.config.top
-    to_text = formatter(job.form, top, job.output is None and _is_colour_terminal())
+    to_text = formatter(job.form, top, job.output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     if not writer.completed.has_header:
         writer.write(header(job.form, top))
     timings = Timings(job.verbose, classifier.session)
@@ -130,10 +130,6 @@ def _adapted(result: Result, labels: tuple[str, ...], threshold: float) -> Resul
     if labels:
         top = [replace(label, label=labels[label.index]) for label in top]
     return replace(result, top=tuple(top))
-
-
-def _is_colour_terminal() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 class Timings:

@@ -60,7 +60,7 @@ def pause_s(attempt: int, base_s: float, cap_s: float, error: ServerError | None
 
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
-    asked_s = getattr(error, "retry_after_s", None) or 0.0
+    asked_s = (error and error.retry_after_s) or 0.0
     return asked_s + random.uniform(0, min(cap_s, base_s * 2**attempt))
 
 

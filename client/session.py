@@ -6,19 +6,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from alexnet_triton.client import errors
 from alexnet_triton.client.config import Address, Config
-from alexnet_triton.client.errors import (
-    BadAnswer,
-    BadImage,
-    ClassifierError,
-    ModelNotFound,
-    RequestRefused,
-    ServerError,
-    ServerFault,
-    SignatureMismatch,
-    UsageError,
-    model_message,
-)
 from alexnet_triton.client.images import Source, blank, path_of, payload
 from alexnet_triton.client.inference import Inference, Outcome
 from alexnet_triton.client.protocol import Classification, Failure, Json, Result, Signature, Transport, read_signature
@@ -54,11 +43,11 @@ class Session:
         """
         deadline = Deadline(wait_s)
         while True:
-            errors = await asyncio.gather(*(self._ask_ready(endpoint, deadline) for endpoint in self.pool.endpoints))
-            if None in errors:
+            failures = await asyncio.gather(*(self._ask_ready(endpoint, deadline) for endpoint in self.pool.endpoints))
+            if None in failures:
                 return
             if deadline.left_s < POLL_S:
-                raise next(error for error in errors if error)
+                raise next(failure for failure in failures if failure)
             await asyncio.sleep(POLL_S)
 
     async def inference(self) -> Inference:
@@ -113,11 +102,11 @@ class Session:
         self._readers.shutdown(wait=False, cancel_futures=True)
         await self.pool.close()
 
-    async def _ask_ready(self, endpoint: Endpoint, deadline: Deadline) -> ServerError | None:
+    async def _ask_ready(self, endpoint: Endpoint, deadline: Deadline) -> errors.ServerError | None:
         timeout_s = max(0.05, min(deadline.left_s, POLL_TIMEOUT_S))
         try:
             await endpoint.transport.ready(self.config.model_name, self.config.version, timeout_s)
-        except ServerError as error:
+        except errors.ServerError as error:
             return error
         return None
 
@@ -125,7 +114,7 @@ class Session:
         """Outcomes in the order of the images. A batch that fails is halved until the bad image stands alone."""
         try:
             return await inference.run(images, read_ms)
-        except (RequestRefused, ServerFault, BadAnswer) as error:
+        except (errors.RequestRefused, errors.ServerFault, errors.BadAnswer) as error:
             if len(images) == 1:
                 return [await self._blame(inference, error)]
         half = len(images) // 2
@@ -133,15 +122,16 @@ class Session:
         first, second = await asyncio.gather(*halves)
         return first + second
 
-    async def _blame(self, inference: Inference, error: RequestRefused | ServerFault | BadAnswer) -> ClassifierError:
+    async def _blame(self, inference: Inference, error: errors.ServerError) -> errors.ClassifierError:
         """An image that fails is bad if the model classifies a blank one; else the server is at fault.
 
         Raises:
             ServerError: the server cannot classify anything.
         """
-        if not (inference.proven and isinstance(error, RequestRefused)):
+        refused = isinstance(error, errors.RequestRefused)
+        if not (refused and inference.proven):
             await inference.run([blank(inference.signature)])
-        return BadImage(model_message(error.detail)) if isinstance(error, RequestRefused) else error
+        return errors.BadImage(errors.model_message(error.detail)) if refused else error
 
 
 def connect(address: Address, config: Config) -> Transport:
@@ -163,7 +153,7 @@ async def list_models(transport: Transport, timeout_s: float) -> Sequence[Json]:
     """
     try:
         return await transport.index(timeout_s)
-    except ServerError:  # this project's own server closes the API of repositories
+    except errors.ServerError:  # this project's own server closes the API of repositories
         return [{**each, "state": "READY"} for each in await transport.statistics(timeout_s)]
 
 
@@ -178,16 +168,16 @@ async def _find_model(transport: Transport, config: Config, timeout_s: float) ->
     try:
         described = await transport.model_config(config.model_name, config.version, timeout_s)
         signature = read_signature(described, transport.host)
-    except (ModelNotFound, RequestRefused) as error:
+    except (errors.ModelNotFound, errors.RequestRefused) as error:
         hint = await _inventory(transport, deadline)
-        raise ModelNotFound(model_message(error.detail), error.host, hint=hint) from None
-    except SignatureMismatch as error:
+        raise errors.ModelNotFound(errors.model_message(error.detail), error.host, hint=hint) from None
+    except errors.SignatureMismatch as error:
         hint = f"{error.hint}; {await _inventory(transport, deadline)}"
-        raise SignatureMismatch(error.detail, error.host, error.model, hint) from None
+        raise errors.SignatureMismatch(error.detail, error.host, error.model, hint) from None
     if config.send not in ("auto", signature.kind):
         detail = f"it takes {signature.kind}, not {config.send}"
         hint = f"use --send {signature.kind}, or name another with --model"
-        raise SignatureMismatch(detail, transport.host, config.model_name, hint)
+        raise errors.SignatureMismatch(detail, transport.host, config.model_name, hint)
     return signature
 
 
@@ -195,27 +185,27 @@ async def _inventory(transport: Transport, deadline: Deadline) -> str:
     """The models that the server has, for the message about one that it has not."""
     try:
         models = await list_models(transport, max(deadline.left_s, 0.1))
-    except ServerError:
+    except errors.ServerError:
         return "see what it serves with `alexnet-classify info`"
     names = [f"{each['name']} (version {each['version']})" for each in models if each.get("state") == "READY"]
     return f"this server has {', '.join(names)}" if names else "this server has no model that is ready"
 
 
-def _load(sources: Sequence[Source], signature: Signature) -> tuple[list[bytes | BadImage], float]:
+def _load(sources: Sequence[Source], signature: Signature) -> tuple[list[bytes | errors.BadImage], float]:
     """The images' bytes as the model takes them, and the milliseconds that took."""
-    start, loaded = time.perf_counter(), list[bytes | BadImage]()
+    start, loaded = time.perf_counter(), list[bytes | errors.BadImage]()
     for source in sources:
         try:
             loaded.append(payload(source, signature))
-        except BadImage as error:
+        except errors.BadImage as error:
             loaded.append(error)
         except MemoryError:
-            raise UsageError("out of memory: lower --concurrency or --batch") from None
+            raise errors.UsageError("out of memory: lower --concurrency or --batch") from None
     return loaded, (time.perf_counter() - start) * 1e3
 
 
 def _result(source: Source, outcome: Outcome) -> Result:
     path = path_of(source)
-    if isinstance(outcome, ClassifierError):
+    if isinstance(outcome, errors.ClassifierError):
         return Failure(path, outcome)
     return Classification(path, outcome.model, outcome.version, outcome.top, outcome.ms, outcome.timing)
