@@ -23,7 +23,7 @@ FORMATS: dict[bytes, type[ImageFile]] = {
     b"BM": BmpImageFile,
 }
 MAX_BYTES = 32 * 2**20
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 25_000_000  # what a caller may have decoded: a 12 KB PNG can be of 100 megapixels, and takes a second
 SHORT_SIDE = 256  # the 2012 paper, section 2: shorter side to 256, then the central patch
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in source pixels
@@ -42,7 +42,16 @@ def decode(encoded: bytes, size: int) -> np.ndarray:
     Raises:
         ImageError: empty, not a JPEG, PNG, WebP, GIF or BMP, damaged, or above `MAX_BYTES` or `MAX_PIXELS`.
     """
-    image = open_image(encoded)
+    return render(identify(encoded), size)
+
+
+def render(identified: ImageFile, size: int) -> np.ndarray:
+    """What `decode` does once the header is read.
+
+    Raises:
+        ImageError: it is damaged.
+    """
+    image = _load(identified, SHORT_SIDE)
     return resample(image, center_box(*image.size, size), size)
 
 
@@ -52,15 +61,18 @@ def open_image(encoded: bytes, short_side: int = SHORT_SIDE) -> Image.Image:
     Raises:
         ImageError: as `decode`.
     """
-    image = identify(encoded)
+    return _load(identify(encoded), short_side)
+
+
+def _load(image: ImageFile, short_side: int) -> Image.Image:
     try:
         if image.format == "JPEG":
             scale = short_side / min(image.size)
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise ImageError(f"damaged {image.format} image: {error}") from error
+    except Exception as error:  # Pillow's readers raise whatever their bytes lead to: struct.error, KeyError, TypeError
+        raise ImageError(f"damaged {image.format} image: {_first_line(error)}") from error
 
 
 def identify(encoded: bytes) -> ImageFile:
@@ -72,12 +84,16 @@ def identify(encoded: bytes) -> ImageFile:
     reader = find_format(encoded)
     try:
         image = reader(io.BytesIO(encoded))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ImageError(f"damaged image: {error}") from error
+    except Exception as error:  # as in `_load`
+        raise ImageError(f"damaged image: {_first_line(error)}") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"image of {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
     return image
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def find_format(encoded: bytes) -> type[ImageFile]:

@@ -118,6 +118,27 @@ def test_refusals_say_why(encoded: bytes, reason: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+def exif(*entries: tuple[int, int, bytes]) -> bytes:
+    """EXIF with a quarter turn and other entries: tag, type, four bytes of value."""
+    turned = (0x0112, 3, struct.pack("<HH", 6, 0))
+    rows = b"".join(struct.pack("<HHI", tag, kind, 1) + value for tag, kind, value in sorted((turned, *entries)))
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries) + 1) + rows + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "entry", [(0x0103, 11, bytes(4)), (0x010F, 11, bytes(4))]
+)  # floats in place of a number and a name
+def test_exif_that_pillow_trips_over_is_the_image_s_fault(photograph: Image.Image, entry: tuple) -> None:
+    with pytest.raises(ImageError, match="damaged JPEG image"):
+        decode(encode(photograph, "JPEG", exif=exif(entry)), SIZE)
+
+
+@pytest.mark.parametrize("side", [5_001, 10_000])
+def test_a_small_file_of_many_pixels_is_refused(side: int) -> None:
+    with pytest.raises(ImageError, match=f"image of {side} x {side} pixels, more than the 25,000,000 allowed"):
+        decode(encode(Image.new("1", (side, side)), "PNG"), SIZE)
+
+
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 @pytest.mark.parametrize("fraction", [0.05, 0.5, 0.95])
 def test_truncated_files_are_refused(photograph: Image.Image, file_format: str, fraction: float) -> None:
