@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def _interrupt(signum: int, frame: object) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    report = _reporter(options.log)
     server = Server(
         options.repository,
         options.variant,
@@ -71,9 +73,10 @@ def _serve(options: argparse.Namespace) -> None:
         log=options.log,
         tritonserver=options.tritonserver,
         tls=_tls(options),
+        event=report,
     )
     server.watched = True
-    watcher = Watcher(server, _reporter(options.log))
+    watcher = Watcher(server, report)
     metrics = MetricsServer(options.host, options.metrics_port, watcher)
     print(f"Starting Triton on {options.repository} ({options.variant}), log in {options.log}", flush=True)
     try:
@@ -98,13 +101,14 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def _reporter(log: Path) -> Callable[..., None]:
-    """A function that writes an event as a line of JSON to the log, and in short to stderr."""
+    """A function that writes an event as a line of JSON to the log, and in short to stderr. It never raises."""
 
     def report(event: str, **details: Any) -> None:
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **details})
-        with log.open("a") as file:
+        with suppress(OSError, ValueError), log.open("a") as file:  # a full disk stops no watcher
             file.write(line + "\n")
-        complain(SERVE, f"{event}: {details.get('reason', '')}")
+        with suppress(OSError, ValueError):  # nor does a closed terminal
+            complain(SERVE, f"{event}: {details.get('reason', '')}")
 
     return report
 

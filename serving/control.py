@@ -6,19 +6,22 @@ Plain HTTP without a client library, so that watching a server costs its machine
 import http.client
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
 
 from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, bytes_tensor, infer_path
 from alexnet_triton.imaging import decode
-from alexnet_triton.serving.errors import ControlError, WrongAnswerError
+from alexnet_triton.serving.errors import ControlError, StalledError, WrongAnswerError
 from alexnet_triton.serving.repository import ReferenceAnswer, Repository
 
 KEY_HEADER = "alexnet-triton-key"
-_POLL_S = 0.02
+PROGRESS_S = 10.0  # a question waits so long, and nothing is executed meanwhile: the server does not work
+_POLL_S, _PROGRESS_POLL_S = 0.02, 0.25
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,16 @@ class Control:
         answer = json.loads(self._ask("POST", infer_path(model, version), header + data, headers, timeout_s))
         return answer["model_version"], answer["outputs"][0]["data"]
 
-    def executions(self, timeout_s: float = 1.0) -> int:
-        """Batches that all models have run since the server's start: it grows while the server makes progress.
+    def executions(self, timeout_s: float = 2.0) -> Counter[str]:
+        """Model -> batches that it has run since its load: they grow while the server makes progress.
 
         Raises:
             ControlError: no answer.
         """
-        models = json.loads(self._ask("GET", "/v2/models/stats", timeout_s=timeout_s))["model_stats"]
-        return sum(int(model.get("execution_count", 0)) for model in models)
+        counts: Counter[str] = Counter()
+        for model in json.loads(self._ask("GET", "/v2/models/stats", timeout_s=timeout_s))["model_stats"]:
+            counts[model["name"]] += int(model.get("execution_count", 0))
+        return counts
 
     def load(self, model: str, timeout_s: float = 60.0) -> None:
         """Load a model, or load it again where its files have changed: callers see either the old one or the new.
@@ -150,6 +155,48 @@ def ask_reference_image(
     reference = repository.reference_answer(control.versions("classify", timeout_s)[-1])
     judge(reference, control.classify(reference.image, timeout_s, priority)[1])
     return reference
+
+
+def check_health(
+    control: Control, repository: Repository, timeout_s: float = 5.0, patience_s: float = PROGRESS_S
+) -> bool:
+    """Whether a server works: the rule that the watcher, `status` and a container's health check share.
+
+    The reference image is asked at the priority that overtakes what waits. A wrong answer and an error are failures.
+    A question that gets no answer in `timeout_s`, or is refused because a queue is full, is one only where a model
+    of `classify` then executes nothing for `patience_s`: a server that makes progress is healthy, whoever calls it.
+
+    Returns:
+        True where the answer was right, False where the server was too busy to answer and makes progress.
+
+    Raises:
+        StalledError: no answer and no progress.
+        ControlError: no connection, or an error for an answer.
+        WrongAnswerError: a wrong answer.
+    """
+    before = control.executions()
+    try:
+        ask_reference_image(control, repository, timeout_s, priority=1)
+        return True
+    except ControlError as error:
+        if error.status not in (0, HTTPStatus.SERVICE_UNAVAILABLE):
+            raise
+    _wait_for_progress(control, before, repository.classify_steps, patience_s)
+    return False
+
+
+def _wait_for_progress(control: Control, before: Counter[str], models: Sequence[str], patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while idle := _idle(control, before, models):
+        if time.monotonic() > deadline:
+            raise StalledError(f"{', '.join(idle)} executed nothing for {patience_s:g} s of work")
+        time.sleep(_PROGRESS_POLL_S)
+
+
+def _idle(control: Control, before: Counter[str], models: Sequence[str]) -> list[str]:
+    """The models whose count has not changed."""
+    now = control.executions()
+    return [model for model in models if now[model] == before[model]]
 
 
 def ask_loaded_version(

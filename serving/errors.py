@@ -7,6 +7,7 @@ ServingError
   +-- StartError            tritonserver ended, or gave no right answer in time
         +-- BackendAbortError   its Python backend aborted while it started the stubs; another start may do
   +-- ControlError          a running server refused, or did not answer
+        +-- StalledError        it has work and executes nothing
   +-- WrongAnswerError      a running server gave the reference image another answer
   +-- EngineError           OpenVINO cannot run the network as configured
 """
@@ -48,6 +49,10 @@ class ControlError(ServingError):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+class StalledError(ControlError):
+    """A running server has work, and executes nothing."""
 
 
 class WrongAnswerError(ServingError):

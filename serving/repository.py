@@ -54,6 +54,11 @@ class Repository:
             raise RepositoryError(f"no model `classify` in {path}: build the repository with `make export`")
         return cls(path, variant, configs)
 
+    @property
+    def classify_steps(self) -> list[str]:
+        """The models that an image passes in `classify`."""
+        return [step.model_name for step in self.configs["classify"].ensemble_scheduling.step]
+
     def reference_answer(self, version: str) -> ReferenceAnswer:
         """The reference image of a version of `classify`, and its answer.
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_triton.common.files import write_json
-from alexnet_triton.serving.control import Control, ask_reference_image
+from alexnet_triton.serving.control import Control, check_health
 from alexnet_triton.serving.errors import ServingError
 from alexnet_triton.serving.repository import Repository
 
@@ -65,9 +66,19 @@ class RunDir:
 
 
 def runs_root() -> Path:
-    """The folder of this user's runs. Made private, because the runs' keys are in it."""
+    """The folder of this user's runs, private because the runs' keys are in it.
+
+    Raises:
+        ServingError: something else stands there. Whoever made it could read the keys, or plant code that stubs load.
+    """
     root = Path(tempfile.gettempdir()) / f"alexnet-triton-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
+        raise ServingError(
+            f"{root} is not a folder that you own and only you may enter (mode 0700): remove it, or set TMPDIR"
+        )
     return root
 
 
@@ -144,10 +155,10 @@ class RunningServer:
         )
 
     def is_healthy(self) -> bool:
-        """Whether the reference image gets its reference answer."""
+        """Whether the server works, by the rule of `check_health`."""
         try:
             repository = Repository.open(self.state["repository"], self.state["variant"])
-            ask_reference_image(self.control, repository, priority=1)
+            check_health(self.control, repository)
         except ServingError:
             return False
         return True

@@ -4,11 +4,12 @@ import os
 import secrets
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from alexnet_triton.serving import supervisor
-from alexnet_triton.serving.control import Control, ask_reference_image, drain
+from alexnet_triton.serving.control import Control, ask_reference_image, check_health, drain
 from alexnet_triton.serving.errors import (
     BackendAbortError,
     ControlError,
@@ -33,9 +34,14 @@ from alexnet_triton.serving.repository import Repository, instance_count
 from alexnet_triton.serving.runs import RunDir, clear_dead_runs, create_run
 from alexnet_triton.serving.supervisor import SupervisedProcess
 
+Event = Callable[..., None]  # the event's name, then its details by keyword
 _POLL_S = 0.05
 START_ATTEMPTS = 5
 DRAIN_S = 6.0  # at most, for requests in flight
+
+
+def ignore_event(name: str, **details: object) -> None:
+    """What a server without a watcher does with its events."""
 
 
 class Server:
@@ -59,6 +65,7 @@ class Server:
         tritonserver: str | None = None,
         start_timeout_s: float = 60.0,
         tls: Tls | None = None,
+        event: Event = ignore_event,
     ) -> None:
         """Starts nothing yet.
 
@@ -66,6 +73,7 @@ class Server:
             http_port, grpc_port, metrics_port: 0 means any free one.
             log: tritonserver's log; None keeps it only while the server runs.
             tls: for gRPC.
+            event: hears of starts that are tried again and of requests that a stop cuts.
         """
         self.config = ServerConfig(
             Path(repository),
@@ -80,11 +88,14 @@ class Server:
             tls,
         )
         self.ports: Ports = {}
+        self._event = event
         self.key = secrets.token_hex(16)
         self.watched = False  # whether this process restarts it: then stopping it means stopping this process
         self._process: SupervisedProcess | None = None
         self._run: RunDir | None = None
         self._answered = False  # rightly, once since its start
+        self.aborts = 0  # starts that the Python backend aborted, and that were tried again
+        self.cut_drains = 0  # stops that did not wait for every request in flight
 
     def start(self) -> None:
         """Start, and return when the reference image gets its reference answer.
@@ -118,8 +129,9 @@ class Server:
         for _ in range(START_ATTEMPTS - 1):
             try:
                 return self._start_once()
-            except BackendAbortError:
-                continue
+            except BackendAbortError as error:
+                self.aborts += 1
+                self._event("start aborted", reason=str(error), starts=self.aborts)
         return self._start_once()
 
     def _start_once(self) -> None:
@@ -163,12 +175,17 @@ class Server:
         run, self._run = self._run, None
         if process:
             if self._answered:
-                drain(self.control, self.repository, DRAIN_S)
+                self._drain()
                 process.end_soon()
             process.stop()
         self._answered = False
         if run:
             run.remove()
+
+    def _drain(self) -> None:
+        if not drain(self.control, self.repository, DRAIN_S):
+            self.cut_drains += 1
+            self._event("requests cut", reason=f"not all were answered {DRAIN_S:g} s after the order to stop")
 
     def check(self, timeout_s: float = 5.0) -> None:
         """Ask for the reference image, at the priority that overtakes what waits.
@@ -178,6 +195,10 @@ class Server:
             WrongAnswerError: a wrong one.
         """
         ask_reference_image(self.control, self.repository, timeout_s, priority=1)
+
+    def check_health(self, timeout_s: float, patience_s: float) -> bool:
+        """As `control.check_health`, of this server."""
+        return check_health(self.control, self.repository, timeout_s, patience_s)
 
     def missing_stubs(self) -> list[str]:
         """Models with fewer live stubs than instances. Triton never notices by itself that a stub has ended."""

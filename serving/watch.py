@@ -7,15 +7,13 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from alexnet_triton.serving.errors import ControlError, PortTakenError, ServingError
-from alexnet_triton.serving.server import Server
-
-Event = Callable[..., None]  # name of the event, then what belongs to it by keyword
+from alexnet_triton.serving.control import PROGRESS_S
+from alexnet_triton.serving.errors import PortTakenError, ServingError, StalledError
+from alexnet_triton.serving.server import Event, Server
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,7 @@ class WatchConfig:
     interval_s: float = 2.0
     confirm_s: float = 0.2
     answer_timeout_s: float = 2.0
+    patience_s: float = PROGRESS_S
     sweep_s: float = 5.0  # for what a dead server leaves behind
     failures: int = 3
     first_backoff_s: float = 0.25
@@ -39,16 +38,16 @@ class Watcher:
         self.server = server
         self.config = config or WatchConfig()
         self.counts: Counter[str] = Counter(heals=0, restarts=0)
-        self.healthy = True
+        self.healthy = False  # until the server's first right answer
         self.stopped = False
         self._event = event
         self._failures = 0
-        self._executed = -1  # batches, when the server was last found silent; -1 is unknown
         self._backoff_s = 0.0
         self._last_restart = time.monotonic()
 
     def run(self) -> None:
-        """Watch a started server until `stopped`."""
+        """Watch a started server, which has answered rightly once, until `stopped`."""
+        self.healthy = True
         while not self.stopped:
             broken = self._wait_for_deaths()
             if self.stopped:
@@ -88,31 +87,17 @@ class Watcher:
                 os.close(descriptor)
 
     def _ask(self) -> None:
-        """Ask for the reference image. Refusals and executions are progress; silence without them is a failure."""
+        """Apply the rule of `check_health`; a stalled server is restarted at once, another failure has to repeat."""
         try:
-            self.server.check(self.config.answer_timeout_s)
-        except ControlError as error:
-            if error.status == 503:
-                return
-            if self._progressed():  # the question waits behind other callers'
-                self._failures = 0
-            else:
-                self._fail(str(error))
-            return
+            answered = self.server.check_health(self.config.answer_timeout_s, self.config.patience_s)
+        except StalledError as error:
+            self._restart(str(error))
         except ServingError as error:
             self._fail(str(error))
-            return
-        self._failures = 0
-        self._succeed()
-
-    def _progressed(self) -> bool:
-        """Whether the server has run batches since this was last asked."""
-        before = self._executed
-        try:
-            self._executed = self.server.control.executions()
-        except ControlError:
-            self._executed = -1
-        return self._executed > before
+        else:
+            self._failures = 0
+            if answered:
+                self._succeed()
 
     def _fail(self, reason: str) -> None:
         self._failures += 1
@@ -151,9 +136,9 @@ class Watcher:
             try:
                 self.server.restart()
                 break
-            except ServingError as error:
+            except (ServingError, OSError) as error:  # a full disk may have room again
                 self._event("start failed", reason=str(error), next_try_s=self._backoff_s)
-        self._failures, self._executed, self._last_restart = 0, -1, time.monotonic()
+        self._failures, self._last_restart = 0, time.monotonic()
         self._count("restarts", reason=reason, seconds=round(time.monotonic() - started, 2))
         self._succeed()
 
@@ -173,6 +158,13 @@ def watcher_metrics(watcher: Watcher) -> str:
         ("alexnet_healthy", "gauge", "1 while the reference image gets its reference answer", int(watcher.healthy)),
         ("alexnet_heals_total", "counter", "models loaded again after a stub had ended", watcher.counts["heals"]),
         ("alexnet_restarts_total", "counter", "restarts of the server", watcher.counts["restarts"]),
+        (
+            "alexnet_aborted_starts_total",
+            "counter",
+            "starts that Triton's Python backend aborted",
+            watcher.server.aborts,
+        ),
+        ("alexnet_cut_drains_total", "counter", "stops that cut requests in flight", watcher.server.cut_drains),
     )
     return "".join(
         f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in values

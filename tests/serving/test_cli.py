@@ -5,7 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+
+from alexnet_triton.serving.cli import _reporter
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "alexnet_triton")
@@ -77,6 +82,28 @@ def test_a_taken_port_is_one_line(tiny_repository: Path, tmp_path: Path) -> None
 def test_no_tritonserver_is_one_line(tiny_repository: Path, tmp_path: Path) -> None:
     serving = _serve("--repository", tiny_repository, "--log", tmp_path / "log", TRITONSERVER="/nowhere/tritonserver")
     _refused(serving, "/nowhere/tritonserver is not a program")
+
+
+def test_a_full_disk_stops_no_watcher(capsys: pytest.CaptureFixture[str]) -> None:
+    _reporter(Path("/dev/full"))("restart", reason="tritonserver ended")
+    assert capsys.readouterr().err == "alexnet-triton serve: restart: tritonserver ended\n"
+
+
+def _as_link(folder: Path, target: Path) -> None:
+    target.mkdir(mode=0o700)
+    folder.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    "plant", [lambda folder, _: folder.mkdir(mode=0o755), lambda folder, _: folder.touch(mode=0o700), _as_link]
+)
+def test_a_run_folder_that_others_can_reach_is_refused(tmp_path: Path, plant: Callable[[Path, Path], None]) -> None:
+    """In a shared temporary folder another user can make it first."""
+    plant(tmp_path / f"alexnet-triton-{os.getuid()}", tmp_path / "elsewhere")
+    status = _run("status", TMPDIR=str(tmp_path))
+    assert status.returncode == 1
+    assert "only you may enter (mode 0700): remove it, or set TMPDIR" in status.stderr
+    assert len(status.stderr.splitlines()) == 1
 
 
 def _ready(serving: subprocess.Popen[str]) -> None:

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +22,8 @@ from alexnet_triton.serving import ControlError, PortTakenError, Server, StartEr
 from alexnet_triton.serving.control import Control
 from alexnet_triton.serving.errors import BackendAbortError
 from alexnet_triton.serving.runs import SHARED_MEMORY
-from alexnet_triton.serving.server import START_ATTEMPTS
+from alexnet_triton.serving.server import START_ATTEMPTS, ignore_event
+from alexnet_triton.serving.watch import Watcher, watcher_metrics
 from tests.serving.tiny import answer, jpeg, network
 from tests.waiting import wait_for
 
@@ -206,8 +208,26 @@ def test_a_start_that_the_backend_aborted_is_tried_again(tiny_repository: Path, 
     program, starts = tmp_path / "tritonserver", tmp_path / "starts"
     program.write_text(f"#!/bin/sh\necho >> {starts}\necho 'boost::interprocess::lock_exception' >&2\nexit 134\n")
     program.chmod(0o755)
-    log = tmp_path / "triton.log"
-    server = Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0, log=log, tritonserver=program)
+    events: list[str] = []
+    settings = {"log": tmp_path / "triton.log", "tritonserver": program, "event": lambda name, **_: events.append(name)}
+    server = Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0, **settings)
     with pytest.raises(BackendAbortError, match=r"aborted at the start: see .*triton.log"):
         server.start()
     assert starts.read_text().count("\n") == START_ATTEMPTS
+    assert events == ["start aborted"] * (START_ATTEMPTS - 1)
+    assert f"alexnet_aborted_starts_total {START_ATTEMPTS - 1}\n" in watcher_metrics(Watcher(server, ignore_event))
+
+
+def test_a_stop_that_cuts_requests_is_told(tiny_repository: Path) -> None:
+    """A stub that hangs keeps its request for ever."""
+    events: list[str] = []
+    server = Server(
+        tiny_repository, http_port=0, grpc_port=0, metrics_port=0, event=lambda name, **_: events.append(name)
+    )
+    server.start()
+    for stub in server.stubs():
+        os.kill(stub, signal.SIGSTOP)
+    with pytest.raises(ControlError):
+        server.control.classify(jpeg(1), timeout_s=0.2)
+    server.stop()
+    assert (events, server.cut_drains) == (["requests cut"], 1)

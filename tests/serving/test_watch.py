@@ -15,7 +15,10 @@ import psutil
 import pytest
 
 from alexnet_triton.serving import Server
-from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher
+from alexnet_triton.serving.control import Control, check_health
+from alexnet_triton.serving.errors import StalledError, StartError
+from alexnet_triton.serving.server import ignore_event
+from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher, watcher_metrics
 from tests.serving.tiny import answer, jpeg, network, running_server
 from tests.waiting import wait_for
 
@@ -67,17 +70,53 @@ def test_a_killed_server_is_started_again_where_it_was(watched: tuple[Watcher, l
 
 
 def test_a_server_at_work_is_not_restarted_however_long_the_watcher_waits(tiny_repository: Path) -> None:
-    """The watcher's own question is never answered in time here: what others are answered keeps the server running."""
-    impatient = WatchConfig(interval_s=0.5, answer_timeout_s=1e-5)
+    """The watcher's own question is never answered in time here: what others are answered keeps the server running.
+
+    `status` asks by the same rule. A server that is silent and does nothing is restarted.
+    """
+    impatient = WatchConfig(interval_s=0.2, answer_timeout_s=1e-5, failures=1)
     with _watched(tiny_repository, impatient) as (watcher, events):
         control, pid = watcher.server.control, watcher.server.pid
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
-            control.classify(jpeg(1), timeout_s=30)
+        with _kept_busy(control):
+            assert not check_health(control, watcher.server.repository, timeout_s=1e-5)
+            time.sleep(2)
         assert (watcher.counts["restarts"], watcher.server.pid) == (0, pid)
-        os.kill(pid, signal.SIGSTOP)  # silence without work
+        os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: watcher.counts["restarts"] > 0)
     assert "no right answer" in {name for name, _ in events}
+
+
+def test_a_stub_that_hangs_with_work_is_a_reason_to_restart(tiny_repository: Path) -> None:
+    """Triton goes on answering for its statistics and its ready flag meanwhile."""
+    config = WatchConfig(interval_s=0.2, answer_timeout_s=0.5, patience_s=1.0)
+    with _watched(tiny_repository, config) as (watcher, events):
+        pid = watcher.server.pid
+        for stub, model in _stubs(watcher.server).items():
+            if model == "alexnet":
+                os.kill(stub, signal.SIGSTOP)
+        with pytest.raises(StalledError, match=r"alexnet executed nothing for 0\.5 s of work"):
+            check_health(watcher.server.control, watcher.server.repository, timeout_s=0.2, patience_s=0.5)
+        wait_for(lambda: watcher.counts["restarts"] > 0)
+        assert watcher.server.pid != pid
+        _answers_rightly(watcher.server)
+    assert any("executed nothing" in details.get("reason", "") for _, details in events)
+
+
+@contextmanager
+def _kept_busy(control: Control) -> Iterator[None]:
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.is_set():
+            control.classify(jpeg(1), timeout_s=30)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        caller.join()
 
 
 def test_a_dead_server_is_not_asked_while_it_is_swept_up(watched: tuple[Watcher, list]) -> None:
@@ -106,6 +145,28 @@ def test_metrics_are_triton_s_and_the_watcher_s(watched: tuple[Watcher, list]) -
     assert "nv_inference_request_success" in text
     assert "alexnet_healthy 1" in text
     assert f"alexnet_restarts_total {watcher.counts['restarts']}" in text
+
+
+def test_a_restart_that_the_disk_refuses_is_tried_again(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = WatchConfig(interval_s=0.2, first_backoff_s=0.1)
+    with _watched(tiny_repository, config) as (watcher, events):
+        restart, problems = watcher.server.restart, [OSError(28, "No space left on device"), StartError("no")]
+
+        def refuse_twice() -> None:
+            if problems:
+                raise problems.pop()
+            restart()
+
+        monkeypatch.setattr(watcher.server, "restart", refuse_twice)
+        os.kill(watcher.server.pid, signal.SIGKILL)
+        wait_for(lambda: watcher.counts["restarts"] == 1)
+        _answers_rightly(watcher.server)
+    assert [name for name, _ in events].count("start failed") == 2
+
+
+def test_nothing_is_healthy_before_the_first_right_answer(tiny_repository: Path) -> None:
+    watcher = Watcher(Server(tiny_repository), ignore_event)
+    assert "\nalexnet_healthy 0\n" in watcher_metrics(watcher)
 
 
 def _stubs(server: Server) -> dict[int, str]:
