@@ -17,9 +17,9 @@ Classify images with AlexNet on a Triton server.
 IMAGE is a file (JPEG, PNG, WebP, GIF, BMP); a folder, with --recursive; a glob in
 quotes ('photos/**/*.jpg'); - for one image on standard input; @LIST for a file of
 paths, one a line or as `find -print0` writes them (@- reads the list from standard
-input); or an http or https address, with --allow-urls. A file whose name begins
-with @ or - is given as ./@name, ./-name. `info` describes the server; a file of
-that name is ./info.
+input); or an http or https address, with --allow-urls, fetched within --timeout
+and without the headers. A file whose name begins with @ or - is given as ./@name,
+./-name. `info` describes the server; a file of that name is ./info.
 
 An image is turned as its EXIF says and converted to 8-bit RGB (CMYK, 16-bit and
 palette images too). Its first frame is taken, transparency is laid on white, the
@@ -42,7 +42,10 @@ results
   csv   path,model,version,ms,error,label_1,index_1,probability_1,...
   With --output each result is in FILE when the next is asked for. The same command
   with --resume continues a run that was cut off: every image is in FILE once.
-  Failed images in FILE count as done; remove their lines to try them again.
+  An error that ends in [transient] was not the image's fault: a server or the network
+  failed. --resume takes its line out of FILE and tries the image again. Other failed
+  images count as done, and so do those of a file without such marks, from an earlier
+  version; remove their lines to try them again.
   FILE.settings remembers --model, --model-version, --top, --threshold and --labels.
   --resume with others is refused, as the results would not be alike.
 
@@ -51,7 +54,9 @@ when things go wrong
   after a random pause of at most 0.1, 0.2, 0.4 ... 2 s, up to --retries times and
   within --timeout. All requests together repeat at most a tenth of what they sent
   (and a first few hundred), so that a server in trouble is not overloaded. When a
-  server goes away in the middle of a run, the run waits for it until --timeout. With
+  server goes away in the middle of a run, the run waits for it until --timeout. When
+  it says how long to wait (Retry-After), the run does so if that is within --timeout.
+  Redirections are not followed, as they would get the headers and their keys. With
   several --url the first healthy one is used; a lost one is asked every second until
   it is back. A run ends with exit code 3 at the first image that no server answered.
 

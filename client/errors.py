@@ -3,6 +3,7 @@
 ClassifierError
   UsageError            a wrong address, option or file of labels; the server was not asked
   BadImage              this image cannot be classified; others can
+    NotFetched          the host of its address was not reached, too slow or in trouble
   ServerError           has .host and .model
     Unreachable         no connection, or it broke before the answer
       TlsError          the TLS handshake failed
@@ -38,7 +39,13 @@ FRAME = re.compile(
 
 
 class ClassifierError(UserError):
-    """The message is one line: what failed, and what to do next."""
+    """The message is one line: what failed, and what to do next.
+
+    Attributes:
+        transient: whether a server or the network failed, not the image: a later run may classify it.
+    """
+
+    transient = False
 
 
 class UsageError(ClassifierError):
@@ -48,7 +55,13 @@ class UsageError(ClassifierError):
 
 
 class BadImage(ClassifierError):
-    """This image cannot be classified, and a repeat will not help. The message does not name the file."""
+    """This image cannot be classified. The message does not name the file."""
+
+
+class NotFetched(BadImage):
+    """The host of the image's address was not reached, was too slow or in trouble."""
+
+    transient = True
 
 
 class ServerError(ClassifierError):
@@ -61,6 +74,7 @@ class ServerError(ClassifierError):
     """
 
     exit_code = NO_SERVER
+    transient = True
     retryable = True
     hint = ""
 

@@ -1,5 +1,6 @@
 """Triton over gRPC, with the stubs that tritonclient carries."""
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from tritonclient.grpc import service_pb2_grpc
 from alexnet_triton.client import errors
 from alexnet_triton.client.config import Address, Config
 from alexnet_triton.client.protocol import InferReply, InferRequest, Json, Transport, parse_bytes
+from alexnet_triton.client.servers import parse_retry_after
 from alexnet_triton.client.tls import explain, pem
 
 # A connection that died without a word is found out within 30 s while calls wait on it. Two pings at most
@@ -188,9 +190,8 @@ def _unavailable(detail: str, host: str, model: str, retry_after_s: float | None
 
 
 def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:
-    for name, value in error.trailing_metadata() or ():
-        if name == PUSHBACK and str(value).isdigit():
-            return int(value) / 1000
-        if name == "retry-after" and str(value).isdigit():
-            return float(value)
-    return None
+    """How long the server asks to wait: for ever if its pushback is negative or no number, which forbids a repeat."""
+    asked = {name: str(value) for name, value in error.trailing_metadata() or ()}
+    if PUSHBACK in asked:
+        return float(asked[PUSHBACK]) / 1000 if asked[PUSHBACK].isdecimal() else math.inf
+    return parse_retry_after(asked.get("retry-after"))

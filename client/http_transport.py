@@ -10,15 +10,15 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 
 from alexnet_triton.client import errors
 from alexnet_triton.client.config import Address, Config
 from alexnet_triton.client.protocol import InferReply, InferRequest, Json, Transport
+from alexnet_triton.client.servers import parse_retry_after
 from alexnet_triton.client.tls import explain, make_context
 from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, infer_path, model_path
 
@@ -94,15 +94,20 @@ class HttpTransport(Transport):
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         data = io.BytesIO(body) if len(body) > LARGE_BYTES else body or None
         try:
-            async with self._session.request(method, url, data=data, headers=headers, timeout=timeout) as response:
+            async with self._session.request(
+                method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
                 content, status = await response.read(), response.status
-                retry_after = response.headers.get("Retry-After")
+                retry_after, location = response.headers.get("Retry-After"), response.headers.get("Location")
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             failure = translate(error, self.host, model, timeout_s)
             if self._unproven and isinstance(failure, errors.Unreachable):
                 failure = await explain(self._address, self._tls, timeout_s) or failure
             raise failure from None
         self._unproven = False
+        if location and 300 <= status < 400:  # never followed: the headers may hold a key
+            detail = f"it redirects to {errors.one_line(urljoin(url, location))}"
+            raise errors.Unsupported(detail, self.host, model, "name that server with --url if it may have the headers")
         if status != 200:
             raise refusal(status, content, retry_after, self.host, model)
         try:
@@ -168,19 +173,6 @@ _STATUSES: dict[int, type[errors.ServerError]] = {
     **dict.fromkeys((405, 415, 422), errors.Unsupported),
     **dict.fromkeys((408, 502, 504), errors.Unreachable),
 }
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
-    if not value:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
 
 
 def _message(status: int, content: bytes) -> str:

@@ -3,7 +3,7 @@
 import io
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
@@ -25,12 +25,20 @@ class LazyImage:
     read: Callable[[], bytes]
 
 
-Source = Union[str, "os.PathLike[str]", bytes, NDArray[np.uint8], Image.Image, LazyImage]
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """An image that the event loop fetches. `fetch` returns the bytes of an image file or raises BadImage."""
+
+    path: str
+    fetch: Callable[[], Awaitable[bytes]]
+
+
+Source = Union[str, "os.PathLike[str]", bytes, NDArray[np.uint8], Image.Image, LazyImage, RemoteImage]
 
 
 def path_of(source: Source) -> str | None:
     """The path as it was given, None for an image in memory."""
-    if isinstance(source, LazyImage):
+    if isinstance(source, (LazyImage, RemoteImage)):
         return source.path
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 

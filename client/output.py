@@ -9,6 +9,7 @@ from typing import Any
 from alexnet_triton.client.protocol import Failure, Result
 from alexnet_triton.common.command import printable
 
+TRANSIENT = " [transient]"  # ends the recorded error of an image that --resume tries again
 BAR_WIDTH = 24
 EIGHTHS = " ▏▎▍▌▋▊▉"
 BOLD, DIM, COLOUR, PLAIN = "\033[1m", "\033[2m", "\033[36m", "\033[0m"
@@ -34,17 +35,22 @@ def header(name: str, top: int) -> str:
 def to_json(result: Result) -> str:
     """One object on one line; bytes of a name that are not UTF-8 become lone surrogates."""
     if isinstance(result, Failure):
-        return json.dumps({"path": result.path, "error": str(result.error)}) + "\n"
+        return json.dumps({"path": result.path, "error": error_text(result)}) + "\n"
     # Written out: dataclasses.asdict takes as long as everything else that this program does with an answer.
     top = [{"label": each.label, "index": each.index, "probability": each.probability} for each in result.top]
     fields = {"path": result.path, "model": result.model, "version": result.version, "top": top}
     return json.dumps(fields | {"ms": round(result.ms, 3)}) + "\n"
 
 
+def error_text(failure: Failure) -> str:
+    """The error as results hold it."""
+    return f"{failure.error}{TRANSIENT if failure.error.transient else ''}"
+
+
 def to_csv(result: Result, top: int) -> str:
     """One row with as many columns as the header."""
     if isinstance(result, Failure):
-        return _row([result.path, "", "", "", str(result.error), *[""] * (3 * top)])
+        return _row([result.path, "", "", "", error_text(result), *[""] * (3 * top)])
     columns = [value for label in result.top for value in (label.label, label.index, f"{label.probability:.6f}")]
     columns += [""] * (3 * top - len(columns))
     return _row([result.path, result.model, result.version, f"{result.ms:.3f}", "", *columns])

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from alexnet_triton.client.errors import UsageError
-from alexnet_triton.common.files import WriteError, write_json
+from alexnet_triton.client.output import TRANSIENT
+from alexnet_triton.common.files import WriteError, replacing, write_json
 
 
 @dataclass
@@ -21,13 +23,15 @@ class CompletedResults:
 
     Attributes:
         keys: eight bytes of a hash for each path, so that a million of them take little memory.
-        failed: how many are failures.
+        failed: how many are failures of the images' own.
+        transient: how many are failures of a server or the network, which are not in `keys`.
         end: offset behind the last whole result; a killed run may have left half of one there.
         has_header: whether a CSV's first line is there.
     """
 
     keys: set[int] = field(default_factory=set)
     failed: int = 0
+    transient: int = 0
     end: int = 0
     has_header: bool = False
 
@@ -67,6 +71,8 @@ class ResultWriter:
 def open_writer(file: str | None, form: str, resume: bool) -> ResultWriter:
     """Open standard output, or empty a file; `resume` keeps the file's whole results and adds to them.
 
+    Results that failed by a server or the network are taken out of the file, in one step, so that they are tried again.
+
     Raises:
         UsageError: it cannot be written, another process writes it, or it holds something else.
     """
@@ -77,9 +83,15 @@ def open_writer(file: str | None, form: str, resume: bool) -> ResultWriter:
         _lock(stream, file)
         regular = Path(file).is_file()
         completed = read_completed(file, form) if resume and regular else CompletedResults()
+        if completed.transient:
+            _drop_transient(file, form)
+            stream.close()
+            return open_writer(file, form, resume)
         if regular:
             stream.truncate(completed.end)
             stream.seek(completed.end)
+    except WriteError as error:
+        raise UsageError(f"--resume: {error}") from None
     except OSError as error:
         raise UsageError(f"--output {file}: {(error.strerror or str(error)).lower()}") from None
     return ResultWriter(stream, completed, is_file=True)
@@ -88,8 +100,18 @@ def open_writer(file: str | None, form: str, resume: bool) -> ResultWriter:
 def _lock(stream: BinaryIO, file: str) -> None:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(stream.fileno()), Path(file).stat()):  # else it was replaced while it was opened
+            return
     except BlockingIOError:
-        raise UsageError(f"--output {file}: another run is writing it; give this one a file of its own") from None
+        pass
+    raise UsageError(f"--output {file}: another run is writing it; give this one a file of its own")
+
+
+def _drop_transient(file: str, form: str) -> None:
+    path = Path(file).resolve()
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        shutil.copymode(path, temporary)
+        stream.writelines(record for record in _records(file, form) if not _parse(record, form)[1].endswith(TRANSIENT))
 
 
 def read_completed(file: str, form: str) -> CompletedResults:
@@ -100,7 +122,7 @@ def read_completed(file: str, form: str) -> CompletedResults:
     """
     completed = CompletedResults()
     try:
-        for record in _csv_records(file) if form == "csv" else _lines(file):
+        for record in _records(file, form):
             _add(completed, record, form)
             completed.end += len(record)
     except (ValueError, KeyError, TypeError, csv.Error, StopIteration):
@@ -110,19 +132,26 @@ def read_completed(file: str, form: str) -> CompletedResults:
 
 
 def _add(completed: CompletedResults, record: bytes, form: str) -> None:
-    if form == "json":
-        entry = json.loads(record)
-        path, failed = entry["path"], "error" in entry
-    elif not completed.has_header:
+    if form == "csv" and not completed.has_header:
         if not record.startswith(b"path,model,version,ms,error"):
             raise ValueError
         completed.has_header = True
         return
+    path, error = _parse(record, form)
+    if error.endswith(TRANSIENT):
+        completed.transient += 1
     else:
-        path, _, _, _, error, *_ = next(csv.reader([record.decode("utf-8", "surrogateescape")]))
-        failed = bool(error)
-    completed.keys.add(key(path))
-    completed.failed += failed
+        completed.keys.add(key(path))
+        completed.failed += bool(error)
+
+
+def _parse(record: bytes, form: str) -> tuple[str, str]:
+    """A result's path and its error, empty if it has none."""
+    if form == "json":
+        entry = json.loads(record)
+        return entry["path"], str(entry.get("error", ""))
+    path, _, _, _, error, *_ = next(csv.reader([record.decode("utf-8", "surrogateescape")]))
+    return path, error
 
 
 def key(path: str) -> int:
@@ -131,20 +160,15 @@ def key(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "big")
 
 
-def _lines(file: str) -> Iterator[bytes]:
-    """Whole lines; a last one without its end is left out."""
-    with Path(file).open("rb") as stream:
-        yield from (line for line in stream if line.endswith(b"\n"))
-
-
-def _csv_records(file: str) -> Iterator[bytes]:
-    """Whole rows: a line break between quotes belongs to a name."""
+def _records(file: str, form: str) -> Iterator[bytes]:
+    """Whole results: one cut off at the end is left out; in CSV a line break between quotes belongs to a name."""
     record = b""
-    for line in _lines(file):
-        record += line
-        if record.count(b'"') % 2 == 0:
-            yield record
-            record = b""
+    with Path(file).open("rb") as stream:
+        for line in stream:
+            record += line
+            if line.endswith(b"\n") and (form == "json" or record.count(b'"') % 2 == 0):
+                yield record
+                record = b""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from typing import Generic, TypeVar
 
 from alexnet_triton.client.config import Address, Config, parse_address
@@ -62,6 +64,18 @@ def pause_s(attempt: int, base_s: float, cap_s: float, error: ServerError | None
     """
     asked_s = (error and error.retry_after_s) or 0.0
     return asked_s + random.uniform(0, min(cap_s, base_s * 2**attempt))
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3); None if it holds neither."""
+    text = (value or "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp() - time.time())
 
 
 class Endpoint:
@@ -176,7 +190,7 @@ class Dispatcher:
             attempt, last = attempt + 1, endpoint
 
     async def _back_off(self, error: ServerError, attempt: int, deadline: Deadline) -> None:
-        """Wait before the next attempt, or re-raise."""
+        """Wait before the next attempt, or re-raise: also if the server asks for more time than there is."""
         wait_s = pause_s(attempt, self._config.backoff_base_s, self._config.backoff_cap_s, error)
         elsewhere = isinstance(error, DeadlineExceeded) and len(self._pool.endpoints) > 1
         if not (error.retryable or elsewhere) or attempt >= self._config.retries or wait_s >= deadline.left_s:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from alexnet_triton.client import errors
 from alexnet_triton.client.config import Address, Config
-from alexnet_triton.client.images import Source, blank, path_of, payload
+from alexnet_triton.client.images import RemoteImage, Source, blank, path_of, payload
 from alexnet_triton.client.inference import Inference, Outcome
 from alexnet_triton.client.protocol import Classification, Failure, Json, Result, Signature, Transport, read_signature
 from alexnet_triton.client.servers import Deadline, Dispatcher, Endpoint, Pool
@@ -78,10 +78,17 @@ class Session:
             ServerError: no answer from any server.
             UsageError: a source that can be no image.
         """
-        inference = await self.inference()
+        inference, start = await self.inference(), time.perf_counter()
+        if any(isinstance(source, RemoteImage) for source in sources):
+            # Here, not in a thread: an address that is slow holds up neither the readers nor the requests in flight.
+            fetched: Sequence[Source | errors.BadImage] = await asyncio.gather(*map(_fetched, sources))
+        else:
+            fetched = sources
+        fetch_ms = (time.perf_counter() - start) * 1e3
         async with self._in_flight:
             loop = asyncio.get_running_loop()
-            loaded, read_ms = await loop.run_in_executor(self._readers, _load, sources, inference.signature)
+            loaded, load_ms = await loop.run_in_executor(self._readers, _load, fetched, inference.signature)
+            read_ms = fetch_ms + load_ms
             good = [each for each in loaded if isinstance(each, bytes)]
             answered = iter(await self._classify(inference, good, read_ms) if good else ())
         outcomes = [next(answered) if isinstance(each, bytes) else each for each in loaded]
@@ -191,12 +198,24 @@ async def _inventory(transport: Transport, deadline: Deadline) -> str:
     return f"this server has {', '.join(names)}" if names else "this server has no model that is ready"
 
 
-def _load(sources: Sequence[Source], signature: Signature) -> tuple[list[bytes | errors.BadImage], float]:
+async def _fetched(source: Source) -> Source | errors.BadImage:
+    """The bytes of an image at an address, or why there are none; any other source as it is."""
+    if not isinstance(source, RemoteImage):
+        return source
+    try:
+        return await source.fetch()
+    except errors.BadImage as error:
+        return error
+
+
+def _load(
+    sources: Sequence[Source | errors.BadImage], signature: Signature
+) -> tuple[list[bytes | errors.BadImage], float]:
     """The images' bytes as the model takes them, and the milliseconds that took."""
     start, loaded = time.perf_counter(), list[bytes | errors.BadImage]()
     for source in sources:
         try:
-            loaded.append(payload(source, signature))
+            loaded.append(source if isinstance(source, errors.BadImage) else payload(source, signature))
         except errors.BadImage as error:
             loaded.append(error)
         except MemoryError:

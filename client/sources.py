@@ -1,27 +1,32 @@
 """What the command line names, as single images: folders, globs, lists, standard input and addresses."""
 
+import asyncio
 import glob
-import http.client
 import os
-import ssl
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from alexnet_triton.client.errors import BadImage, UsageError
-from alexnet_triton.client.images import LazyImage
+from alexnet_triton.client.errors import BadImage, NotFetched, UsageError, one_line
+from alexnet_triton.client.images import LazyImage, RemoteImage
 from alexnet_triton.common.files import IMAGE_SUFFIXES
 from alexnet_triton.imaging import MAX_BYTES
 
+if TYPE_CHECKING:
+    import aiohttp
+
 CHUNK_BYTES = 1 << 16
-AGENT = "alexnet-classify"
-Image = str | LazyImage
+HEADERS = {"User-Agent": "alexnet-classify", "Accept-Encoding": "identity"}
+SCHEMES = "http://", "https://"
+REDIRECTS = 5
+MOVED = 301, 302, 303, 307, 308
+Image = str | LazyImage | RemoteImage
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Sources:
                 yield from self._expand(argument)
 
     def _expand(self, argument: str) -> Iterator[Image]:
-        if argument.startswith(("http://", "https://")):
-            yield LazyImage(argument, self._fetcher(argument))
+        if argument.startswith(SCHEMES):
+            yield self._remote(argument)
         elif self.recursive and Path(argument).is_dir():
             yield from _found(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
@@ -64,11 +69,10 @@ class Sources:
         else:
             yield argument
 
-    def _fetcher(self, address: str) -> Callable[[], bytes]:
+    def _remote(self, address: str) -> Image:
         if self.url_timeout_s is None:
-            return _failing("an address, not a file; --allow-urls fetches it")
-        timeout_s = self.url_timeout_s
-        return lambda: fetch(address, timeout_s)
+            return LazyImage(address, _failing("an address, not a file; --allow-urls fetches it"))
+        return RemoteImage(address, partial(fetch, address, self.url_timeout_s))
 
 
 def _found(folder: str) -> Iterator[Image]:
@@ -129,56 +133,56 @@ def _split(stream: BinaryIO) -> Iterator[bytes]:
     yield from filter(None, (line.rstrip(ending) for line in rest.split(separator)))
 
 
-def fetch(address: str, timeout_s: float) -> bytes:
-    """Download an image of at most `MAX_BYTES`; follows at most ten redirections, only to http and https.
+async def fetch(address: str, timeout_s: float) -> bytes:
+    """Download an image of at most `MAX_BYTES`, without the headers of the run: its keys are for the servers alone.
+
+    Args:
+        address: http or https; at most `REDIRECTS` redirections to other such addresses are followed.
+        timeout_s: for all of it, from the look-up of the host to the last byte.
 
     Raises:
-        BadImage: it is missing, too large, or did not arrive in time.
+        NotFetched: it did not arrive in time, or its host was not reached or in trouble.
+        BadImage: it is missing, too large, or no address.
     """
-    deadline_s = time.monotonic() + timeout_s
+    import aiohttp  # takes a while, and most runs fetch nothing
+
+    from alexnet_triton.client.http_transport import translate
+
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
-        request = urllib.request.Request(address, headers={"User-Agent": AGENT})
-        with _opener().open(request, timeout=timeout_s) as response:
-            return _read(response, deadline_s, timeout_s)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise BadImage(f"HTTP status {error.code}") from None
-    except urllib.error.URLError as error:
-        raise BadImage(f"cannot be fetched: {_reason(error.reason)}") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise BadImage(f"cannot be fetched: {_reason(error)}") from None
+        async with aiohttp.ClientSession(headers=HEADERS, timeout=timeout, auto_decompress=False) as session:
+            return await asyncio.wait_for(_download(session, address), timeout_s)
+    except ValueError as error:  # InvalidURL among them
+        raise BadImage(f"cannot be fetched: {one_line(str(error))}") from None
+    except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+        raise NotFetched(f"cannot be fetched: {translate(error, '', '', timeout_s).detail}") from None
 
 
-def _read(response: http.client.HTTPResponse, deadline_s: float, timeout_s: float) -> bytes:
+async def _download(session: "aiohttp.ClientSession", address: str) -> bytes:
+    for _ in range(REDIRECTS + 1):
+        async with session.get(address, proxy=_proxy(address), allow_redirects=False) as response:
+            if response.status not in MOVED:
+                return await _content(response)
+            address = urljoin(address, response.headers.get("Location", ""))
+        if not address.startswith(SCHEMES):
+            raise BadImage(f"redirected to {one_line(address)}, which is no http or https address")
+    raise BadImage(f"redirected more than {REDIRECTS} times")
+
+
+async def _content(response: "aiohttp.ClientResponse") -> bytes:
+    if not response.ok:
+        transient = response.status in (408, 425, 429) or response.status >= 500
+        raise (NotFetched if transient else BadImage)(f"HTTP status {response.status}")
     content = bytearray()
-    while chunk := response.read1(CHUNK_BYTES):
+    async for chunk in response.content.iter_any():
         content += chunk
         if len(content) > MAX_BYTES:
             raise BadImage(f"more than the {MAX_BYTES:,} bytes allowed")
-        if time.monotonic() > deadline_s:
-            raise BadImage(f"not fetched within {timeout_s:g} s")
-    if response.length:
-        raise BadImage("cut off: the connection ended before the image did")
     return bytes(content)
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """An opener without the handlers for file: and ftp:, to which an address could be redirected."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-def _reason(error: object) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).lower()
+def _proxy(address: str) -> str | None:
+    """The proxy that the environment names for an address."""
+    parts = urlsplit(address)
+    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy

@@ -3,10 +3,7 @@
 import io
 import os
 import struct
-import threading
 import zlib
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -149,72 +146,3 @@ def test_globs_lists_and_standard_input(url: str, tmp_path: Path) -> None:
 def test_a_list_that_is_not_there_is_wrong_usage(url: str, tmp_path: Path) -> None:
     done = classify("@none.txt", "--url", url, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, b"alexnet-classify: list none.txt: no such file or directory\n")
-
-
-class Images(BaseHTTPRequestHandler):
-    """A web server with one image, and some that misbehave."""
-
-    def do_GET(self) -> None:
-        if self.path == "/image":
-            self.answer(200, jpeg(2))
-        elif self.path == "/moved":
-            self.answer(302, b"", Location="/image")
-        elif self.path == "/file":
-            self.answer(302, b"", Location="file:///etc/passwd")
-        elif self.path == "/endless":
-            self.send_response(200)
-            self.end_headers()
-            self.pour(b"\xff\xd8\xff" + bytes(1 << 20), 40)
-        elif self.path == "/cut":
-            self.send_response(200)
-            self.send_header("Content-Length", "5000")
-            self.end_headers()
-            self.wfile.write(jpeg(2)[:100])
-        else:
-            self.answer(404, b"no")
-
-    def answer(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def pour(self, data: bytes, times: int) -> None:
-        try:
-            for _ in range(times):
-                self.wfile.write(data)
-        except OSError:
-            self.close_connection = True
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def web() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Images) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_addresses_of_images(url: str, web: str) -> None:
-    names = ["/image", "/moved", "/file", "/endless", "/cut", "/none"]
-    done = classify(*(web + name for name in names), "--allow-urls", "--url", url, "--format", "json", "--timeout", 10)
-    answers = {answer["path"].removeprefix(web): answer for answer in lines(done.stdout)}
-    best = int(by_torch(jpeg(2)).argmax())
-    assert answers["/image"]["top"][0]["index"] == answers["/moved"]["top"][0]["index"] == best
-    assert answers["/file"]["error"] == "HTTP status 302"
-    assert answers["/endless"]["error"] == "more than the 33,554,432 bytes allowed"
-    assert "cut off" in answers["/cut"]["error"]
-    assert answers["/none"]["error"] == "HTTP status 404"
-
-
-def test_addresses_are_not_fetched_unasked(url: str, web: str) -> None:
-    done = classify(f"{web}/image", "--url", url)
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert b"an address, not a file; --allow-urls fetches it" in done.stderr

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_triton.client import BadImage, Failure
+from alexnet_triton.client.errors import DeadlineExceeded, NotFetched, NotReady, Overloaded, ServerFault, Unreachable
+from alexnet_triton.client.output import formatter, header
 from answers import by_torch
 from commands import classify, command, lines
 from embedded_triton import Triton
 from photographs import jpeg
+from web import Quiet, serving
 
 IMAGES, BROKEN_EVERY = 2000, 500
 
@@ -220,3 +224,45 @@ def test_the_reader_of_the_results_goes_away(url: str, many: Path) -> None:
     assert b"Traceback" not in process.stderr.read()
     assert process.wait() == 0
     process.stderr.close()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_an_image_that_failed_by_its_host_is_tried_again(
+    triton: Triton, pictures: list[Path], tmp_path: Path, suffix: str
+) -> None:
+    file, bad = tmp_path / f"results.{suffix}", tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+
+    class Host(Quiet):
+        status = 503
+
+        def respond(self) -> None:
+            self.answer(self.status, jpeg(1))
+
+    with serving(Host) as host:
+        asked = [pictures[0], bad, f"{host}/image", "--allow-urls", "--url", triton.urls["http"], "-o", file]
+        assert classify(*asked).returncode == 1
+        assert b"HTTP status 503 [transient]" in file.read_bytes()
+        Host.status = 200
+        again = classify(*asked, "--resume")
+    assert (again.returncode, again.stderr) == (1, b"")  # the bad one, which is not tried again
+    assert paths_in(file) == [str(pictures[0]), str(bad), f"{host}/image"]
+    assert b"[transient]" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_what_a_server_failed_is_tried_again(triton: Triton, pictures: list[Path], tmp_path: Path, suffix: str) -> None:
+    file, form = tmp_path / f"results.{suffix}", suffix.removesuffix("l")
+    failures = [
+        kind("as it was", "host:1") for kind in (Unreachable, NotReady, DeadlineExceeded, Overloaded, ServerFault)
+    ]
+    failures += [BadImage("as it was"), NotFetched("as it was")]
+    records = [Failure(str(path), error) for path, error in zip(pictures, failures, strict=False)]
+    file.write_text(header(form, 5) + "".join(map(formatter(form, 5, terminal=False), records)))
+    file.chmod(0o640)
+    done = classify(*pictures[:7], "--url", triton.urls["grpc"], "-o", file, "--resume")
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert sorted(paths_in(file)) == list(map(str, pictures[:7]))
+    assert paths_in(file)[0] == str(pictures[5])
+    assert file.read_bytes().count(b"as it was") == 1
+    assert file.stat().st_mode & 0o777 == 0o640

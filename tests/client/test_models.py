@@ -3,24 +3,27 @@
 import asyncio
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.utils import formatdate
 from pathlib import Path
 
+import grpc
 import pytest
 
 from alexnet_triton.client import Classifier, Config
 from alexnet_triton.client.cli import main
 from alexnet_triton.client.errors import AccessDenied, ModelNotFound, Overloaded, ServerError, TlsError, Unsupported
+from alexnet_triton.client.grpc_transport import PUSHBACK
+from alexnet_triton.client.servers import parse_retry_after
 from alexnet_triton.client.session import Session
 from answers import by_torch
 from commands import classify
 from embedded_triton import REPOSITORY, Triton
 from photographs import jpeg
+from web import Quiet, recording, serving
 
 LOW = 16  # requests of low priority
 
@@ -165,33 +168,60 @@ def test_headers_of_a_file(text: str, problem: str, tmp_path: Path) -> None:
 def gateway(status: int, headers: dict[str, str], page: bytes = b"") -> Iterator[str]:
     """An HTTP gateway that refuses everything in one way."""
 
-    class Refusing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(page)))
-            self.end_headers()
-            self.wfile.write(page)
+    class Refusing(Quiet):
+        def respond(self) -> None:
+            self.answer(status, page, **headers)
 
-        do_POST = do_GET  # noqa: N815 - the base class's name
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Refusing) as url:
+        yield url
 
 
-def test_a_gateway_that_says_when_to_come_back() -> None:
-    with gateway(429, {"Retry-After": "7"}) as url, Classifier(url, timeout_s=3) as classifier:
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_gateway_that_says_when_to_come_back(status: int) -> None:
+    with gateway(status, {"Retry-After": "7"}) as url, Classifier(url, timeout_s=3) as classifier:
         with pytest.raises(Overloaded) as caught:
             classifier.classify(jpeg(1))
         assert caught.value.retry_after_s == 7
+
+
+def test_when_to_come_back_is_seconds_or_a_date() -> None:
+    assert [parse_retry_after(text) for text in ("0", " 12 ", "", None, "soon", "-3", "\xb2")] == [0, 12, *[None] * 5]
+    past, future = "Sun, 06 Nov 1994 08:49:37 -0000", formatdate(time.time() + 1000, usegmt=True)
+    assert parse_retry_after(past) == 0
+    assert parse_retry_after(future) == pytest.approx(1000, abs=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "calls"), [(PUSHBACK, "-1", 1), (PUSHBACK, "10", 3), ("retry-after", "0", 3)]
+)
+def test_a_grpc_server_that_says_when_to_come_back(name: str, value: str, calls: int) -> None:
+    asked = 0
+
+    def refuse(_: bytes, context: grpc.ServicerContext) -> bytes:
+        nonlocal asked
+        asked += 1
+        context.set_trailing_metadata(((name, value),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+        return b""
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    methods = {"ModelConfig": grpc.unary_unary_rpc_method_handler(refuse)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("inference.GRPCInferenceService", methods)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with Classifier(f"grpc://127.0.0.1:{port}", retries=2) as classifier, pytest.raises(Overloaded):
+        classifier.classify(jpeg(1))
+    server.stop(None).wait()
+    assert asked == calls
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirection_gets_no_key(status: int, pictures: list[Path]) -> None:
+    with recording() as (other, heard), gateway(status, {"Location": f"{other}/v2"}) as url:
+        done = classify(pictures[0], "--url", url, "--header", "X-Api-Key: secret", "--timeout", 5)
+    assert heard == []
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (3, b"", 1)
+    assert f"it redirects to {other}/v2; name that server with --url" in done.stderr.decode()
 
 
 @pytest.mark.parametrize(
