@@ -42,10 +42,9 @@ results
   csv   path,model,version,ms,error,label_1,index_1,probability_1,...
   With --output each result is in FILE when the next is asked for. The same command
   with --resume continues a run that was cut off: every image is in FILE once.
-  An error that ends in [transient] was not the image's fault: a server or the network
-  failed. --resume takes its line out of FILE and tries the image again. Other failed
-  images count as done, and so do those of a file without such marks, from an earlier
-  version; remove their lines to try them again.
+  An error that ends in [transient] was a server's or the network's: --resume takes its
+  line out of FILE and tries the image again. All other failed images count as done;
+  remove their lines to try them again.
   FILE.settings remembers --model, --model-version, --top, --threshold and --labels.
   --resume with others is refused, as the results would not be alike.
 

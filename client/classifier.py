@@ -26,7 +26,7 @@ DRAIN_S = 5.0
 
 
 class AsyncClassifier:
-    """Classifies images on one or several servers; the first healthy one is used.
+    """`Classifier` for asyncio, with the same methods.
 
     async with AsyncClassifier("grpc://127.0.0.1:8001") as classifier:
         result = await classifier.classify("photo.jpg")
@@ -56,30 +56,15 @@ class AsyncClassifier:
         return self._session
 
     async def wait(self, wait_s: float) -> None:
-        """Wait for a server that is starting.
-
-        Raises:
-            ServerError: it was not ready in time.
-        """
+        """As `Classifier.wait`."""
         await self.session.wait(wait_s)
 
     async def classify(self, image: Source) -> Classification:
-        """Classify a path, the bytes of a file, an array uint8 [H, W, 3] or a Pillow image.
-
-        Raises:
-            BadImage: it cannot be classified.
-            ServerError: no server answered.
-        """
+        """As `Classifier.classify`."""
         return _one(await self.session.classify([image]))
 
     async def classify_many(self, images: Iterable[Source]) -> AsyncIterator[Result]:
-        """Results in the order of the images, read no further ahead than the requests in flight need.
-
-        An image that cannot be classified gives a `Failure` in its place.
-
-        Raises:
-            ServerError: no server answered.
-        """
+        """As `Classifier.classify_many`."""
         session = self.session
         tasks: LookAhead[asyncio.Task[list[Result]]] = LookAhead(2 * self.config.concurrency)
         try:

@@ -119,11 +119,6 @@ class Config:
             raise UsageError(f"timeout is {self.timeout_s:g} s: give more than 0")
 
     @property
-    def largest_batch(self) -> int:
-        """Images that a request may hold."""
-        return self.batch or AUTO_BATCH
-
-    @property
     def addresses(self) -> tuple[str, ...]:
         """The URLs, or by default that of a server on this machine."""
         return self.urls or (f"grpc://127.0.0.1:{os.environ.get('GRPC_PORT', '8001')}",)

@@ -7,15 +7,15 @@ ClassifierError
   ServerError           has .host and .model
     Unreachable         no connection, or it broke before the answer
       TlsError          the TLS handshake failed
-    NotReady            the server or the model is still loading
+    NotReady            the server or the model is loading, or has no available version
     DeadlineExceeded    no answer in time
-    Overloaded          the server refused work; .retry_after_s if it said when to come back
+    Overloaded          the server, or a gateway before it, refused work; .retry_after_s if it said when to come back
     BadAnswer           the bytes that came back do not answer the request
     ServerFault         the server failed inside (HTTP 5xx, gRPC INTERNAL)
     AccessDenied        the server wants credentials, or other ones
     ModelNotFound       no such model or version; the message lists what there is
     SignatureMismatch   the model does not take images, or gives no class probabilities
-    RequestRefused      the server calls the request invalid
+    RequestRefused      the server calls the request invalid: if the model takes images, the image is the cause
     Unsupported         the server, or a gateway before it, does not do what was asked
 """
 
@@ -88,78 +88,57 @@ class ServerError(ClassifierError):
         super().__init__(": ".join(part for part in (place, detail) if part) + (f"; {advice}" if advice else ""))
 
 
-class Unreachable(ServerError):
-    """No connection, or it broke before the answer came."""
+# What each of them means stands in the tree above.
 
+
+class Unreachable(ServerError):
     hint = "start it with `make serve`, wait for it with --wait, or name another with --url"
 
 
 class TlsError(Unreachable):
-    """The TLS handshake failed."""
-
     retryable = False
     hint = "give its authority with --ca, and --cert and --key where it asks for a client certificate"
 
 
 class NotReady(ServerError):
-    """The server or the model is loading, or has no available version."""
-
     hint = "wait for it with --wait SECONDS"
 
 
 class DeadlineExceeded(ServerError):
-    """No answer came in time."""
-
     retryable = False
     hint = "see whether it is busy, or give it longer with --timeout"
 
 
 class Overloaded(ServerError):
-    """The server, or a gateway before it, refused the work."""
-
     hint = "send less at a time with --concurrency, or give it longer with --timeout"
 
 
 class BadAnswer(ServerError):
-    """The bytes that came back do not answer the request."""
-
     hint = "see that the address is Triton's and that no proxy on the way rewrites it"
 
 
 class ServerFault(ServerError):
-    """The server failed inside."""
-
     hint = "the server's log says why"
 
 
 class AccessDenied(ServerError):
-    """The server wants credentials, or other ones."""
-
     retryable = False
     hint = "give them with --header 'Authorization: Bearer ...'"
 
 
 class ModelNotFound(ServerError):
-    """The server has no such model or version."""
-
     retryable = False
 
 
 class SignatureMismatch(ServerError):
-    """The model's inputs and outputs are not those of an image classifier."""
-
     retryable = False
 
 
 class RequestRefused(ServerError):
-    """The server calls the request invalid; with a model that takes images, the image is the cause."""
-
     retryable = False
 
 
 class Unsupported(ServerError):
-    """The server, or a gateway before it, does not do what was asked."""
-
     retryable = False
     hint = "see that the address is Triton's; a gateway may take no --compress"
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -31,11 +31,7 @@ CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-COMPRESSION = {
-    None: grpc.Compression.NoCompression,
-    "gzip": grpc.Compression.Gzip,
-    "deflate": grpc.Compression.Deflate,
-}
+COMPRESSION = {None: grpc.Compression.NoCompression, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 # What Triton itself says with UNAVAILABLE; everything else with that code comes from the connection.
 LOADING = re.compile(r"no available versions|not ready|unloaded|Stub process|stopping", re.IGNORECASE)
@@ -102,9 +98,7 @@ class GrpcTransport(Transport):
         # gRPC's poller thread lives until the last reference to a channel is gone.
         del self._channel, self._stub
 
-    async def _call(
-        self, method: Callable[..., Awaitable[Any]], request: Message, timeout_s: float, model: str = ""
-    ) -> Any:
+    async def _call(self, method: Any, request: Message, timeout_s: float, model: str = "") -> Any:
         try:
             answer = await method(request, timeout=timeout_s, metadata=self._metadata, compression=self._compression)
         except grpc.aio.AioRpcError as error:

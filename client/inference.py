@@ -3,21 +3,13 @@
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Generic, TypeVar
 
 from alexnet_triton.client.config import Config
 from alexnet_triton.client.errors import BadAnswer, ClassifierError
-from alexnet_triton.client.protocol import (
-    Classification,
-    InferReply,
-    InferRequest,
-    Label,
-    Signature,
-    Timing,
-    parse_label,
-)
+from alexnet_triton.client.protocol import Classification, InferReply, InferRequest, Signature, Timing, parse_label
 from alexnet_triton.client.servers import Deadline, Dispatcher, Endpoint
 from alexnet_triton.common.infer_request import bytes_tensor
 
@@ -52,16 +44,6 @@ def batches(items: Iterable[T], size: int, single: int = 0) -> Iterator[list[T]]
         yield batch
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """One answered attempt: a row of labels for every image, and the model that gave them."""
-
-    rows: list[list[Label]]
-    model: str
-    version: str
-    elapsed_ms: float
-
-
 class Inference:
     """Sends batches to the model whose signature is known."""
 
@@ -82,12 +64,10 @@ class Inference:
             lambda endpoint, timeout_s: _attempt(request, endpoint, timeout_s), Deadline(self._config.timeout_s)
         )
         self.proven = True
-        answer, total_ms = done.value, (time.perf_counter() - start) * 1e3
-        wait_ms = max(0.0, total_ms - answer.elapsed_ms)
-        host = done.endpoint.transport.host
-        timing = Timing(read_ms, wait_ms, answer.elapsed_ms, done.attempts, len(images), host)
-        common = Classification(None, answer.model, answer.version, (), answer.elapsed_ms, timing)
-        return [replace(common, top=tuple(row)) for row in answer.rows]
+        total_ms, request_ms = (time.perf_counter() - start) * 1e3, done.value[0].ms
+        wait_ms = max(0.0, total_ms - request_ms)
+        timing = Timing(read_ms, wait_ms, request_ms, done.attempts, len(images), done.endpoint.transport.host)
+        return [replace(each, timing=timing) for each in done.value]
 
     def _request(self, images: list[bytes], top: int) -> InferRequest:
         return InferRequest(
@@ -103,15 +83,14 @@ class Inference:
         )
 
 
-async def _attempt(request: InferRequest, endpoint: Endpoint, timeout_s: float) -> _Answer:
+async def _attempt(request: InferRequest, endpoint: Endpoint, timeout_s: float) -> list[Classification]:
     start = time.perf_counter()
     reply = await endpoint.transport.infer(request, timeout_s)
-    rows = _rows(reply, request, endpoint.transport.host)
-    return _Answer(rows, reply.model, reply.version, (time.perf_counter() - start) * 1e3)
+    return _read(reply, request, endpoint.transport.host, (time.perf_counter() - start) * 1e3)
 
 
-def _rows(reply: InferReply, request: InferRequest, host: str) -> list[list[Label]]:
-    """The classes of every image; refuses an answer that does not fit the request."""
+def _read(reply: InferReply, request: InferRequest, host: str, ms: float) -> list[Classification]:
+    """Every image's classes; refuses an answer that does not fit the request."""
     images = request.shape[0]
     try:
         labels = [parse_label(text) for text in reply.classes]
@@ -120,5 +99,5 @@ def _rows(reply: InferReply, request: InferRequest, host: str) -> list[list[Labe
     if reply.model != request.model or len(labels) != images * request.class_count:
         what = f"{len(labels)} classes of {reply.model!r}"
         raise BadAnswer(f"{what} for {images} images with {request.class_count} each", host, request.model)
-    starts = range(0, len(labels), request.class_count)
-    return [labels[start : start + request.class_count] for start in starts]
+    rows = (labels[start : start + request.class_count] for start in range(0, len(labels), request.class_count))
+    return [Classification(None, reply.model, reply.version, tuple(row), ms) for row in rows]

@@ -111,10 +111,7 @@ async def read_labels(file: str, session: Session) -> tuple[str, ...]:
     except OSError as error:
         labels, reason = (), (error.strerror or str(error)).lower()
     if reason:
-        raise UsageError(f"--labels {file}: {reason}; without it they are {_listed(await server_labels(inference))}")
+        own = await server_labels(inference)
+        more = f" and {len(own) - SHOWN:,} more" if len(own) > SHOWN else ""
+        raise UsageError(f"--labels {file}: {reason}; without it they are {', '.join(own[:SHOWN])}{more}")
     return labels
-
-
-def _listed(labels: list[str]) -> str:
-    more = f" and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else ""
-    return ", ".join(labels[:SHOWN]) + more

@@ -68,15 +68,12 @@ def to_text(result: Result, bars: bool) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def bar(fraction: float) -> str:
-    """A bar of `BAR_WIDTH` characters for a fraction of 0..1, to an eighth of a character."""
-    whole, eighth = divmod(round(fraction * BAR_WIDTH * 8), 8)
-    return ("█" * whole + (EIGHTHS[eighth] if eighth else "")).ljust(BAR_WIDTH)
-
-
 def _bar_line(probability: float, label: str, rank: int) -> str:
+    """A probability with a bar of `BAR_WIDTH` characters, to an eighth of a character."""
+    whole, eighth = divmod(round(probability * BAR_WIDTH * 8), 8)
+    bar = ("█" * whole + (EIGHTHS[eighth] if eighth else "")).ljust(BAR_WIDTH)
     name = f"{BOLD}{label}{PLAIN}" if rank == 0 else label
-    return f"  {probability:7.2%} {COLOUR}{bar(probability)}{PLAIN} {name}"
+    return f"  {probability:7.2%} {COLOUR}{bar}{PLAIN} {name}"
 
 
 def _row(values: list[object]) -> str:

@@ -14,7 +14,7 @@ from alexnet_triton.client.errors import ServerError, UsageError
 from alexnet_triton.client.images import path_of
 from alexnet_triton.client.info import read_labels
 from alexnet_triton.client.output import Progress, formatter, header
-from alexnet_triton.client.protocol import Classification, Failure, Result
+from alexnet_triton.client.protocol import Classification, Failure, Json, Result
 from alexnet_triton.client.resume import ResultWriter, RunSettings, keep_settings, open_writer
 from alexnet_triton.client.session import Session
 from alexnet_triton.client.sources import Image, Sources
@@ -95,7 +95,9 @@ async def _classify(job: Job, classifier: AsyncClassifier, writer: ResultWriter,
         writer.write(header(job.form, top))
     timings = Timings(job.verbose, classifier.session)
     await timings.start()
-    with Progress(_total(job, writer), job.shows_progress) as progress:
+    counted = job.shows_progress and job.sources.countable
+    total = sum(1 for _ in _left(job.sources, writer)) if counted else None
+    with Progress(total, job.shows_progress) as progress:
         try:
             async for result in classifier.classify_many(_left(job.sources, writer)):
                 writer.write(to_text(_adapted(result, labels, job.threshold)))
@@ -114,12 +116,6 @@ async def _classify(job: Job, classifier: AsyncClassifier, writer: ResultWriter,
 def _left(sources: Sources, writer: ResultWriter) -> Iterator[Image]:
     """The images that the output does not hold yet."""
     return (image for image in sources if (path_of(image) or "") not in writer.completed)
-
-
-def _total(job: Job, writer: ResultWriter) -> int | None:
-    if not (job.shows_progress and job.sources.countable):
-        return None
-    return sum(1 for _ in _left(job.sources, writer))
 
 
 def _adapted(result: Result, labels: tuple[str, ...], threshold: float) -> Result:
@@ -168,12 +164,11 @@ class Timings:
         return {f"{each['name']} {each['version']}": _counters(each) for each in answer}
 
 
-def _counters(model: Mapping[str, object]) -> dict[str, float]:
-    stats = model.get("inference_stats")
-    phases = stats if isinstance(stats, Mapping) else {}
+def _counters(model: Json) -> dict[str, float]:
+    phases = model.get("inference_stats", {})
     counters = {name: float(phases.get(name, {}).get("ns", 0)) for name in PHASES}
-    counters["images"] = float(str(model.get("inference_count", 0)))
-    counters["batches"] = float(str(model.get("execution_count", 0)))
+    counters["images"] = float(model.get("inference_count", 0))
+    counters["batches"] = float(model.get("execution_count", 0))
     counters["requests"] = float(phases.get("success", {}).get("count", 0))
     return counters
 

@@ -57,15 +57,6 @@ class RetryBudget:
         return True
 
 
-def pause_s(attempt: int, base_s: float, cap_s: float, error: ServerError | None = None) -> float:
-    """Seconds to wait after attempt 0, 1, ...: full jitter under a doubling cap, and what the server asked for.
-
-    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-    """
-    asked_s = (error and error.retry_after_s) or 0.0
-    return asked_s + random.uniform(0, min(cap_s, base_s * 2**attempt))
-
-
 def parse_retry_after(value: str | None) -> float | None:
     """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3); None if it holds neither."""
     text = (value or "").strip()
@@ -191,7 +182,10 @@ class Dispatcher:
 
     async def _back_off(self, error: ServerError, attempt: int, deadline: Deadline) -> None:
         """Wait before the next attempt, or re-raise: also if the server asks for more time than there is."""
-        wait_s = pause_s(attempt, self._config.backoff_base_s, self._config.backoff_cap_s, error)
+        # What the server asked for, and full jitter under a doubling cap:
+        # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+        cap_s = min(self._config.backoff_cap_s, self._config.backoff_base_s * 2**attempt)
+        wait_s = (error.retry_after_s or 0.0) + random.uniform(0, cap_s)
         elsewhere = isinstance(error, DeadlineExceeded) and len(self._pool.endpoints) > 1
         if not (error.retryable or elsewhere) or attempt >= self._config.retries or wait_s >= deadline.left_s:
             raise error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from alexnet_triton.client import errors
-from alexnet_triton.client.config import Address, Config
+from alexnet_triton.client.config import AUTO_BATCH, Address, Config
 from alexnet_triton.client.images import RemoteImage, Source, blank, path_of, payload
 from alexnet_triton.client.inference import Inference, Outcome
 from alexnet_triton.client.protocol import Classification, Failure, Json, Result, Signature, Transport, read_signature
@@ -16,6 +16,7 @@ from alexnet_triton.client.servers import Deadline, Dispatcher, Endpoint, Pool
 POLL_S = 0.1
 POLL_TIMEOUT_S = 2.0
 READERS = 4
+Fetched = Sequence[Source | errors.BadImage]
 
 
 class Session:
@@ -68,7 +69,7 @@ class Session:
 
     async def batching(self) -> tuple[int, int]:
         """Images a request holds, at most what the model takes; and how many are sent singly before."""
-        size = min(self.config.largest_batch, (await self.inference()).signature.max_batch)
+        size = min(self.config.batch or AUTO_BATCH, (await self.inference()).signature.max_batch)
         return size, 0 if self.config.batch else self.config.concurrency
 
     async def classify(self, sources: Sequence[Source]) -> list[Result]:
@@ -81,7 +82,7 @@ class Session:
         inference, start = await self.inference(), time.perf_counter()
         if any(isinstance(source, RemoteImage) for source in sources):
             # Here, not in a thread: an address that is slow holds up neither the readers nor the requests in flight.
-            fetched: Sequence[Source | errors.BadImage] = await asyncio.gather(*map(_fetched, sources))
+            fetched: Fetched = await asyncio.gather(*map(_fetched, sources))
         else:
             fetched = sources
         fetch_ms = (time.perf_counter() - start) * 1e3
@@ -208,9 +209,7 @@ async def _fetched(source: Source) -> Source | errors.BadImage:
         return error
 
 
-def _load(
-    sources: Sequence[Source | errors.BadImage], signature: Signature
-) -> tuple[list[bytes | errors.BadImage], float]:
+def _load(sources: Fetched, signature: Signature) -> tuple[list[bytes | errors.BadImage], float]:
     """The images' bytes as the model takes them, and the milliseconds that took."""
     start, loaded = time.perf_counter(), list[bytes | errors.BadImage]()
     for source in sources:
