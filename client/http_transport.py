@@ -11,7 +11,6 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urljoin
 
 import aiohttp
 
@@ -106,7 +105,7 @@ class HttpTransport(Transport):
             raise failure from None
         self._unproven = False
         if location and 300 <= status < 400:  # never followed: the headers may hold a key
-            detail = f"it redirects to {errors.one_line(urljoin(url, location))}"
+            detail = f"it redirects to {errors.one_line(location)}"
             raise errors.Unsupported(detail, self.host, model, "name that server with --url if it may have the headers")
         if status != 200:
             raise refusal(status, content, retry_after, self.host, model)

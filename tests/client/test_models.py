@@ -225,6 +225,12 @@ def test_a_redirection_gets_no_key(status: int, pictures: list[Path]) -> None:
     assert f"it redirects to {other}/v2; name that server with --url" in done.stderr.decode()
 
 
+def test_a_redirection_to_no_address_is_one_of_the_tree() -> None:
+    expected = pytest.raises(Unsupported, match=r"it redirects to http://\[::1; ")
+    with gateway(307, {"Location": "http://[::1"}) as url, Classifier(url) as classifier, expected:
+        classifier.classify(jpeg(1))
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(401, AccessDenied), (403, AccessDenied), (404, ModelNotFound), (415, Unsupported), (422, Unsupported)],
