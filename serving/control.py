@@ -46,7 +46,7 @@ class Control:
         Raises:
             ControlError: no answer, or no such model.
         """
-        return json.loads(self._ask("GET", f"/v2/models/{model}", timeout_s=timeout_s))["versions"]
+        return self._ask_json("GET", f"/v2/models/{model}", timeout_s=timeout_s)["versions"]
 
     def classify(self, image: bytes, timeout_s: float = 5.0, priority: int = 0) -> tuple[str, list[float]]:
         """Have `classify` answer for an encoded image.
@@ -77,7 +77,7 @@ class Control:
     ) -> tuple[str, list[float]]:
         header = build_header(tensor, len(data), {"name": "probabilities"}, {"priority": priority})
         headers = {HEADER_LENGTH: str(len(header))}
-        answer = json.loads(self._ask("POST", infer_path(model, version), header + data, headers, timeout_s))
+        answer = self._ask_json("POST", infer_path(model, version), header + data, headers, timeout_s)
         return answer["model_version"], answer["outputs"][0]["data"]
 
     def executions(self, timeout_s: float = 2.0) -> Counter[str]:
@@ -87,7 +87,7 @@ class Control:
             ControlError: no answer.
         """
         counts: Counter[str] = Counter()
-        for model in json.loads(self._ask("GET", "/v2/models/stats", timeout_s=timeout_s))["model_stats"]:
+        for model in self._ask_json("GET", "/v2/models/stats", timeout_s=timeout_s)["model_stats"]:
             counts[model["name"]] += int(model.get("execution_count", 0))
         return counts
 
@@ -113,8 +113,16 @@ class Control:
         Raises:
             ControlError: no answer, or a refusal.
         """
-        index = json.loads(self._ask("POST", "/v2/repository/index", b"{}", timeout_s=timeout_s))
+        index = self._ask_json("POST", "/v2/repository/index", b"{}", timeout_s=timeout_s)
         return sorted({model["name"] for model in index if model.get("state", "UNAVAILABLE") != "UNAVAILABLE"})
+
+    def _ask_json(self, method: str, path: str, *arguments: Any, **options: Any) -> Any:
+        """As `_ask`, for an answer in JSON: a Triton that reloads a model now and then sends an empty body."""
+        answer = self._ask(method, path, *arguments, **options)
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise ControlError(f"{path} answered no JSON, but {answer[:40]!r}") from error
 
     def _ask(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = 5.0
