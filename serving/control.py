@@ -1,6 +1,7 @@
 """Talking to a running server: readiness, the reference image, loading, unloading, draining.
 
-Plain HTTP without a client library, so that watching a server costs its machine next to nothing.
+Questions go over plain HTTP without a client library, so that watching a server costs its machine next to nothing.
+Orders to load and unload go over gRPC: an HTTP thread of Triton answers none of its connections while it loads a model.
 """
 
 import http.client
@@ -20,17 +21,19 @@ from alexnet_triton.serving.errors import ControlError, StalledError, WrongAnswe
 from alexnet_triton.serving.repository import ReferenceAnswer, Repository
 
 KEY_HEADER = "alexnet-triton-key"
+GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"  # the name that Triton gives it over gRPC
 PROGRESS_S = 10.0  # a question waits so long, and nothing is executed meanwhile: the server does not work
 _POLL_S, _PROGRESS_POLL_S = 0.02, 0.25
 
 
 @dataclass(frozen=True)
 class Control:
-    """A server's HTTP address, and the key of its closed interfaces."""
+    """A server's HTTP address, the key of its closed interfaces, and its gRPC port, 0 where that speaks TLS."""
 
     host: str
     port: int
     key: str = ""
+    grpc_port: int = 0
 
     def ready(self, timeout_s: float = 1.0) -> bool:
         """The server's ready flag; it stays true after a stub dies."""
@@ -97,7 +100,7 @@ class Control:
         Raises:
             ControlError: it did not load; what was loaded before stays.
         """
-        self._ask("POST", f"/v2/repository/models/{model}/load", b"{}", timeout_s=timeout_s)
+        self._order("Load", model, timeout_s)
 
     def unload(self, model: str, timeout_s: float = 60.0) -> None:
         """Unload a model.
@@ -105,7 +108,23 @@ class Control:
         Raises:
             ControlError: no answer, or a refusal.
         """
-        self._ask("POST", f"/v2/repository/models/{model}/unload", b"{}", timeout_s=timeout_s)
+        self._order("Unload", model, timeout_s)
+
+    def _order(self, order: str, model: str, timeout_s: float) -> None:
+        if not self.grpc_port:
+            self._ask("POST", f"/v2/repository/models/{model}/{order.lower()}", b"{}", timeout_s=timeout_s)
+            return
+        import grpc  # takes longer to import than a server's watcher otherwise needs
+        from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+        address = f"{self.host}:{self.grpc_port}"
+        request = getattr(service_pb2, f"RepositoryModel{order}Request")(model_name=model)
+        with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+            call = getattr(service_pb2_grpc.GRPCInferenceServiceStub(channel), f"RepositoryModel{order}")
+            try:
+                call(request, timeout=timeout_s, metadata=((GRPC_KEY_HEADER, self.key),))
+            except grpc.RpcError as error:
+                raise _control_error(error, address) from error
 
     def loaded(self, timeout_s: float = 5.0) -> list[str]:
         """Models that are loaded, or still answer what they have while they are being unloaded.
@@ -139,6 +158,14 @@ class Control:
         if response.status != 200:
             raise ControlError(_reason(answer) or f"{path} answered {response.status}", response.status)
         return answer
+
+
+def _control_error(error: Any, address: str) -> ControlError:
+    """What Triton says of a failed load; without an answer, that there was none."""
+    lines = (error.details() or "").strip().splitlines()
+    if error.code().name in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+        return ControlError(f"no answer from {address}: {lines[0] if lines else error.code().name}")
+    return ControlError(lines[0] if lines else error.code().name, HTTPStatus.BAD_REQUEST)
 
 
 def _reason(answer: bytes) -> str:

@@ -143,7 +143,8 @@ class RunningServer:
 
     @property
     def control(self) -> Control:
-        return Control(self.state["host"], self.state["ports"]["http"], self.state["key"])
+        ports = self.state["ports"]
+        return Control(self.state["host"], ports["http"], self.state["key"], 0 if self.state["tls"] else ports["grpc"])
 
     def describe(self, healthy: bool) -> str:
         """One line: name, health, addresses, process, repository."""

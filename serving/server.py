@@ -221,7 +221,7 @@ class Server:
 
     @property
     def control(self) -> Control:
-        return Control(self.config.host, self.ports["http"], self.key)
+        return Control(self.config.host, self.ports["http"], self.key, 0 if self.config.tls else self.ports["grpc"])
 
     @property
     def http_address(self) -> str:
@@ -271,6 +271,7 @@ class Server:
                 "host": self.config.host,
                 "ports": self.ports,
                 "key": self.key,
+                "tls": self.config.tls is not None,
                 "owner": os.getpid(),
                 "watched": self.watched,
                 "supervisor": self._process.supervisor_pid,
