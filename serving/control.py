@@ -6,6 +6,7 @@ Orders to load and unload go over gRPC: an HTTP thread of Triton answers none of
 
 import http.client
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,16 +25,18 @@ KEY_HEADER = "alexnet-triton-key"
 GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"  # the name that Triton gives it over gRPC
 PROGRESS_S = 10.0  # a question waits so long, and nothing is executed meanwhile: the server does not work
 _POLL_S, _PROGRESS_POLL_S = 0.02, 0.25
+_EXECUTIONS = re.compile(r'^nv_inference_exec_count\{model="([^"]+)",[^}]*\} (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Control:
-    """A server's HTTP address, the key of its closed interfaces, and its gRPC port, 0 where that speaks TLS."""
+    """A server's HTTP address, the key of its closed interfaces, and its other ports; gRPC's is 0 where it is TLS."""
 
     host: str
     port: int
     key: str = ""
     grpc_port: int = 0
+    metrics_port: int = 0
 
     def ready(self, timeout_s: float = 1.0) -> bool:
         """The server's ready flag; it stays true after a stub dies."""
@@ -83,15 +86,18 @@ class Control:
         answer = self._ask_json("POST", infer_path(model, version), header + data, headers, timeout_s)
         return answer["model_version"], answer["outputs"][0]["data"]
 
-    def executions(self, timeout_s: float = 2.0) -> Counter[str]:
+    def executions(self, timeout_s: float = 5.0) -> Counter[str]:
         """Model -> batches that it has run since its load: they grow while the server makes progress.
+
+        They are read from Triton's metrics, whose port no caller floods.
 
         Raises:
             ControlError: no answer.
         """
         counts: Counter[str] = Counter()
-        for model in self._ask_json("GET", "/v2/models/stats", timeout_s=timeout_s)["model_stats"]:
-            counts[model["name"]] += int(model.get("execution_count", 0))
+        metrics = self._ask("GET", "/metrics", timeout_s=timeout_s, port=self.metrics_port).decode()
+        for model, count in _EXECUTIONS.findall(metrics):
+            counts[model] += int(float(count))
         return counts
 
     def load(self, model: str, timeout_s: float = 60.0) -> None:
@@ -144,15 +150,22 @@ class Control:
             raise ControlError(f"{path} answered no JSON, but {answer[:40]!r}") from error
 
     def _ask(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = 5.0
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        timeout_s: float = 5.0,
+        port: int = 0,
     ) -> bytes:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        port = port or self.port
+        connection = http.client.HTTPConnection(self.host, port, timeout=timeout_s)
         try:
             connection.request(method, path, body, {KEY_HEADER: self.key, **(headers or {})})
             response = connection.getresponse()
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise ControlError(f"no answer from {self.host}:{self.port}: {error or type(error).__name__}") from error
+            raise ControlError(f"no answer from {self.host}:{port}: {error or type(error).__name__}") from error
         finally:
             connection.close()
         if response.status != 200:

@@ -144,7 +144,8 @@ class RunningServer:
     @property
     def control(self) -> Control:
         ports = self.state["ports"]
-        return Control(self.state["host"], ports["http"], self.state["key"], 0 if self.state["tls"] else ports["grpc"])
+        grpc_port = 0 if self.state["tls"] else ports["grpc"]
+        return Control(self.state["host"], ports["http"], self.state["key"], grpc_port, ports["metrics"])
 
     def describe(self, healthy: bool) -> str:
         """One line: name, health, addresses, process, repository."""

@@ -221,7 +221,8 @@ class Server:
 
     @property
     def control(self) -> Control:
-        return Control(self.config.host, self.ports["http"], self.key, 0 if self.config.tls else self.ports["grpc"])
+        grpc_port = 0 if self.config.tls else self.ports["grpc"]
+        return Control(self.config.host, self.ports["http"], self.key, grpc_port, self.ports["metrics"])
 
     @property
     def http_address(self) -> str:
