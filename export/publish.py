@@ -12,31 +12,26 @@ deviation are of pixel values 0 to 255: the network takes (x - mean) / std.
 import argparse
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_triton.common.command import Parser, finish, positive_int
+from alexnet_triton.common.files import write_errors
 from alexnet_triton.export import adapt, onnx_file
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.prepare import prepare
-from alexnet_triton.export.repository import (
-    read_network,
-    remove_version,
-    served_version,
-    set_served_version,
-    versions,
-    write_version,
-)
+from alexnet_triton.export.repository import Publication, add_version, remove_leftovers, stage, versions
+from alexnet_triton.export.rollout import serve_version
 from alexnet_triton.imaging import decode
-from alexnet_triton.serving.control import Control, ask_loaded_version, judge
+from alexnet_triton.serving.control import judge
 from alexnet_triton.serving.engine import Engine, EngineConfig
-from alexnet_triton.serving.errors import EngineError, ServingError, WrongAnswerError
-from alexnet_triton.serving.repository import Repository
-from alexnet_triton.serving.runs import find_runs
+from alexnet_triton.serving.errors import EngineError, WrongAnswerError
+from alexnet_triton.serving.repository import locked, read_reference, served_version, settle_versions
 
 FORCE_HELP = "publish precisions that lose too much accuracy too; the manifest lists them as forced"
 REPOSITORY = Path("artifacts/model_repository")
-LOAD_TIMEOUT_S = 120.0
+NOTHING_BEFORE = "no version before the one that is served; publish one first"
 
 
 def publish(
@@ -49,98 +44,41 @@ def publish(
             repository cannot be written, or the version gives a wrong reference answer. The version
             before stays served in every case.
     """
-    version = write_version(repository, prepare(path, images, name, force))
-    try:
-        smoke_test(repository, version)
-    except BaseException:  # Ctrl-C too
-        remove_version(repository, version)
-        raise
-    serve_version(repository, version, new=True)
+    publication = prepare(path, images, name, force)
+    with stage(repository, publication) as staging:
+        smoke_test(staging, publication)
+        with _publishing(repository, "alexnet-triton publish"):
+            version = add_version(repository, staging, publication)
+            serve_version(repository, version, new=True)
     return version
 
 
-def smoke_test(repository: Path, version: int) -> None:
-    """Ask a version the reference image in the server's own engine, before any server loads it.
+@contextmanager
+def _publishing(repository: Path, program: str) -> Iterator[None]:
+    """Hold the repository's lock, with nothing in it of a publication that was killed."""
+    with locked(repository, program):
+        with write_errors(repository):
+            settle_versions(repository)
+            remove_leftovers(repository)
+        yield
+
+
+def smoke_test(staging: Path, publication: Publication) -> None:
+    """Ask a staged version the reference image in the server's own engine, before any server can load it.
 
     Raises:
         PublishError: it does not run, or gives a wrong reference answer.
     """
-    network = read_network(repository, version)
-    reference = Repository.open(repository, "cpu").reference_answer(str(version))
-    config = EngineConfig(max_batch_size=network.max_batch_size)
+    network = publication.network
+    reference = read_reference(staging / "classify", "new")
     try:
-        engine = Engine(repository / network.name / str(version), config)
+        engine = Engine(staging / "network", EngineConfig(max_batch_size=network.max_batch_size))
         probabilities = engine.infer(decode(reference.image, network.size)[None])[0]
-    except (EngineError, RuntimeError) as error:
-        raise PublishError(f"version {version} of {network.name} does not run: {error}") from error
-    try:
         judge(reference, probabilities.tolist())
     except WrongAnswerError as error:
         raise PublishError(str(error)) from error
-
-
-def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
-    """Have `classify` answer with a version: at once on a running server, else from the next start.
-
-    Raises:
-        PublishError: a running server gives a wrong reference answer with it, or none. The server stays
-            with the version before, and the new version is removed if `new`.
-    """
-    before = served_version(repository)
-    runs = (run for run in find_runs() if Path(run.state["repository"]) == repository.absolute())
-    server = next((run.control for run in runs), None)
-    if server is None:
-        set_served_version(repository, version)
-    else:
-        _serve_live(server, repository, version, before, new)
-    for other in set(versions(repository)) - {version, before}:
-        remove_version(repository, other)
-
-
-def _serve_live(server: Control, repository: Path, version: int, before: int | None, new: bool) -> None:
-    try:
-        _load_beside(server, repository, version)
-        set_served_version(repository, version)
-        _answer_with(server, repository, version)
-    except BaseException:  # Ctrl-C too
-        _restore(server, repository, before, version if new else None)
-        raise
-
-
-def _restore(server: Control, repository: Path, before: int | None, failed: int | None) -> None:
-    if before is None:
-        return
-    set_served_version(repository, before)
-    if failed is not None:
-        remove_version(repository, failed)
-    _load_beside(server, repository, before)
-    _answer_with(server, repository, before)
-
-
-def _load_beside(server: Control, repository: Path, version: int) -> None:
-    """Load a version while the one before goes on answering, and ask it the reference image."""
-    network = read_network(repository, version)
-    try:
-        server.load(network.preprocess, LOAD_TIMEOUT_S)
-        server.load(network.name, LOAD_TIMEOUT_S)
-        opened = Repository.open(repository, "cpu")
-        ask_loaded_version(server, opened, network.name, str(version), network.size, LOAD_TIMEOUT_S)
-    except WrongAnswerError as error:
-        raise PublishError(str(error)) from error
-    except ServingError as error:
-        raise PublishError(f"version {version} of {network.name} does not answer: {error}") from error
-
-
-def _answer_with(server: Control, repository: Path, version: int) -> None:
-    """Have `classify` answer with a loaded version, and ask it the reference image."""
-    try:
-        server.load("classify", LOAD_TIMEOUT_S)
-        reference = Repository.open(repository, "cpu").reference_answer(str(version))
-        answered, _ = server.classify(reference.image)
-    except ServingError as error:
-        raise PublishError(f"classify does not answer with version {version}: {error}") from error
-    if answered != str(version):
-        raise PublishError(f"classify answers with version {answered}, not {version}")
+    except (EngineError, RuntimeError) as error:
+        raise PublishError(f"the new version of {network.name} does not run: {error}") from error
 
 
 def rollback(repository: Path) -> int:
@@ -149,12 +87,15 @@ def rollback(repository: Path) -> int:
     Raises:
         PublishError: there is none.
     """
-    served = served_version(repository)
-    earlier = [version for version in versions(repository) if served is not None and version < served]
-    if not earlier:
-        raise PublishError(f"{repository}: no version before the one that is served; publish one first")
-    serve_version(repository, earlier[-1])
-    return earlier[-1]
+    if not versions(repository):
+        raise PublishError(f"{repository}: {NOTHING_BEFORE}")
+    with _publishing(repository, "alexnet-triton rollback"):
+        served = served_version(repository)
+        earlier = [version for version in versions(repository) if served is not None and version < served]
+        if not earlier:
+            raise PublishError(f"{repository}: {NOTHING_BEFORE}")
+        serve_version(repository, earlier[-1])
+        return earlier[-1]
 
 
 def main(words: Sequence[str]) -> int:

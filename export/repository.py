@@ -1,7 +1,9 @@
 """The built repository on disk: its versions, and how one is added without a reader ever seeing half of it."""
 
+import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +14,11 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import TYPE_UINT8, ModelConfig, ModelWarmup
 
-from alexnet_triton.common.files import write_errors, write_json, write_text
+from alexnet_triton.common.files import replacing, sync, write_errors, write_json
 from alexnet_triton.export.errors import PublishError
+from alexnet_triton.serving.repository import PARKED, unpark
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
-SERVED = "config.pbtxt"  # of `classify`: it names the version that is served
 # File of a built model -> the source's files for it, by preference. Where there is none, Triton takes config.pbtxt.
 CONFIGS = {
     "config.pbtxt": ("config.pbtxt",),
@@ -24,6 +26,10 @@ CONFIGS = {
     "configs/onnxruntime.pbtxt": ("configs/onnxruntime.pbtxt", "configs/cpu.pbtxt"),
 }
 MANIFEST = "manifest.json"
+# A file where Python would make a folder for the compiled model.py: a folder that changes after a version's load makes
+# Triton load the version again at the next load of its model. The stubs do not heed PYTHONDONTWRITEBYTECODE.
+NO_CACHE = "__pycache__"
+STAGING = ".staging."
 PREPROCESS_SIZE = 227  # of the 2012 network
 
 
@@ -60,55 +66,123 @@ def versions(repository: Path) -> list[int]:
     return sorted(int(folder.name) for folder in folders if (folder / MANIFEST).is_file())
 
 
-def served_version(repository: Path) -> int | None:
-    """The version that `classify` is configured to answer with; None before the first publication."""
-    path = repository / "classify" / SERVED
-    if not path.is_file():
-        return None
-    return text_format.Parse(path.read_text(), ModelConfig()).version_policy.specific.versions[0]
-
-
 def read_network(repository: Path, version: int) -> Network:
     """The network of a published version."""
     manifest = json.loads((repository / "classify" / str(version) / MANIFEST).read_text())
     return Network(**manifest["network"])
 
 
-def write_version(repository: Path, publication: Publication) -> int:
-    """Add the next version beside the served one, without serving it; returns its number.
+@contextmanager
+def stage(repository: Path, publication: Publication) -> Iterator[Path]:
+    """Everything of a version in a folder that no reader looks at, on the disk: `network` and `classify` in it.
 
-    At every moment the repository serves the version before: folders are filled under another name and renamed,
-    files are replaced, and the configuration of `classify` comes last.
+    Raises:
+        WriteError: it cannot be written.
+    """
+    folder = repository / f"{STAGING}{secrets.token_hex(4)}"  # containers have the same process ids
+    try:
+        with write_errors(repository):
+            lock = _make_locked(folder)
+        try:
+            with write_errors(repository):
+                _fill(folder, publication)
+            yield folder
+        finally:
+            os.close(lock)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_version(repository: Path, staging: Path, publication: Publication) -> int:
+    """Add what is staged as the next version, parked; returns its number. Needs the repository's lock.
+
+    At every moment the repository serves the version before: folders are renamed, files are replaced.
 
     Raises:
         PublishError: a version of this model has other sizes.
         WriteError: it cannot be written.
     """
-    version = max(versions(repository), default=0) + 1
-    _check_neighbours(repository, publication.network)
-    _write_preprocess(repository, publication.network)
-    _write_network(repository, publication, version)
-    _write_classify(repository, publication, version)
+    version, network = max(versions(repository), default=0) + 1, publication.network
+    _check_neighbours(repository, network)
+    with _model(repository / network.preprocess) as folder:
+        _write_preprocess(folder, network)
+    with _model(repository / network.name) as folder:
+        _write_text(folder / "labels.txt", _lines(publication.labels))
+        _write_configs(folder, "alexnet", network)
+    _rename(staging / "network", repository / PARKED / network.name / str(version))
+    with _model(repository / "classify") as folder:  # the first version also writes the configuration: a model has one
+        _write_text(folder / _labels_file(version), _lines(publication.labels))
+        _rename(staging / "classify", folder / str(version))
+        if not (folder / "config.pbtxt").is_file():
+            _write_configs(folder, "classify", network, version)
     return version
 
 
 def set_served_version(repository: Path, version: int) -> None:
-    """Have `classify` answer with a published version when it is next loaded.
+    """Have Triton find a published version, beside the served one, and `classify` answer with it at its next load.
 
     Raises:
         WriteError: it cannot be written.
     """
+    with write_errors(repository):
+        unpark(repository, version)
     _write_configs(repository / "classify", "classify", read_network(repository, version), version)
 
 
 def remove_version(repository: Path, version: int) -> None:
-    """Remove a version that is not served."""
+    """Remove a version that is not served. Needs the repository's lock."""
     network = read_network(repository, version)
     shutil.rmtree(repository / "classify" / str(version))
-    shutil.rmtree(repository / network.name / str(version), ignore_errors=True)
+    for folder in (repository, repository / PARKED):
+        shutil.rmtree(folder / network.name / str(version), ignore_errors=True)
     (repository / "classify" / _labels_file(version)).unlink(missing_ok=True)
     if not any(read_network(repository, other).name == network.name for other in versions(repository)):
-        shutil.rmtree(repository / network.name)
+        for folder in (repository, repository / PARKED):
+            shutil.rmtree(folder / network.name, ignore_errors=True)
+
+
+def remove_leftovers(repository: Path) -> None:
+    """Remove what publications left that were killed. Needs the repository's lock."""
+    for folder in repository.glob(f"{STAGING}*"):
+        _remove_unless_locked(folder)
+    published = {str(version) for version in versions(repository)}
+    for folder in (repository / PARKED).glob("*/[0-9]*"):
+        if folder.name not in published:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_locked(folder: Path) -> int:
+    """Make a folder; its lock, which the descriptor holds, says that its publication is alive."""
+    folder.mkdir(parents=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _fill(staging: Path, publication: Publication) -> None:
+    network, classify = staging / "network", staging / "classify"
+    network.mkdir()
+    classify.mkdir()
+    for name, file in {**publication.artefacts, "model.py": SOURCE / "alexnet" / "1" / "model.py"}.items():
+        shutil.copyfile(file, network / name)
+    (network / NO_CACHE).touch()
+    (classify / "reference.jpg").write_bytes(publication.reference_image)
+    write_json(classify / "reference.json", publication.reference_answer)
+    for folder in (network, classify):
+        write_json(folder / MANIFEST, {**publication.manifest, "network": asdict(publication.network)})
+        for path in (*folder.iterdir(), folder):
+            sync(path)
 
 
 def _check_neighbours(repository: Path, network: Network) -> None:
@@ -122,37 +196,12 @@ def _check_neighbours(repository: Path, network: Network) -> None:
             )
 
 
-def _write_preprocess(repository: Path, network: Network) -> None:
-    with _model(repository / network.preprocess) as folder:
-        _write_if_changed(folder / "1" / "model.py", (SOURCE / "preprocess" / "1" / "model.py").read_text())
-        _write_configs(folder, "preprocess", network)
-
-
-def _write_network(repository: Path, publication: Publication, version: int) -> None:
-    files = {**publication.artefacts, "model.py": SOURCE / "alexnet" / "1" / "model.py"}
-    with _model(repository / publication.network.name) as folder:
-        with _staged(folder / str(version)) as staging:
-            for name, file in files.items():
-                shutil.copyfile(file, staging / name)
-            _write_manifest(staging, publication)
-        _write_labels(folder / "labels.txt", publication.labels)
-        _write_configs(folder, "alexnet", publication.network)
-
-
-def _write_classify(repository: Path, publication: Publication, version: int) -> None:
-    """The reference image and its answer. The first version also writes the configuration: a model has to have one."""
-    with _model(repository / "classify") as folder:
-        _write_labels(folder / _labels_file(version), publication.labels)
-        with _staged(folder / str(version)) as staging:
-            (staging / "reference.jpg").write_bytes(publication.reference_image)
-            write_json(staging / "reference.json", publication.reference_answer)
-            _write_manifest(staging, publication)
-        if not (folder / SERVED).is_file():
-            _write_configs(folder, "classify", publication.network, version)
-
-
-def _write_manifest(folder: Path, publication: Publication) -> None:
-    write_json(folder / MANIFEST, {**publication.manifest, "network": asdict(publication.network)})
+def _write_preprocess(folder: Path, network: Network) -> None:
+    (folder / "1").mkdir(exist_ok=True)
+    if not (folder / "1" / NO_CACHE).exists():  # an older publication left a folder
+        _write_text(folder / "1" / NO_CACHE, "")
+    _write_text(folder / "1" / "model.py", (SOURCE / "preprocess" / "1" / "model.py").read_text())
+    _write_configs(folder, "preprocess", network)
 
 
 def _write_configs(target: Path, model: str, network: Network, version: int | None = None) -> None:
@@ -162,7 +211,7 @@ def _write_configs(target: Path, model: str, network: Network, version: int | No
         if sources:
             config = text_format.Parse(sources[0].read_text(), ModelConfig())
             _fit_config(config, network, version)
-            _write_if_changed(target / file, text_format.MessageToString(config))
+            _write_text(target / file, text_format.MessageToString(config))
         else:  # an older publication may have left one, which Triton would prefer to config.pbtxt
             (target / file).unlink(missing_ok=True)
 
@@ -216,14 +265,17 @@ def _labels_file(version: int) -> str:
     return f"labels.{version}.txt"
 
 
-def _write_labels(path: Path, labels: tuple[str, ...]) -> None:
-    _write_if_changed(path, "".join(f"{label}\n" for label in labels))
+def _lines(labels: tuple[str, ...]) -> str:
+    return "".join(f"{label}\n" for label in labels)
 
 
-def _write_if_changed(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     """Replace a file, unless it holds the text already: Triton reloads a model whose files are newer."""
     if not path.is_file() or path.read_text() != text:
-        write_text(path, text)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            sync(temporary)
+        sync(path.parent)
 
 
 @contextmanager
@@ -231,20 +283,22 @@ def _model(target: Path) -> Iterator[Path]:
     """A model's folder: a new one appears only when it is complete."""
     if target.is_dir():
         yield target
-    else:
-        with _staged(target) as staging:
-            yield staging
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A folder that is filled under another name, then renamed in place of what was there."""
+        return
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with write_errors(target):
             staging.mkdir(parents=True)
-            yield staging
-            shutil.rmtree(target, ignore_errors=True)
-            staging.replace(target)
+        yield staging
+        _rename(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _rename(folder: Path, target: Path) -> None:
+    """Rename a folder, in place of what an interrupted publication left there."""
+    with write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        sync(folder)
+        folder.replace(target)
+        sync(target.parent)

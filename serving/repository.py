@@ -1,14 +1,26 @@
-"""The built repository: what is in it, and whether it can be served at all."""
+"""The built repository: what is in it, which version of it is served, and whether it can be served at all."""
 
+import fcntl
 import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from alexnet_triton.common.command import complain
 from alexnet_triton.serving.errors import RepositoryError
 
+CLASSIFY = Path("classify", "config.pbtxt")  # names the version that is served
+PARKED = ".previous"  # <model>/<version> in it: versions that Triton is not to load
+LOCK = ".lock"
+LOCK_TIMEOUT_S = 120.0
+_LOCK_POLL_S = 0.1
 VARIANTS = {"gpu": "config.pbtxt", "cpu": "configs/cpu.pbtxt", "onnxruntime": "configs/onnxruntime.pbtxt"}
 PROBABILITY_TOLERANCE = 0.05
 
@@ -37,7 +49,7 @@ class Repository:
 
     @classmethod
     def open(cls, path: str | Path, variant: str) -> "Repository":
-        """Check a repository and read its configurations.
+        """Check a repository and read the configurations of the models that have a version to load.
 
         Raises:
             RepositoryError: it is missing, empty, unreadable, or a configuration is broken or absent.
@@ -45,7 +57,8 @@ class Repository:
         path = Path(path).absolute()
         try:
             models = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-            configs = {model.name: _read_config(config_file(model, variant)) for model in models}
+            loaded = [model for model in models if has_versions(model)]
+            configs = {model.name: _read_config(config_file(model, variant)) for model in loaded}
         except FileNotFoundError as error:
             raise RepositoryError(f"no {error.filename}: build the repository with `make export`") from error
         except OSError as error:
@@ -65,13 +78,128 @@ class Repository:
         Raises:
             RepositoryError: they are not there or not readable.
         """
-        folder = self.path / "classify" / version
-        try:
-            answer = json.loads((folder / "reference.json").read_text())
-            image = (folder / "reference.jpg").read_bytes()
-            return ReferenceAnswer(version, image, int(answer["index"]), answer["label"], float(answer["probability"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RepositoryError(f"no reference answer in {folder} ({error}): publish the model again") from error
+        return read_reference(self.path / "classify" / version, version)
+
+
+def read_reference(folder: Path, version: str) -> ReferenceAnswer:
+    """The reference image and its answer in a version folder of `classify`.
+
+    Raises:
+        RepositoryError: they are not there or not readable.
+    """
+    try:
+        answer = json.loads((folder / "reference.json").read_text())
+        image = (folder / "reference.jpg").read_bytes()
+        return ReferenceAnswer(version, image, int(answer["index"]), answer["label"], float(answer["probability"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RepositoryError(f"no reference answer in {folder} ({error}): publish the model again") from error
+
+
+def has_versions(model: Path) -> bool:
+    """Whether Triton finds a version in a model's folder; all of a network's may be parked."""
+    return any(model.glob("[0-9]*"))
+
+
+def served_version(repository: Path) -> int | None:
+    """The version that `classify` is configured to answer with; None before the first publication.
+
+    Raises:
+        RepositoryError: the configuration of `classify` is broken.
+    """
+    path = repository / CLASSIFY
+    return _read_config(path).version_policy.specific.versions[0] if path.is_file() else None
+
+
+def unpark(repository: Path, version: int) -> None:
+    """Put a parked version's folder where Triton finds it.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    for folder in (repository / PARKED).glob(f"*/{version}"):
+        _move(folder, repository / folder.parent.name / folder.name)
+
+
+def settle_versions(repository: Path) -> None:
+    """Have the network that is served found by Triton, and every other version of every network parked.
+
+    Triton loads each version in a model's folder: two take twice the memory, and one that does not load, because
+    another GPU or another TensorRT built its plan, fails the whole model. An interrupted switch leaves both there.
+
+    Raises:
+        OSError: a folder cannot be moved.
+    """
+    served = served_version(repository)
+    if served is None:
+        return
+    unpark(repository, served)
+    for manifest in sorted(repository.glob("[!.]*/[0-9]*/manifest.json")):
+        folder = manifest.parent
+        if folder.parent.name != CLASSIFY.parent.name and folder.name != str(served):
+            _move(folder, repository / PARKED / folder.parent.name / folder.name)
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Rename a version's folder, in place of what an interrupted publication left there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(target)
+    folder.replace(target)
+
+
+@contextmanager
+def locked(
+    repository: Path, program: str, *, shared: bool = False, timeout_s: float = LOCK_TIMEOUT_S
+) -> Iterator[None]:
+    """Hold the repository's lock: publications one after another, and none while a server starts.
+
+    Servers share it. After a second of waiting a line on stderr says for whom. A repository that this process may not
+    write has no publication to fear: there the lock is taken if it is there.
+
+    Raises:
+        RepositoryError: somebody else has held it for `timeout_s`.
+        OSError: it can be neither made nor opened.
+    """
+    descriptor, mine = _open_lock(repository / LOCK)
+    try:
+        _wait_for_lock(descriptor, repository, program, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, timeout_s)
+        if mine:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{program}, process {os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> tuple[int, bool]:
+    """A descriptor of the lock, and whether it can be written."""
+    try:
+        return os.open(path, os.O_CREAT | os.O_RDWR, 0o644), True
+    except OSError:
+        return os.open(path, os.O_RDONLY), False
+
+
+def _wait_for_lock(descriptor: int, repository: Path, program: str, kind: int, timeout_s: float) -> None:
+    start, told = time.monotonic(), False
+    while not _take(descriptor, kind):
+        waited = time.monotonic() - start
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another program"
+        if waited > timeout_s:
+            raise RepositoryError(
+                f"{repository}: {holder}, has held its lock for {timeout_s:g} s: wait until that is done, or end it"
+            )
+        if waited > 1 and not told:
+            complain(program, f"waits for {holder}, which has the lock of {repository}")
+            told = True
+        time.sleep(_LOCK_POLL_S)
+
+
+def _take(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def config_file(model: Path, variant: str) -> Path:

@@ -1,4 +1,7 @@
-"""The folder of each running server of this user, with its links, log and state; finding and ending servers."""
+"""The folder of each running server of this user, with its links, log and state; finding and ending servers.
+
+A server also announces itself in its repository, so that a publication finds those of other containers.
+"""
 
 import fcntl
 import json
@@ -6,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import stat
 import tempfile
 import time
@@ -21,6 +25,8 @@ from alexnet_triton.serving.errors import ServingError
 from alexnet_triton.serving.repository import Repository
 
 SHARED_MEMORY = Path("/dev/shm")
+SERVERS = ".servers"  # of a repository: a file for each server on it
+WILDCARDS = ("0.0.0.0", "::", "")
 STOP_TIMEOUT_S = 25.0
 
 
@@ -187,3 +193,88 @@ def find_runs() -> list[RunningServer]:
         with suppress(FileNotFoundError, ValueError):
             runs.append(RunningServer(directory, json.loads(directory.state_file.read_text())))
     return runs
+
+
+class Announcement:
+    """A server's file in its repository. The server holds the file's lock: without that, the file is stale."""
+
+    def __init__(self, repository: Path, name: str, state: dict[str, Any]) -> None:
+        """Announce a server by its run's name and state; only its user may read the key in it.
+
+        Raises:
+            OSError: the repository cannot be written.
+        """
+        self.path = repository / SERVERS / f"{name}.json"
+        self.path.parent.mkdir(exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}")
+        self._descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            told = {"host": _reachable(state["host"]), **{key: state[key] for key in ("ports", "key", "variant")}}
+            os.write(self._descriptor, json.dumps(told).encode())
+            temporary.replace(self.path)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def remove(self) -> None:
+        """Remove the file."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def _reachable(host: str) -> str:
+    """An address that other containers reach too, where a server listens on all of its own."""
+    if host in WILDCARDS:
+        with suppress(OSError):
+            return socket.gethostbyname(socket.gethostname())
+        return "127.0.0.1"
+    return host
+
+
+@dataclass(frozen=True)
+class FoundServer:
+    """A live server on a repository, here or in a container."""
+
+    name: str
+    control: Control
+    variant: str
+
+
+def find_servers(repository: Path) -> list[FoundServer]:
+    """The live servers on a repository, by whatever path they name it: this user's, and those announced in it.
+
+    Raises:
+        ServingError: one is another user's, whose key cannot be read.
+    """
+    own = [run for run in find_runs() if _same(run.state["repository"], repository)]
+    found = {run.name: FoundServer(run.name, run.control, run.state["variant"]) for run in own}
+    for path in sorted((repository / SERVERS).glob("[!.]*.json")):
+        state = _read_announcement(path)
+        if state:
+            control = Control(state["host"], state["ports"]["http"], state["key"])
+            found.setdefault(path.stem, FoundServer(path.stem, control, state["variant"]))
+    return list(found.values())
+
+
+def _same(path: str, repository: Path) -> bool:
+    try:
+        return repository.samefile(path)
+    except OSError:
+        return False
+
+
+def _read_announcement(path: Path) -> dict[str, Any] | None:
+    """What a live server announces; a stale file is removed."""
+    try:
+        with path.open() as file:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+                return None
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise ServingError(f"{path}: a server of another user; publish as that user, or remove the file") from error

@@ -4,9 +4,11 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from alexnet_triton.serving import supervisor
 from alexnet_triton.serving.control import Control, ask_reference_image, check_health, drain
@@ -14,6 +16,7 @@ from alexnet_triton.serving.errors import (
     BackendAbortError,
     ControlError,
     PortTakenError,
+    RepositoryError,
     ServingError,
     StartError,
     WrongAnswerError,
@@ -30,13 +33,14 @@ from alexnet_triton.serving.launch import (
     hide_argument,
     settle_ports,
 )
-from alexnet_triton.serving.repository import Repository, instance_count
-from alexnet_triton.serving.runs import RunDir, clear_dead_runs, create_run
+from alexnet_triton.serving.repository import Repository, instance_count, locked, settle_versions
+from alexnet_triton.serving.runs import Announcement, RunDir, clear_dead_runs, create_run
 from alexnet_triton.serving.supervisor import SupervisedProcess
 
 Event = Callable[..., None]  # the event's name, then its details by keyword
 _POLL_S = 0.05
 START_ATTEMPTS = 5
+LOCK_WAIT_S = 10.0  # for a publication; then the server starts on what is there
 DRAIN_S = 6.0  # at most, for requests in flight
 
 
@@ -93,6 +97,7 @@ class Server:
         self.watched = False  # whether this process restarts it: then stopping it means stopping this process
         self._process: SupervisedProcess | None = None
         self._run: RunDir | None = None
+        self._announcement: Announcement | None = None
         self._answered = False  # rightly, once since its start
         self.aborts = 0  # starts that the Python backend aborted, and that were tried again
         self.cut_drains = 0  # stops that did not wait for every request in flight
@@ -126,13 +131,14 @@ class Server:
 
     def _start(self) -> None:
         """Start; try again when the Python backend aborts, as Triton 2.51 now and then does on a busy machine."""
-        for _ in range(START_ATTEMPTS - 1):
-            try:
-                return self._start_once()
-            except BackendAbortError as error:
-                self.aborts += 1
-                self._event("start aborted", reason=str(error), starts=self.aborts)
-        return self._start_once()
+        with _no_publication(self.config.repository):
+            for _ in range(START_ATTEMPTS - 1):
+                try:
+                    return self._start_once()
+                except BackendAbortError as error:
+                    self.aborts += 1
+                    self._event("start aborted", reason=str(error), starts=self.aborts)
+            return self._start_once()
 
     def _start_once(self) -> None:
         self.repository = Repository.open(self.config.repository, self.config.variant)
@@ -160,9 +166,11 @@ class Server:
             with self.log_path.open("ab") as log:
                 environment = build_environment(installation, modules)
                 self._process = SupervisedProcess(command, environment, log, self._run.shm_prefix, lock)
-            self._write_state()
+            state = self._write_state()
             self._wait_until_healthy()
             self._answered = True
+            with suppress(OSError):  # a repository that cannot be written is served all the same
+                self._announcement = Announcement(self.repository.path, self._run.path.name, state)
         except BaseException:
             self.stop()
             raise
@@ -173,6 +181,9 @@ class Server:
         """End the server: it answers requests in flight, refuses new ones, and leaves nothing behind."""
         process, self._process = self._process, None
         run, self._run = self._run, None
+        announcement, self._announcement = self._announcement, None
+        if announcement:
+            announcement.remove()
         if process:
             if self._answered:
                 self._drain()
@@ -262,24 +273,24 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _write_state(self) -> None:
+    def _write_state(self) -> dict[str, Any]:
         assert self._run
         assert self._process
-        self._run.write_state(
-            {
-                "repository": str(self.repository.path),
-                "variant": self.repository.variant,
-                "host": self.config.host,
-                "ports": self.ports,
-                "key": self.key,
-                "tls": self.config.tls is not None,
-                "owner": os.getpid(),
-                "watched": self.watched,
-                "supervisor": self._process.supervisor_pid,
-                "tritonserver": self._process.pid,
-                "log": str(self.log_path),
-            }
-        )
+        state = {
+            "repository": str(self.repository.path),
+            "variant": self.repository.variant,
+            "host": self.config.host,
+            "ports": self.ports,
+            "key": self.key,
+            "tls": self.config.tls is not None,
+            "owner": os.getpid(),
+            "watched": self.watched,
+            "supervisor": self._process.supervisor_pid,
+            "tritonserver": self._process.pid,
+            "log": str(self.log_path),
+        }
+        self._run.write_state(state)
+        return state
 
     def _wait_until_healthy(self) -> None:
         assert self._process
@@ -313,3 +324,17 @@ class Server:
 
     def _log_to_see(self) -> str:
         return str(self.config.log) if self.config.log else "its log (name one with log=FILE to keep it)"
+
+
+@contextmanager
+def _no_publication(repository: Path) -> Iterator[None]:
+    """Wait for a publication, end the switch that an interrupted one left, and keep others away meanwhile.
+
+    Where the repository cannot be written, or a publication hangs, the server starts on what is there.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError, RepositoryError):
+            Repository.open(repository, "cpu")  # in what is no repository there is nothing to lock
+            stack.enter_context(locked(repository, "alexnet-triton serve", shared=True, timeout_s=LOCK_WAIT_S))
+            settle_versions(repository)
+        yield

@@ -2,9 +2,9 @@
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,14 @@ import tritonclient.grpc
 
 from alexnet_triton.export import publish
 from alexnet_triton.export.errors import PublishError
-from alexnet_triton.export.repository import served_version, versions, write_version
+from alexnet_triton.export.repository import set_served_version, versions
+from alexnet_triton.export.rollout import serve_version
+from alexnet_triton.serving.control import Control
+from alexnet_triton.serving.repository import served_version
 from alexnet_triton.serving.server import Server
-from tests.serving.tiny import answer, network, publication, running_server
+from tests.serving.tiny import answer, network, publication, running_server, write_version
+from tests.serving.tiny import publish as publish_tiny
+from tests.waiting import wait_for
 
 CLIENTS = 32
 
@@ -65,7 +70,7 @@ def test_publish_rollback_and_broken_publications_under_load(tmp_path: Path) -> 
 
     def publish_seed(seed: int, **changes: object) -> None:
         version = write_version(repository, replace(publication(tmp_path, seed), **changes))
-        publish.serve_version(repository, version, new=True)
+        serve_version(repository, version, new=True)
 
     publish_seed(0)
     image = (repository / "classify" / "1" / "reference.jpg").read_bytes()
@@ -76,7 +81,7 @@ def test_publish_rollback_and_broken_publications_under_load(tmp_path: Path) -> 
         expected = [int(answer(network(seed), image).argmax()) for seed in (0, 1)]
         assert (old, new) == (("1", expected[0]), ("2", expected[1]))
         assert new[1] != old[1]
-        assert (server.control.versions("alexnet"), server.control.versions("classify")) == (["1", "2"], ["2"])
+        assert (server.control.versions("alexnet"), server.control.versions("classify")) == (["2"], ["2"])
         server.check()
 
         (tmp_path / "cut.onnx").write_bytes(b"these are words")
@@ -99,3 +104,87 @@ def test_publish_rollback_and_broken_publications_under_load(tmp_path: Path) -> 
         assert served_version(repository) == 1
     with running_server(repository) as server:
         assert server.control.classify(image)[0] == "1"
+
+
+def stubs(server: Server, model: str) -> dict[int, str]:
+    """Process id -> version, of a model's live stubs."""
+    found = {}
+    for pid in server.stubs():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            path = Path(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].decode())
+            if path.parents[1].name == model:
+                found[pid] = path.parent.name
+    return found
+
+
+def test_only_the_served_version_is_loaded_and_switching_touches_nothing_else(tmp_path: Path) -> None:
+    repository = tmp_path / "model_repository"
+    publish_tiny(repository, publication(tmp_path, 0))
+    with running_server(repository) as server:
+        decoders, during = stubs(server, "preprocess"), {}
+
+        def change_to(change: Callable[[], object], version: str) -> None:
+            wait_for(lambda: set(stubs(server, "alexnet").values()) != {version})
+            change()
+            wait_for(lambda: set(stubs(server, "alexnet").values()) == {version})
+            assert server.control.versions("alexnet") == server.control.versions("classify") == [version]
+            assert stubs(server, "preprocess") == decoders
+            server.check()
+
+        def publish_second() -> None:
+            second = write_version(repository, publication(tmp_path, 1))
+            load = Control.load
+
+            def watching(self: Control, model: str, timeout_s: float = 60.0) -> None:
+                load(self, model, timeout_s)
+                if model == "classify":
+                    during.update(stubs(server, "alexnet"))
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Control, "load", watching)
+                serve_version(repository, second, new=True)
+
+        change_to(publish_second, "2")
+        assert set(during.values()) == {"1", "2"}
+        # Those that answer now are those that were asked before the callers came: none was started again.
+        assert stubs(server, "alexnet").items() <= during.items()
+        change_to(lambda: publish.rollback(repository), "1")
+
+
+def test_a_version_before_that_no_longer_loads_does_not_stop_the_server(tmp_path: Path) -> None:
+    repository = tmp_path / "model_repository"
+    for seed in (0, 1):
+        publish_tiny(repository, publication(tmp_path, seed))
+    for path in repository.rglob("1/model.onnx"):  # as a plan of another GPU
+        path.write_bytes(b"not for this machine")
+    with running_server(repository) as server:
+        server.check()
+        with pytest.raises(PublishError, match="version 1 of alexnet does not answer"):
+            publish.rollback(repository)
+        server.check()
+        assert server.control.versions("alexnet") == ["2"]
+    assert versions(repository) == [1, 2]
+
+
+@pytest.mark.parametrize("answers_with", [1, 2])
+def test_a_server_ends_the_switch_that_a_killed_publication_left(tmp_path: Path, answers_with: int) -> None:
+    repository = tmp_path / "model_repository"
+    for seed in (0, 1):
+        publish_tiny(repository, publication(tmp_path, seed))
+    for version in (1, answers_with):
+        set_served_version(repository, version)
+    assert {path.name for path in (repository / "alexnet").glob("[0-9]*")} == {"1", "2"}
+    with running_server(repository) as server:
+        assert server.control.versions("alexnet") == server.control.versions("classify") == [str(answers_with)]
+
+
+def test_another_network_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    repository = tmp_path / "model_repository"
+    publish_tiny(repository, publication(tmp_path, 0))
+    with running_server(repository) as server:
+        other = write_version(repository, publication(tmp_path, 1, name="other"))
+        serve_version(repository, other, new=True)
+        wait_for(lambda: server.control.loaded() == ["classify", "other", "preprocess"])
+        assert publish.rollback(repository) == 1
+        wait_for(lambda: server.control.loaded() == ["alexnet", "classify", "preprocess"])
+        server.check()

@@ -15,9 +15,10 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from alexnet_triton.export.repository import Network, Publication, set_served_version, write_version
+from alexnet_triton.export.repository import Network, Publication, add_version, set_served_version, stage
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving import Server
+from alexnet_triton.serving.repository import settle_versions
 
 SIZE, CLASSES = 227, 10
 LABELS = (
@@ -74,10 +75,17 @@ def publication(
     return Publication(Network(name, classes, size), LABELS[:classes], {"model.onnx": path}, image, reference, manifest)
 
 
+def write_version(repository: Path, what: Publication) -> int:
+    """Add a version, parked, without a smoke test."""
+    with stage(repository, what) as staging:
+        return add_version(repository, staging, what)
+
+
 def publish(repository: Path, what: Publication) -> int:
     """Add a version and have it served, without a smoke test; loading it is the caller's."""
     version = write_version(repository, what)
     set_served_version(repository, version)
+    settle_versions(repository)
     return version
 
 

@@ -1,0 +1,121 @@
+"""Another version for all servers that run on a repository: every one answers with it, or none does.
+
+A server loads the version beside the one that it answers with, is asked the reference image, moves its callers, and
+then drops the one before: only while it switches does it hold two.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from alexnet_triton.common.files import write_errors
+from alexnet_triton.export.errors import PublishError
+from alexnet_triton.export.repository import Network, read_network, remove_version, set_served_version, versions
+from alexnet_triton.serving.control import ask_loaded_version
+from alexnet_triton.serving.errors import ServingError, WrongAnswerError
+from alexnet_triton.serving.repository import Repository, has_versions, served_version, settle_versions, unpark
+from alexnet_triton.serving.runs import FoundServer, find_servers
+
+LOAD_TIMEOUT_S = 120.0
+
+
+def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
+    """Have `classify` answer with a version: at once on the running servers, else from the next start.
+
+    Needs the repository's lock.
+
+    Raises:
+        PublishError: a running server gives a wrong reference answer with it, or none. All servers stay
+            with the version before, and the new version is removed if `new`.
+    """
+    before = served_version(repository)
+    servers: list[FoundServer] = []
+    try:
+        servers = find_servers(repository)
+        if servers:
+            _load_beside(servers, repository, version)
+        set_served_version(repository, version)
+        for server in servers:
+            _answer_with(server, repository, version)
+    except BaseException as error:  # Ctrl-C too
+        lost = _restore(servers, repository, before, version if new else None)
+        if lost and isinstance(error, PublishError):
+            raise PublishError(f"{error}; not back at version {before}: {', '.join(lost)}; restart them") from error
+        raise
+    with write_errors(repository):
+        settle_versions(repository)
+    _drop_others(servers, repository, version, before)
+    for other in set(versions(repository)) - {version, before}:
+        remove_version(repository, other)
+
+
+def _load_beside(servers: Sequence[FoundServer], repository: Path, version: int) -> None:
+    """Load a version while the one before goes on answering, and ask it the reference image."""
+    network = read_network(repository, version)
+    with write_errors(repository):
+        unpark(repository, version)
+    for server in servers:
+        try:
+            server.control.load(network.preprocess, LOAD_TIMEOUT_S)
+            server.control.load(network.name, LOAD_TIMEOUT_S)
+            opened = Repository.open(repository, server.variant)
+            ask_loaded_version(server.control, opened, network.name, str(version), network.size, LOAD_TIMEOUT_S)
+        except WrongAnswerError as error:
+            raise PublishError(f"{error} (server {server.name})") from error
+        except ServingError as error:
+            raise PublishError(
+                f"version {version} of {network.name} does not answer on server {server.name}: {error}"
+            ) from error
+
+
+def _answer_with(server: FoundServer, repository: Path, version: int) -> None:
+    """Have `classify` answer with a loaded version, and ask it the reference image."""
+    try:
+        server.control.load("classify", LOAD_TIMEOUT_S)
+        reference = Repository.open(repository, server.variant).reference_answer(str(version))
+        answered, _ = server.control.classify(reference.image)
+    except ServingError as error:
+        raise PublishError(
+            f"classify of server {server.name} does not answer with version {version}: {error}"
+        ) from error
+    if answered != str(version):
+        raise PublishError(f"classify of server {server.name} answers with version {answered}, not {version}")
+
+
+def _restore(servers: Sequence[FoundServer], repository: Path, before: int | None, failed: int | None) -> list[str]:
+    """Bring all servers back to the version before; returns the names of those that do not answer with it."""
+    lost = []
+    if before is not None:
+        set_served_version(repository, before)
+        lost = [server.name for server in servers if not _answers_with(server, repository, before)]
+        with write_errors(repository):
+            settle_versions(repository)
+        _drop_others(servers, repository, before, None)
+    if failed is not None:
+        remove_version(repository, failed)
+    return lost
+
+
+def _answers_with(server: FoundServer, repository: Path, version: int) -> bool:
+    try:
+        _answer_with(server, repository, version)
+    except PublishError:
+        return False
+    return True
+
+
+def _drop_others(servers: Sequence[FoundServer], repository: Path, version: int, before: int | None) -> None:
+    """Have the servers drop what is parked now; one that cannot does so at its next load or start."""
+    now = _models(read_network(repository, version))
+    others = _models(read_network(repository, before)) - now if before is not None else set()
+    for server in servers:
+        for name in (read_network(repository, version).name, *sorted(others)):
+            with suppress(ServingError):
+                if name in now and has_versions(repository / name):
+                    server.control.load(name, LOAD_TIMEOUT_S)
+                else:
+                    server.control.unload(name, LOAD_TIMEOUT_S)
+
+
+def _models(network: Network) -> set[str]:
+    return {network.name, network.preprocess}
