@@ -11,6 +11,7 @@ deviation are of pixel values 0 to 255: the network takes (x - mean) / std.
 
 import argparse
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from alexnet_triton.serving.repository import locked, read_reference, served_ver
 
 FORCE_HELP = "publish precisions that lose too much accuracy too; the manifest lists them as forced"
 REPOSITORY = Path("artifacts/model_repository")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+RESERVED = re.compile(r"classify|preprocess(_\d+)?")
 NOTHING_BEFORE = "no version before the one that is served; publish one first"
 
 
@@ -108,7 +111,9 @@ def main(words: Sequence[str]) -> int:
     model.add_argument("--onnx", type=Path, dest="any_onnx", metavar="MODEL", help="any image classifier")
     parser.add_argument("--images", type=Path, help="folder of <class>/ folders: the reference image is one of them")
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
-    parser.add_argument("--name", default="alexnet", help="the model's name in Triton (default alexnet)")
+    parser.add_argument(
+        "--name", type=model_name, default="alexnet", help="the model's name in Triton (default alexnet)"
+    )
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     group = parser.add_argument_group("with --onnx")
     group.add_argument("--labels", type=Path, help="class names, one a line")
@@ -142,6 +147,16 @@ def _adapt(options: argparse.Namespace, output: Path) -> str:
     adapted = adapt.adapt(onnx_file.read(name), labels, options.mean, options.std, name=name, scores=scores, size=size)
     onnx_file.write(adapted.model, output)
     return adapted.note
+
+
+def model_name(text: str) -> str:
+    """An argument's type: a name for a network in the repository, which is also its folder's."""
+    if not NAME.fullmatch(text):
+        allowed = "1 to 63 of a-z, 0-9, _ and -, a letter or digit first"
+        raise argparse.ArgumentTypeError(f"{text!r} is no name for a model: give {allowed}")
+    if RESERVED.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a model of every repository: give the network another name")
+    return text
 
 
 def per_channel(text: str) -> tuple[float, ...]:

@@ -173,3 +173,24 @@ def test_impossible_options_are_a_usage_error(flags: list[str], labels: Path) ->
     with pytest.raises(SystemExit) as raised:
         run(graph(), labels, *flags)
     assert raised.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        *(("classify", "is a model of every repository"), ("preprocess", "is a model of every repository")),
+        *(("preprocess_224", "is a model of every repository"), ("../x", "no name for a model")),
+        *(("", "no name for a model"), (".previous", "no name for a model"), ("a/b", "no name for a model")),
+        *(("x" * 64, "no name for a model"), ("resnet50\n", "no name for a model"), ("Ä", "no name for a model")),
+    ],
+)
+def test_a_name_that_would_leave_the_repository_or_take_a_model_s_place(
+    name: str, says: str, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(graph(), labels, "--name", name)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in labels.parent.iterdir()) == ["labels.txt", "model.onnx"]

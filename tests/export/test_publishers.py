@@ -180,9 +180,7 @@ def test_where_it_cannot_announce_itself_it_serves(tmp_path: Path) -> None:
         assert [found.control for found in find_servers(repository)] == [server.control]
 
 
-def test_a_version_is_tried_before_anything_of_it_is_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_is_tried_before_anything_of_it_is_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository, seen = tmp_path / "built", []
     publish.publish(write_model(tmp_path, 0), None, repository)
     before = sorted(repository.rglob("*"))
