@@ -1,37 +1,32 @@
-"""What becomes a version: files, labels and a reference image, gathered and checked before anything is written."""
+"""What becomes a version: files, labels and reference images, gathered and checked before anything is written."""
 
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from alexnet_triton.common.files import sha256
 from alexnet_triton.common.provenance import describe_versions
 from alexnet_triton.export import onnx_file
-from alexnet_triton.export.adapt import LARGEST_BATCH, pictures
+from alexnet_triton.export.adapt import LARGEST_BATCH
 from alexnet_triton.export.errors import AccuracyError, ModelError, PublishError
-from alexnet_triton.export.images import find_images
-from alexnet_triton.export.numerics import Runner, openvino
+from alexnet_triton.export.reference import choose, find_candidates
 from alexnet_triton.export.report import TOOLS
 from alexnet_triton.export.repository import Network, Publication
-from alexnet_triton.imaging import decode
 
 # The most top-1 that a precision may lose against fp32, in points.
 ALLOWED_LOSS = {"fp32": 0.0, "fp16": 0.2, "bf16": 0.2, "int8": 0.5}
 REPORT, PLAN = "report.json", "model.plan"
 VERIFY_AGAIN = "verify again: alexnet-triton export"
+FILES = {"fp32": "model.onnx", "bf16": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 OTHER_PRECISIONS = ("model.fp16.onnx", "model.int8.onnx")
-REFERENCE_IMAGE_CANDIDATES = 200
 
 
 def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool = False) -> Publication:
     """What becomes a version: the model at `path`, and the files beside it that `report.json` there has verified.
 
-    The reference image is one of those in the <class>/ folders of `images`, or else a made one.
+    The reference images are some of those in the <class>/ folders of `images`, and made ones.
 
     Raises:
         ExportError: the model or the images cannot be used, or a precision loses too much.
@@ -40,9 +35,11 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
     report = read_report(path)
     forced = check_losses(report, force) if report else []
     others = {file: path.with_name(file) for file in OTHER_PRECISIONS if report and file in report["sha256"]}
-    artefacts = {"model.onnx": path, **others, **find_plan(path)}
-    candidates = _candidates(images, labels, network)
-    reference_image, answer = choose_reference_image(openvino(path), candidates, labels, network)
+    artefacts = {"model.onnx": path, **others}
+    artefacts |= find_plan(path, {sha256(source) for source in artefacts.values()})
+    candidates = find_candidates(images, labels, network.size)
+    files = {precision: artefacts.get(FILES[precision], path) for precision in _accuracies(report)}
+    references = choose(path, candidates, labels, network, files)
     manifest: dict[str, Any] = {
         "published": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "data": properties.get("data", ""),
@@ -50,9 +47,10 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
         "precisions": _accuracies(report),
         "forced": forced,
         "sha256": {file: sha256(source) for file, source in artefacts.items()},
+        "reference_images": {"times_the_tolerance": references.notices},
         "tools": describe_versions(TOOLS),
     }
-    return Publication(network, labels, artefacts, reference_image, answer, manifest)
+    return Publication(network, labels, artefacts, references.answers, manifest)
 
 
 def describe(path: Path, name: str) -> tuple[dict[str, str], tuple[str, ...], Network]:
@@ -106,11 +104,14 @@ def check_losses(report: dict[str, Any], force: bool) -> list[str]:
     return sorted(failing)
 
 
-def find_plan(model: Path) -> dict[str, Path]:
+def find_plan(model: Path, published: Collection[str]) -> dict[str, Path]:
     """The TensorRT plan beside a model, if `build-engine` built and verified one for Triton.
 
+    Args:
+        published: SHA-256 of the ONNX files that are published; the plan has to be built from one of them.
+
     Raises:
-        PublishError: the plan there is not for Triton, or not the one that its sidecar describes.
+        PublishError: the plan there is not for Triton, not the one that its sidecar describes, or an older model's.
     """
     path = model.with_name(PLAN)
     if not path.is_file():
@@ -118,34 +119,15 @@ def find_plan(model: Path) -> dict[str, Path]:
     try:
         sidecar = json.loads(path.with_name(f"{path.name}.json").read_text())
         fits = sidecar["purpose"] == "for Triton" and sidecar["plan"]["sha256"] == sha256(path)
+        source, digest = sidecar["onnx"]["file"], sidecar["onnx"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         fits = False
+    remedy = "build it with alexnet-triton build-engine, or remove it"
     if not fits:
-        remedy = "build it with alexnet-triton build-engine, or remove it"
         raise PublishError(f"{path}: not a plan that was built for Triton; {remedy}")
+    if digest not in published:
+        raise PublishError(f"{path}: built from another {source} than the one that is published; {remedy}")
     return {PLAN: path}
-
-
-def _candidates(images: Path | None, labels: tuple[str, ...], network: Network) -> list[bytes]:
-    if images is not None:
-        return [path.read_bytes() for path in find_images(images, labels, REFERENCE_IMAGE_CANDIDATES).paths]
-    made = []
-    for pixels in pictures(network.size):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
-        made.append(buffer.getvalue())
-    return made
-
-
-def choose_reference_image(
-    runner: Runner, candidates: Sequence[bytes], labels: tuple[str, ...], network: Network
-) -> tuple[bytes, dict[str, Any]]:
-    """The encoded image with the highest probability, and the reference answer that a healthy server gives to it."""
-    probabilities = [runner(decode(encoded, network.size)[None])[0] for encoded in candidates]
-    best = max(range(len(candidates)), key=lambda place: probabilities[place].max())
-    index = int(probabilities[best].argmax())
-    answer = {"index": index, "label": labels[index], "probability": float(probabilities[best][index])}
-    return candidates[best], answer
 
 
 def _accuracies(report: dict[str, Any] | None) -> dict[str, dict[str, float]]:

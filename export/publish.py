@@ -28,7 +28,7 @@ from alexnet_triton.imaging import decode
 from alexnet_triton.serving.control import judge
 from alexnet_triton.serving.engine import Engine, EngineConfig
 from alexnet_triton.serving.errors import EngineError, WrongAnswerError
-from alexnet_triton.serving.repository import locked, read_reference, served_version, settle_versions
+from alexnet_triton.serving.repository import locked, read_references, served_version, settle_versions
 
 FORCE_HELP = "publish precisions that lose too much accuracy too; the manifest lists them as forced"
 REPOSITORY = Path("artifacts/model_repository")
@@ -67,17 +67,16 @@ def _publishing(repository: Path, program: str) -> Iterator[None]:
 
 
 def smoke_test(staging: Path, publication: Publication) -> None:
-    """Ask a staged version the reference image in the server's own engine, before any server can load it.
+    """Ask a staged version the reference images in the server's own engine, before any server can load it.
 
     Raises:
         PublishError: it does not run, or gives a wrong reference answer.
     """
     network = publication.network
-    reference = read_reference(staging / "classify", "new")
     try:
         engine = Engine(staging / "network", EngineConfig(max_batch_size=network.max_batch_size))
-        probabilities = engine.infer(decode(reference.image, network.size)[None])[0]
-        judge(reference, probabilities.tolist())
+        for reference in read_references(staging / "classify", "new"):
+            judge(reference, engine.infer(decode(reference.image, network.size)[None])[0].tolist())
     except WrongAnswerError as error:
         raise PublishError(str(error)) from error
     except (EngineError, RuntimeError) as error:

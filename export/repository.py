@@ -16,7 +16,7 @@ from tritonclient.grpc.model_config_pb2 import TYPE_UINT8, ModelConfig, ModelWar
 
 from alexnet_triton.common.files import replacing, sync, write_errors, write_json
 from alexnet_triton.export.errors import PublishError
-from alexnet_triton.serving.repository import PARKED, unpark
+from alexnet_triton.serving.repository import PARKED, ReferenceAnswer, unpark, write_references
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 # File of a built model -> the source's files for it, by preference. Where there is none, Triton takes config.pbtxt.
@@ -55,8 +55,7 @@ class Publication:
     network: Network
     labels: tuple[str, ...]
     artefacts: dict[str, Path]  # file name in the version folder -> file to copy
-    reference_image: bytes
-    reference_answer: dict[str, Any]  # index, label, probability
+    references: tuple[ReferenceAnswer, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
 
 
@@ -177,8 +176,7 @@ def _fill(staging: Path, publication: Publication) -> None:
     for name, file in {**publication.artefacts, "model.py": SOURCE / "alexnet" / "1" / "model.py"}.items():
         shutil.copyfile(file, network / name)
     (network / NO_CACHE).touch()
-    (classify / "reference.jpg").write_bytes(publication.reference_image)
-    write_json(classify / "reference.json", publication.reference_answer)
+    write_references(classify, publication.references)
     for folder in (network, classify):
         write_json(folder / MANIFEST, {**publication.manifest, "network": asdict(publication.network)})
         for path in (*folder.iterdir(), folder):

@@ -4,19 +4,22 @@ A server loads the version beside the one that it answers with, is asked the ref
 then drops the one before: only while it switches does it hold two.
 """
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 
 from alexnet_triton.common.files import write_errors
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.repository import Network, read_network, remove_version, set_served_version, versions
-from alexnet_triton.serving.control import ask_loaded_version
-from alexnet_triton.serving.errors import ServingError, WrongAnswerError
+from alexnet_triton.serving.control import ask_loaded_version, ask_reference_image
+from alexnet_triton.serving.errors import ControlError, ServingError, WrongAnswerError
 from alexnet_triton.serving.repository import Repository, has_versions, served_version, settle_versions, unpark
 from alexnet_triton.serving.runs import FoundServer, find_servers
 
 LOAD_TIMEOUT_S = 120.0
+BUSY_S = 30.0  # as long as a server may have no room for a reference image
 
 
 def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
@@ -72,14 +75,28 @@ def _answer_with(server: FoundServer, repository: Path, version: int) -> None:
     """Have `classify` answer with a loaded version, and ask it the reference image."""
     try:
         server.control.load("classify", LOAD_TIMEOUT_S)
-        reference = Repository.open(repository, server.variant).reference_answer(str(version))
-        answered, _ = server.control.classify(reference.image)
+        _ask_patiently(server, Repository.open(repository, server.variant))
+        answered = server.control.versions("classify")
     except ServingError as error:
         raise PublishError(
             f"classify of server {server.name} does not answer with version {version}: {error}"
         ) from error
-    if answered != str(version):
-        raise PublishError(f"classify of server {server.name} answers with version {answered}, not {version}")
+    if answered != [str(version)]:
+        raise PublishError(
+            f"classify of server {server.name} answers with version {', '.join(answered)}, not {version}"
+        )
+
+
+def _ask_patiently(server: FoundServer, repository: Repository) -> None:
+    """Ask all reference images, again where a queue is full: callers may ask for more than the server can answer."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return ask_reference_image(server.control, repository, priority=1, every=True)
+        except ControlError as error:
+            if error.status != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 def _restore(servers: Sequence[FoundServer], repository: Path, before: int | None, failed: int | None) -> list[str]:

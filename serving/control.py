@@ -6,6 +6,7 @@ Orders to load and unload go over gRPC: an HTTP thread of Triton answers none of
 
 import http.client
 import json
+import random
 import re
 import time
 from collections import Counter
@@ -191,18 +192,18 @@ def _reason(answer: bytes) -> str:
 
 
 def ask_reference_image(
-    control: Control, repository: Repository, timeout_s: float = 5.0, priority: int = 0
-) -> ReferenceAnswer:
-    """Have the served version classify its reference image, and judge the answer.
+    control: Control, repository: Repository, timeout_s: float = 5.0, priority: int = 0, *, every: bool = False
+) -> None:
+    """Have the served version classify one of its reference images, or `every` one, and judge the answer.
 
     Raises:
         ControlError: no answer in time, or a refusal.
-        WrongAnswerError: another class, or another probability than the published one.
+        WrongAnswerError: other probabilities than the published ones.
         RepositoryError: the repository has no reference answer for the served version.
     """
-    reference = repository.reference_answer(control.versions("classify", timeout_s)[-1])
-    judge(reference, control.classify(reference.image, timeout_s, priority)[1])
-    return reference
+    references = repository.reference_answers(control.versions("classify", timeout_s)[-1])
+    for reference in references if every else [random.choice(references)]:
+        judge(reference, control.classify(reference.image, timeout_s, priority)[1])
 
 
 def check_health(
@@ -250,26 +251,28 @@ def _idle(control: Control, before: Counter[str], models: Sequence[str]) -> list
 def ask_loaded_version(
     control: Control, repository: Repository, model: str, version: str, size: int, timeout_s: float = 5.0
 ) -> None:
-    """Have a version that is loaded, but not served yet, classify the pixels of its reference image, size x size.
+    """Have a version that is loaded, but not served yet, classify the pixels of its reference images, size x size.
 
     Raises:
         as `ask_reference_image`.
     """
-    reference = repository.reference_answer(version)
-    judge(reference, control.classify_pixels(model, version, decode(reference.image, size), timeout_s))
+    for reference in repository.reference_answers(version):
+        judge(reference, control.classify_pixels(model, version, decode(reference.image, size), timeout_s))
 
 
 def judge(reference: ReferenceAnswer, probabilities: Sequence[float]) -> None:
     """Compare an answer with the published one.
 
     Raises:
-        WrongAnswerError: another class, or a probability that is too far away.
+        WrongAnswerError: a probability is too far away.
     """
-    index = max(range(len(probabilities)), key=probabilities.__getitem__)
-    if not reference.agrees(index, probabilities[index]):
+    distance = reference.distance(probabilities)
+    if not distance <= reference.tolerance:
+        index = max(range(len(probabilities)), key=probabilities.__getitem__)
         raise WrongAnswerError(
             f"version {reference.version} says class {index} with {probabilities[index]:.2f} for its reference image, "
-            f"which is {reference.index} ({reference.label}) with {reference.probability:.2f}: publish the model again"
+            f"which is {reference.index} ({reference.label}) with {reference.probabilities[reference.index]:.2f}; a "
+            f"probability is {distance:.1g} off, and {reference.tolerance:.1g} is allowed: publish the model again"
         )
 
 

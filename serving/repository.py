@@ -2,18 +2,21 @@
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_triton.common.command import complain
+from alexnet_triton.common.files import write_json
 from alexnet_triton.serving.errors import RepositoryError
 
 CLASSIFY = Path("classify", "config.pbtxt")  # names the version that is served
@@ -22,21 +25,34 @@ LOCK = ".lock"
 LOCK_TIMEOUT_S = 120.0
 _LOCK_POLL_S = 0.1
 VARIANTS = {"gpu": "config.pbtxt", "cpu": "configs/cpu.pbtxt", "onnxruntime": "configs/onnxruntime.pbtxt"}
-PROBABILITY_TOLERANCE = 0.05
+# Between engines of one precision, and between a processor and a GPU, answers differ by this much at most; each
+# published precision may be the one that is served.
+TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 5e-2}
+DALI_TOLERANCE = 5e-2  # it decodes and scales otherwise than Pillow, with which the answers were made
+OLD_TOLERANCE = 5e-2  # of a single image, the one the network is surest of
+REFERENCES = "reference.json"
 
 
 @dataclass(frozen=True)
 class ReferenceAnswer:
-    """An image, and the class and probability that a healthy `classify` answers for it."""
+    """An image, and the probabilities that a healthy `classify` answers for it, by class."""
 
     version: str
     image: bytes
-    index: int
-    label: str
-    probability: float
+    label: str  # of the likeliest class
+    probabilities: dict[int, float]
+    tolerance: float
 
-    def agrees(self, index: int, probability: float) -> bool:
-        return index == self.index and abs(probability - self.probability) <= PROBABILITY_TOLERANCE
+    @property
+    def index(self) -> int:
+        """The likeliest class."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    def distance(self, answer: Sequence[float]) -> float:
+        """The largest difference of a probability; infinite where the answer is not of the same classes."""
+        if len(answer) <= max(self.probabilities) or not all(map(math.isfinite, answer)):
+            return math.inf
+        return max(abs(answer[index] - expected) for index, expected in self.probabilities.items())
 
 
 @dataclass(frozen=True)
@@ -72,27 +88,58 @@ class Repository:
         """The models that an image passes in `classify`."""
         return [step.model_name for step in self.configs["classify"].ensemble_scheduling.step]
 
-    def reference_answer(self, version: str) -> ReferenceAnswer:
-        """The reference image of a version of `classify`, and its answer.
+    def reference_answers(self, version: str) -> list[ReferenceAnswer]:
+        """The reference images of a version of `classify`, and their answers.
 
         Raises:
             RepositoryError: they are not there or not readable.
         """
-        return read_reference(self.path / "classify" / version, version)
+        answers = read_references(self.path / "classify" / version, version)
+        decoders = [config.parameters["decoder"] for config in self.configs.values() if "decoder" in config.parameters]
+        if any(decoder.string_value == "dali" for decoder in decoders):
+            return [replace(answer, tolerance=max(answer.tolerance, DALI_TOLERANCE)) for answer in answers]
+        return answers
 
 
-def read_reference(folder: Path, version: str) -> ReferenceAnswer:
-    """The reference image and its answer in a version folder of `classify`.
+def read_references(folder: Path, version: str) -> list[ReferenceAnswer]:
+    """The reference images and their answers in a version folder of `classify`.
 
     Raises:
         RepositoryError: they are not there or not readable.
     """
     try:
-        answer = json.loads((folder / "reference.json").read_text())
-        image = (folder / "reference.jpg").read_bytes()
-        return ReferenceAnswer(version, image, int(answer["index"]), answer["label"], float(answer["probability"]))
+        given = json.loads((folder / REFERENCES).read_text())
+        images = given["images"] if "images" in given else [_old_reference(given)]
+        return [_read_reference(folder, version, image) for image in images]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RepositoryError(f"no reference answer in {folder} ({error}): publish the model again") from error
+
+
+def _read_reference(folder: Path, version: str, given: dict[str, Any]) -> ReferenceAnswer:
+    probabilities = {int(index): float(value) for index, value in given["probabilities"].items()}
+    image = (folder / given["file"]).read_bytes()
+    return ReferenceAnswer(version, image, given["label"], probabilities, float(given["tolerance"]))
+
+
+def _old_reference(given: dict[str, Any]) -> dict[str, Any]:
+    """One image and the probability of its class, as publications wrote them before there were several."""
+    probabilities = {given["index"]: given["probability"]}
+    return {**given, "file": "reference.jpg", "probabilities": probabilities, "tolerance": OLD_TOLERANCE}
+
+
+def write_references(folder: Path, answers: Sequence[ReferenceAnswer]) -> None:
+    """Write what `read_references` reads.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    images = []
+    for number, answer in enumerate(answers):
+        file = folder / f"reference.{number}.jpg"
+        file.write_bytes(answer.image)
+        given = {"label": answer.label, "tolerance": answer.tolerance, "probabilities": answer.probabilities}
+        images.append({"file": file.name, **given})
+    write_json(folder / REFERENCES, {"images": images})
 
 
 def has_versions(model: Path) -> bool:

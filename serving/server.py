@@ -199,7 +199,7 @@ class Server:
             self._event("requests cut", reason=f"not all were answered {DRAIN_S:g} s after the order to stop")
 
     def check(self, timeout_s: float = 5.0) -> None:
-        """Ask for the reference image, at the priority that overtakes what waits.
+        """Ask for one of the reference images, at the priority that overtakes what waits.
 
         Raises:
             ControlError: no answer.
@@ -305,7 +305,7 @@ class Server:
 
     def _check_first_answer(self) -> None:
         try:
-            self.check(timeout_s=self.config.start_timeout_s)
+            ask_reference_image(self.control, self.repository, self.config.start_timeout_s, priority=1, every=True)
         except ControlError as error:
             raise StartError(f"classify does not answer: {error}") from error
         except WrongAnswerError as error:

@@ -50,13 +50,16 @@ def test_a_plan_that_is_not_for_triton_is_refused(sidecar: dict[str, Any] | None
     if sidecar is not None:
         (tmp_path / "model.plan.json").write_text(json.dumps({**sidecar, "plan": {"sha256": "another"}}))
     with pytest.raises(PublishError, match="not a plan that was built for Triton"):
-        find_plan(plan.with_name("model.onnx"))
+        find_plan(plan.with_name("model.onnx"), {"a model's"})
 
 
 def test_a_plan_for_triton_is_published(tmp_path: Path) -> None:
     plan = tmp_path / "model.plan"
     plan.write_bytes(b"plan")
-    sidecar = {"purpose": "for Triton", "plan": {"sha256": sha256(plan)}}
+    onnx = {"file": "model.fp16.onnx", "sha256": "a model's"}
+    sidecar = {"purpose": "for Triton", "plan": {"sha256": sha256(plan)}, "onnx": onnx}
     (tmp_path / "model.plan.json").write_text(json.dumps(sidecar))
-    assert find_plan(tmp_path / "model.onnx") == {"model.plan": plan}
-    assert find_plan(tmp_path / "elsewhere" / "model.onnx") == {}
+    assert find_plan(tmp_path / "model.onnx", {"a model's"}) == {"model.plan": plan}
+    assert find_plan(tmp_path / "elsewhere" / "model.onnx", {"a model's"}) == {}
+    with pytest.raises(PublishError, match=r"built from another model\.fp16\.onnx than the one that is published"):
+        find_plan(tmp_path / "model.onnx", {"another's"})

@@ -73,7 +73,7 @@ def test_publish_rollback_and_broken_publications_under_load(tmp_path: Path) -> 
         serve_version(repository, version, new=True)
 
     publish_seed(0)
-    image = (repository / "classify" / "1" / "reference.jpg").read_bytes()
+    image = (repository / "classify" / "1" / "reference.0.jpg").read_bytes()
     with running_server(repository) as server:
         with asking(server, image) as answers:
             publish_seed(1)
@@ -93,9 +93,10 @@ def test_publish_rollback_and_broken_publications_under_load(tmp_path: Path) -> 
         assert changes(answers) == {(new,)}
         assert versions(repository) == [1, 2]
 
-        wrong = {**publication(tmp_path, 2).reference_answer, "probability": 0.0}
+        wrong = publication(tmp_path, 2).references
+        wrong[-1].probabilities[0] += 0.1
         with asking(server, image) as answers, pytest.raises(PublishError, match="for its reference image"):
-            publish_seed(2, reference_answer=wrong)
+            publish_seed(2, references=wrong)
         assert changes(answers) == {(new,)}
 
         with asking(server, image) as answers:

@@ -1,5 +1,6 @@
 """The configurations in the source parse, and a repository that cannot be served is refused in one line."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,30 @@ def test_config_of_bytes_is_named(tmp_path: Path) -> None:
         Repository.open(built, "cpu")
 
 
-def test_a_reference_answer_is_read_and_required(tiny_repository: Path) -> None:
+def test_reference_answers_are_read_and_required(tiny_repository: Path) -> None:
     repository = Repository.open(tiny_repository, "cpu")
-    reference = repository.reference_answer("1")
-    assert reference.agrees(reference.index, reference.probability + 0.04)
-    assert not reference.agrees(reference.index, reference.probability + 0.06)
-    assert not reference.agrees(reference.index + 1, reference.probability)
-    with pytest.raises(RepositoryError, match=r"no reference answer in .*/classify/9"):
-        repository.reference_answer("9")
+    first, second = repository.reference_answers("1")
+    assert first.image != second.image
+    answer = [first.probabilities[index] for index in range(10)]
+    assert first.distance(answer) == 0
+    answer[3] += 0.004  # of any class, not only of the likeliest
+    assert first.distance(answer) == pytest.approx(0.004)
+    assert first.distance(answer) > first.tolerance
+    assert first.distance(answer[:9]) == first.distance([*answer[:9], math.nan]) == math.inf
+    with pytest.raises(RepositoryError, match=r"no reference answer in .*/classify/9.*publish the model again"):
+        repository.reference_answers("9")
+
+
+def test_the_single_reference_of_an_older_publication_is_read(tmp_path: Path) -> None:
+    folder = build_repository(tmp_path / "built") / "classify" / "1"
+    (folder / "reference.json").write_text('{"index": 2, "label": "Pullover", "probability": 0.9}')
+    (folder / "reference.jpg").write_bytes(b"an image")
+    (old,) = Repository.open(tmp_path / "built", "cpu").reference_answers("1")
+    assert (old.image, old.index, old.label) == (b"an image", 2, "Pullover")
+    assert old.distance([0.0, 0.04, 0.86]) <= old.tolerance < old.distance([0.0, 0.16, 0.84])
+
+
+def test_dali_may_decode_a_little_otherwise(tmp_path: Path) -> None:
+    built = build_repository(tmp_path / "built")
+    tolerances = [Repository.open(built, variant).reference_answers("1")[0].tolerance for variant in ("cpu", "gpu")]
+    assert tolerances == [1e-3, 5e-2]

@@ -190,7 +190,9 @@ def test_a_wrong_answer_is_no_start(tiny_repository: Path, tmp_path: Path) -> No
     wrong = tmp_path / "wrong"
     shutil.copytree(tiny_repository, wrong)
     reference = wrong / "classify" / "1" / "reference.json"
-    reference.write_text(json.dumps(json.loads(reference.read_text()) | {"probability": 0.01}))
+    given = json.loads(reference.read_text())
+    given["images"][-1]["probabilities"]["1"] = 0.01
+    reference.write_text(json.dumps(given))
     with pytest.raises(StartError, match=r"says class 1 with .* for its reference image"):
         Server(wrong, http_port=0, grpc_port=0, metrics_port=0).start()
 

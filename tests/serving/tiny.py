@@ -18,7 +18,7 @@ from PIL import Image
 from alexnet_triton.export.repository import Network, Publication, add_version, set_served_version, stage
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving import Server
-from alexnet_triton.serving.repository import settle_versions
+from alexnet_triton.serving.repository import TOLERANCES, ReferenceAnswer, settle_versions
 
 SIZE, CLASSES = 227, 10
 LABELS = (
@@ -65,14 +65,19 @@ def publication(
     folder: Path, seed: int = 0, *, name: str = "alexnet", classes: int = CLASSES, size: int = SIZE
 ) -> Publication:
     """What `publish` makes of the small network, which is written to `folder`."""
-    model, image = network(seed), jpeg(seed=7)
+    model = network(seed)
     path = folder / f"{seed}.onnx"
     onnx.save(model, path)
-    probabilities = answer(model, image)
-    index = int(probabilities.argmax())
-    reference = {"index": index, "label": LABELS[index], "probability": float(probabilities[index])}
+    references = tuple(reference(model, jpeg(seed=number)) for number in (7, 8))
     manifest = {"precisions": {"fp32": {}}}
-    return Publication(Network(name, classes, size), LABELS[:classes], {"model.onnx": path}, image, reference, manifest)
+    return Publication(Network(name, classes, size), LABELS[:classes], {"model.onnx": path}, references, manifest)
+
+
+def reference(model: onnx.ModelProto, image: bytes) -> ReferenceAnswer:
+    """An image and the network's answer to it."""
+    probabilities = answer(model, image)
+    expected = dict(enumerate(map(float, probabilities)))
+    return ReferenceAnswer("new", image, LABELS[int(probabilities.argmax())], expected, TOLERANCES["fp32"])
 
 
 def write_version(repository: Path, what: Publication) -> int:
