@@ -136,6 +136,12 @@ def _alive(run: RunDir) -> bool:
     return False
 
 
+def control_of(state: dict[str, Any]) -> Control:
+    """A client of the server with this state."""
+    ports = state["ports"]
+    return Control(state["host"], ports["http"], state["key"], 0 if state["tls"] else ports["grpc"], ports["metrics"])
+
+
 @dataclass(frozen=True)
 class RunningServer:
     """A live server of this user, whoever started it."""
@@ -149,9 +155,7 @@ class RunningServer:
 
     @property
     def control(self) -> Control:
-        ports = self.state["ports"]
-        grpc_port = 0 if self.state["tls"] else ports["grpc"]
-        return Control(self.state["host"], ports["http"], self.state["key"], grpc_port, ports["metrics"])
+        return control_of(self.state)
 
     def describe(self, healthy: bool) -> str:
         """One line: name, health, addresses, process, repository."""
@@ -210,7 +214,10 @@ class Announcement:
         self._descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            told = {"host": _reachable(state["host"]), **{key: state[key] for key in ("ports", "key", "variant")}}
+            told = {
+                "host": _reachable(state["host"]),
+                **{key: state[key] for key in ("ports", "key", "tls", "variant")},
+            }
             os.write(self._descriptor, json.dumps(told).encode())
             temporary.replace(self.path)
         except BaseException:
@@ -253,8 +260,7 @@ def find_servers(repository: Path) -> list[FoundServer]:
     for path in sorted((repository / SERVERS).glob("[!.]*.json")):
         state = _read_announcement(path)
         if state:
-            control = Control(state["host"], state["ports"]["http"], state["key"])
-            found.setdefault(path.stem, FoundServer(path.stem, control, state["variant"]))
+            found.setdefault(path.stem, FoundServer(path.stem, control_of(state), state["variant"]))
     return list(found.values())
 
 
