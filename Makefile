@@ -20,7 +20,7 @@ export OMP_WAIT_POLICY ?= passive
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo train export serve gateway status bench tune loadtest test coverage rights claims check clean
+.PHONY: help setup demo train export serve gateway status bench tune loadtest faults test coverage rights claims check clean
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -59,6 +59,9 @@ tune: .venv/.dev $(ARTIFACTS)/model_repository/classify/config.pbtxt ## the sett
 
 loadtest: .venv/.loadtest $(ARTIFACTS)/model_repository/classify/config.pbtxt ## RATE requests a second (50) on a fresh server: figures, a page, the verdict on SLO
 	@$(BIN)/alexnet-triton loadtest run --repository $(ARTIFACTS)/model_repository --images $(ARTIFACTS)/pictures --rate $(RATE) --slo $(SLO)
+
+faults: .venv/.dev $(ARTIFACTS)/model_repository/classify/config.pbtxt ## 33 classes of faults, done to a server of its own; docs/faults.md; QUICK=1: four minutes
+	@$(BIN)/python -m tests.faults --repository $(ARTIFACTS)/model_repository --pictures $(ARTIFACTS)/pictures --model $(ARTIFACTS)/onnx/model.onnx --folder $(ARTIFACTS)/faults $(if $(QUICK),--quick) $(if $(IMAGES),--images $(IMAGES))
 
 test: rights .venv/.dev .venv/.tools ## the tests, and all that they need
 	@$(BIN)/python -m pytest

@@ -66,6 +66,7 @@ SERVED = Run({"http://127.0.0.1:8000": "{http}", "artifacts/pictures": "{picture
 PHOTOS = Covered("tests/test_readme.py::test_your_own_photographs")
 BENCH = Covered("tests/loadtest/bench/test_bench.py::test_every_stage_says_where_and_how_it_was_measured")
 FAULTS = Covered("tests/loadtest/bench/test_bench.py::test_a_killed_stub_comes_back_and_nothing_is_left")
+SUITE = Covered("tests/faults/test_faults.py::test_the_short_form_passes")
 CLAIMS = Covered("tests/training/test_claims.py::test_every_claim_has_a_picture_a_line_and_figures")
 STEPS = Covered("tests/training/test_step_speed.py::test_every_variant_is_measured_in_every_round")
 EVALUATE = Covered("tests/training/test_evaluate.py::test_the_command_prints_and_writes_the_same_figures")
@@ -179,6 +180,8 @@ TABLE: dict[str, Run | Parse | Covered] = {
     ),
     "alexnet-triton faults --images FOLDER": FAULTS,
     "alexnet-triton faults --images photos": FAULTS,
+    "make faults": SUITE,
+    "make faults QUICK=1": SUITE,
     # docker
     "git clone REPOSITORY alexnet-triton && cd alexnet-triton": Parse("the repository has no address yet"),
     "docker/prepare.sh": Covered("tests/docker/test_images.py::test_prepare_keeps_what_is_there"),

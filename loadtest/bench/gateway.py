@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -52,8 +52,10 @@ class Gateway:
 
 
 @contextmanager
-def running_gateway(http: str, grpc: str, folder: Path) -> Iterator[Gateway]:
+def running_gateway(http: str, grpc: str, folder: Path, limits: Mapping[str, str] = LIMITS) -> Iterator[Gateway]:
     """Run the gateway before the Triton at these addresses; its secrets and log are written to `folder`.
+
+    `limits` are variables of start.sh; without any the gateway has its defaults.
 
     Raises:
         BenchError: its certificate and key cannot be made, or it does not start.
@@ -76,7 +78,7 @@ def running_gateway(http: str, grpc: str, folder: Path) -> Iterator[Gateway]:
         "TRITON_GRPC": grpc,
     }
     command, log = [str(ROOT / "docker/gateway/start.sh")], folder / "gateway.log"
-    with run_program(command, log, lambda: _answers(gateway.port), env=environment | settings | LIMITS):
+    with run_program(command, log, lambda: _answers(gateway.port), env=environment | settings | {**limits}):
         yield gateway
 
 
