@@ -3,6 +3,7 @@
 ExportError
 +-- ModelError      an ONNX file or a list of labels that cannot be used
 +-- AccuracyError   a network whose answers differ too much from its reference's
++-- NotDecidedError nothing was compared, or too little to say
 +-- PublishError    a repository that cannot be written or served
 """
 
@@ -19,6 +20,12 @@ class ModelError(ExportError):
 
 class AccuracyError(ExportError):
     """A network whose answers differ too much from its reference's."""
+
+
+class NotDecidedError(ExportError):
+    """Nothing was compared, or too little to say."""
+
+    exit_code = 4
 
 
 class PublishError(ExportError):

@@ -13,10 +13,11 @@ from alexnet_triton.imaging import ImageError, decode
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Image files and their labels, int64 [N]."""
+    """Image files and their labels, int64 [N], and how many files the folder has."""
 
     paths: tuple[Path, ...]
     labels: np.ndarray
+    in_folder: int
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -47,7 +48,7 @@ def find_images(folder: Path, classes: Sequence[str], limit: int | None = None) 
         raise ModelError(f"{folder}: no images in <class>/ folders")
     order = np.random.default_rng(0).permutation(len(found))[:limit]
     paths = tuple(found[i] for i in order)
-    return LabelledImages(paths, np.array([labels[path.parent.name] for path in paths], np.int64))
+    return LabelledImages(paths, np.array([labels[path.parent.name] for path in paths], np.int64), len(found))
 
 
 def _decode(path: Path, size: int) -> np.ndarray:

@@ -78,6 +78,7 @@ def export_all(sources: Sources, progress: Progress, command: Sequence[str]) -> 
         command,
         tensorrt=plan_report(sources.onnx / "model.plan"),
         calibration=methods,
+        test_set=test.in_folder,
         checkpoint_sha256=source_sha256,
         sha256={path.name: sha256(path) for path in (fp32, fp16, int8)},
     )

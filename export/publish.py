@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from alexnet_triton.common.command import Parser, finish, positive_int
+from alexnet_triton.common.command import Parser, complain, finish, positive_int
 from alexnet_triton.common.files import write_errors
 from alexnet_triton.export import adapt, onnx_file
 from alexnet_triton.export.errors import PublishError
@@ -30,7 +30,11 @@ from alexnet_triton.serving.engine import Engine, EngineConfig
 from alexnet_triton.serving.errors import EngineError, WrongAnswerError
 from alexnet_triton.serving.repository import locked, read_references, served_version, settle_versions
 
-FORCE_HELP = "publish precisions that lose too much accuracy too; the manifest lists them as forced"
+PUBLISH = "alexnet-triton publish"
+FORCE_HELP = (
+    "publish the precisions too that lose too much, or were compared on too few images; each is named, "
+    "and the manifest lists it as forced"
+)
 REPOSITORY = Path("artifacts/model_repository")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 RESERVED = re.compile(r"classify|preprocess(_\d+)?")
@@ -43,14 +47,16 @@ def publish(
     """Make a model the repository's next version, and have `classify` answer with it; returns its number.
 
     Raises:
-        UserError: the model or the images cannot be used, a precision loses too much, the
+        UserError: the model or the images cannot be used, FP32 itself fails, the test set decides nothing, the
             repository cannot be written, or the version gives a wrong reference answer. The version
             before stays served in every case.
     """
     publication = prepare(path, images, name, force)
+    for note in publication.notes:
+        complain(PUBLISH, note)
     with stage(repository, publication) as staging:
         smoke_test(staging, publication)
-        with _publishing(repository, "alexnet-triton publish"):
+        with _publishing(repository, PUBLISH):
             version = add_version(repository, staging, publication)
             serve_version(repository, version, new=True)
     return version
@@ -103,7 +109,7 @@ def rollback(repository: Path) -> int:
 def main(words: Sequence[str]) -> int:
     """Publish a model; returns the exit code."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="alexnet-triton publish", description=__doc__, formatter_class=raw)
+    parser = Parser(prog=PUBLISH, description=__doc__, formatter_class=raw)
     model = parser.add_mutually_exclusive_group(required=True)
     text = "exported fp32 model; verified files of other precisions beside it are published too"
     model.add_argument("model", type=Path, nargs="?", help=text)

@@ -57,6 +57,7 @@ class Publication:
     artefacts: dict[str, Path]  # file name in the version folder -> file to copy
     references: tuple[ReferenceAnswer, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # for the publisher, of precisions that fail
 
 
 def versions(repository: Path) -> list[int]:

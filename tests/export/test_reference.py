@@ -21,6 +21,7 @@ from alexnet_triton.serving.errors import WrongAnswerError
 from alexnet_triton.serving.repository import TOLERANCES, Repository
 from tests.serving.tiny import CLASSES, LABELS, SIZE, jpeg, running_server
 
+ROW = {"precision": "fp32", "images": 1000, "top1": 0.9, "top5": 1.0, "agreement": 1.0}
 GRID = 16  # the network looks at the mean colours of a grid of so many cells a side
 
 
@@ -123,9 +124,7 @@ def test_a_plan_of_another_model_is_not_published(repository: Path, model: Path,
     new, plan = tmp_path / "new/model.onnx", tmp_path / "new/model.plan"
     new.write_bytes(model.read_bytes())
     plan.write_bytes(b"plan")
-    (tmp_path / "new/report.json").write_text(
-        json.dumps({"rows": [{"precision": "fp32", "top1": 0.9, "top5": 1.0}], "sha256": {"model.onnx": sha256(new)}})
-    )
+    (tmp_path / "new/report.json").write_text(json.dumps({"rows": [ROW], "sha256": {"model.onnx": sha256(new)}}))
     sidecar = {"purpose": "for Triton", "plan": {"sha256": sha256(plan)}}
     with running_server(repository) as server:
         sidecar["onnx"] = {"file": "model.onnx", "sha256": "of the one before"}
