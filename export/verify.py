@@ -19,7 +19,7 @@ from rich.progress import Progress
 from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
 from alexnet_triton.common.files import write_json
 from alexnet_triton.export import onnx_file, report
-from alexnet_triton.export.errors import AccuracyError, ModelError
+from alexnet_triton.export.errors import AccuracyError, ModelError, NotDecidedError
 from alexnet_triton.export.images import find_images
 from alexnet_triton.export.numerics import Candidate, Comparison, compare, onnx_runtime, openvino
 from alexnet_triton.export.tensorrt import NO_GPU, has_gpu, plan_runner
@@ -148,7 +148,7 @@ def _check_differences(rows: Sequence[Comparison], tolerance: float) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Compare networks; returns the exit code."""
+    """Compare networks; returns the exit code, 4 where nothing could be compared."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="alexnet-triton verify", description=__doc__, formatter_class=raw)
     parser.add_argument("candidate", type=Path, nargs="+", help="checkpoint, ONNX model or TensorRT plan")
@@ -168,5 +168,7 @@ def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
     report.show(found)
     if options.json:
         write_json(options.json, found)
+    if len(rows) == 1:
+        raise NotDecidedError("not decided: " + "; ".join(f"{name} {reason}" for name, reason in not_run.items()))
     if options.tolerance is not None:
         _check_differences(rows, options.tolerance)

@@ -10,6 +10,7 @@ from alexnet_triton.common.files import sha256
 from alexnet_triton.export import to_onnx
 from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import MainJob
+from tests.export.small_checkpoint import write_checkpoint, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,10 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(lines) == 2
     assert all(line.startswith("alexnet-triton to-onnx: ") for line in lines)
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_the_number_of_images_is_that_of_those_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = write_pictures(tmp_path / "images", 34)
+    words = [write_checkpoint(tmp_path / "checkpoint.pt"), tmp_path / "model.onnx", "--images", images]
+    assert to_onnx.main(list(map(str, words))) == 0
+    assert "largest probability difference from PyTorch, 34 images: batch 1: " in capsys.readouterr().out

@@ -67,6 +67,13 @@ def test_a_difference_above_the_tolerance_is_one_line(folder: Path, capsys: pyte
     assert said.startswith("alexnet-triton verify: model.fp16.onnx in ONNX Runtime: probabilities differ by ")
 
 
+def test_nothing_compared_is_not_decided(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--tolerance", "1e-9"]):
+        assert run(folder, "model.plan", *words) == 4
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said == f"alexnet-triton verify: not decided: model.plan {NO_GPU}"
+
+
 @pytest.mark.parametrize(
     ("candidate", "against", "said"),
     [
