@@ -11,8 +11,8 @@ from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 
 from alexnet_triton.common.command import FAILED
-from alexnet_triton.export.repository import served_version
 from alexnet_triton.loadtest.bench.config import ROOT
+from alexnet_triton.serving.repository import served_version
 from tests.faults.server import HOST, ServedCopy, link_tree
 from tests.faults.suite import GIVE_UP_S, Context, FaultClass, Seen
 from tests.faults.wire import RIGHT, Door, Tally, ask
