@@ -17,6 +17,7 @@ from alexnet_triton.export.errors import ModelError
 from alexnet_triton.export.images import LabelledImages, find_images
 from alexnet_triton.export.numerics import TIMED_BATCHES, Candidate, onnx_runtime, openvino
 from alexnet_triton.export.quantize import CALIBRATION_IMAGES, quantize_best
+from alexnet_triton.export.settings import add_max_wait
 from alexnet_triton.export.verify import plan_report
 from alexnet_triton.training.checkpoint import Checkpoint
 
@@ -111,6 +112,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--limit", type=positive_int, metavar="N", help="compare on N test images (default: all)")
     parser.add_argument("--rounds", type=positive_int, default=7, help="of the speed measurement (default 7)")
     parser.add_argument("--json", type=Path, help="write the report to this file too")
+    add_max_wait(parser)
     parser.add_argument("--force", action="store_true", help=publish.FORCE_HELP)
     options = parser.parse_args(words)
     return finish(parser.prog, lambda: _run(options, [*parser.prog.split(), *words]))
@@ -129,5 +131,6 @@ def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
     report.show(found)
     for path in (options.onnx / "report.json", *filter(None, [options.json])):
         write_json(path, found)
-    version = publish.publish(options.onnx / "model.onnx", options.test, options.repository, force=options.force)
+    settings = {"force": options.force, "max_wait_s": options.max_wait}
+    version = publish.publish(options.onnx / "model.onnx", options.test, options.repository, **settings)
     print(f"version {version} in {options.repository}")

@@ -63,7 +63,7 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
         "tools": describe_versions(TOOLS),
     }
     notes = tuple(f"{what}: {precision}, which {reason}" for precision, reason in failing.items())
-    return Publication(network, labels, artefacts, references.answers, manifest, notes)
+    return Publication(network, labels, artefacts, references.answers, manifest, notes=notes)
 
 
 def describe(path: Path, name: str) -> tuple[dict[str, str], tuple[str, ...], Network]:

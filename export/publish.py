@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from alexnet_triton.common.command import Parser, complain, finish, positive_int
@@ -24,6 +25,7 @@ from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.prepare import prepare
 from alexnet_triton.export.repository import Publication, add_version, remove_leftovers, stage, versions
 from alexnet_triton.export.rollout import serve_version
+from alexnet_triton.export.settings import MAX_WAIT_S, add_max_wait
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving.control import judge
 from alexnet_triton.serving.engine import Engine, EngineConfig
@@ -42,7 +44,13 @@ NOTHING_BEFORE = "no version before the one that is served; publish one first"
 
 
 def publish(
-    path: Path, images: Path | None, repository: Path = REPOSITORY, *, name: str = "alexnet", force: bool = False
+    path: Path,
+    images: Path | None,
+    repository: Path = REPOSITORY,
+    *,
+    name: str = "alexnet",
+    force: bool = False,
+    max_wait_s: float = MAX_WAIT_S,
 ) -> int:
     """Make a model the repository's next version, and have `classify` answer with it; returns its number.
 
@@ -51,7 +59,7 @@ def publish(
             repository cannot be written, or the version gives a wrong reference answer. The version
             before stays served in every case.
     """
-    publication = prepare(path, images, name, force)
+    publication = replace(prepare(path, images, name, force), max_wait_s=max_wait_s)
     for note in publication.notes:
         complain(PUBLISH, note)
     with stage(repository, publication) as staging:
@@ -119,6 +127,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--name", type=model_name, default="alexnet", help="the model's name in Triton (default alexnet)"
     )
+    add_max_wait(parser)
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     group = parser.add_argument_group("with --onnx")
     group.add_argument("--labels", type=Path, help="class names, one a line")
@@ -141,7 +150,8 @@ def _run(options: argparse.Namespace) -> None:
         if options.any_onnx:
             path = Path(folder, "model.onnx")
             note = _adapt(options, path)
-        version = publish(path, options.images, options.repository, name=options.name, force=options.force)
+        settings = {"name": options.name, "force": options.force, "max_wait_s": options.max_wait}
+        version = publish(path, options.images, options.repository, **settings)
     print(f"version {version} in {options.repository}" + (f"; {note}" if note else ""))
 
 

@@ -16,6 +16,7 @@ from tritonclient.grpc.model_config_pb2 import TYPE_UINT8, ModelConfig, ModelWar
 
 from alexnet_triton.common.files import replacing, sync, write_errors, write_json
 from alexnet_triton.export.errors import PublishError
+from alexnet_triton.export.settings import MAX_WAIT_S, MachineSettings, read_tuned
 from alexnet_triton.serving.repository import PARKED, ReferenceAnswer, unpark, write_references
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
@@ -57,6 +58,7 @@ class Publication:
     artefacts: dict[str, Path]  # file name in the version folder -> file to copy
     references: tuple[ReferenceAnswer, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
+    max_wait_s: float = MAX_WAIT_S  # in each queue
     notes: tuple[str, ...] = ()  # for the publisher, of precisions that fail
 
 
@@ -104,17 +106,18 @@ def add_version(repository: Path, staging: Path, publication: Publication) -> in
     """
     version, network = max(versions(repository), default=0) + 1, publication.network
     _check_neighbours(repository, network)
+    settings = MachineSettings(read_tuned(repository), publication.max_wait_s)
     with _model(repository / network.preprocess) as folder:
-        _write_preprocess(folder, network)
+        _write_preprocess(folder, network, settings)
     with _model(repository / network.name) as folder:
         _write_text(folder / "labels.txt", _lines(publication.labels))
-        _write_configs(folder, "alexnet", network)
+        _write_configs(folder, "alexnet", network, settings)
     _rename(staging / "network", repository / PARKED / network.name / str(version))
     with _model(repository / "classify") as folder:  # the first version also writes the configuration: a model has one
         _write_text(folder / _labels_file(version), _lines(publication.labels))
         _rename(staging / "classify", folder / str(version))
         if not (folder / "config.pbtxt").is_file():
-            _write_configs(folder, "classify", network, version)
+            _write_configs(folder, "classify", network, settings, version)
     return version
 
 
@@ -126,7 +129,8 @@ def set_served_version(repository: Path, version: int) -> None:
     """
     with write_errors(repository):
         unpark(repository, version)
-    _write_configs(repository / "classify", "classify", read_network(repository, version), version)
+    settings = MachineSettings(read_tuned(repository))
+    _write_configs(repository / "classify", "classify", read_network(repository, version), settings, version)
 
 
 def remove_version(repository: Path, version: int) -> None:
@@ -195,20 +199,23 @@ def _check_neighbours(repository: Path, network: Network) -> None:
             )
 
 
-def _write_preprocess(folder: Path, network: Network) -> None:
+def _write_preprocess(folder: Path, network: Network, settings: MachineSettings) -> None:
     (folder / "1").mkdir(exist_ok=True)
     if not (folder / "1" / NO_CACHE).exists():  # an older publication left a folder
         _write_text(folder / "1" / NO_CACHE, "")
     _write_text(folder / "1" / "model.py", (SOURCE / "preprocess" / "1" / "model.py").read_text())
-    _write_configs(folder, "preprocess", network)
+    _write_configs(folder, "preprocess", network, settings)
 
 
-def _write_configs(target: Path, model: str, network: Network, version: int | None = None) -> None:
+def _write_configs(
+    target: Path, model: str, network: Network, settings: MachineSettings, version: int | None = None
+) -> None:
     """Every variant's configuration of one of the source's models; `version` is of `classify`."""
     for file, candidates in CONFIGS.items():
         sources = [SOURCE / model / candidate for candidate in candidates if (SOURCE / model / candidate).is_file()]
         if sources:
             config = text_format.Parse(sources[0].read_text(), ModelConfig())
+            settings.fit(model, file, config)
             _fit_config(config, network, version)
             _write_text(target / file, text_format.MessageToString(config))
         else:  # an older publication may have left one, which Triton would prefer to config.pbtxt

@@ -1,0 +1,97 @@
+"""What a machine's own settings change in the published configurations: the longest wait, and what tuning found."""
+
+import argparse
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from alexnet_triton.common.files import write_json
+from alexnet_triton.export.errors import PublishError
+
+MAX_WAIT_S = 2.5
+TUNED = "settings.json"  # of a repository
+TUNED_VARIANT = "configs/cpu.pbtxt"
+
+
+@dataclass(frozen=True)
+class TunedSettings:
+    """What `alexnet-triton tune` found for the variant `cpu`; a publication keeps it."""
+
+    decoders: int  # instances of `preprocess`
+    networks: int  # instances of `alexnet`
+    threads: int  # of each network
+    batch: int  # the largest
+    delay_us: int  # how long the first image of a batch waits for more
+
+    def apply(self, model: str, config: ModelConfig) -> None:
+        """Change a configuration of one of the source's models, in place."""
+        config.max_batch_size = self.batch
+        if model == "preprocess":
+            config.instance_group[0].count = self.decoders
+        elif model == "alexnet":
+            config.instance_group[0].count = self.networks
+            config.parameters["threads"].string_value = str(self.threads)
+            config.dynamic_batching.max_queue_delay_microseconds = self.delay_us
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """What publishing puts into the configurations of the source."""
+
+    tuned: TunedSettings | None
+    max_wait_s: float = MAX_WAIT_S  # in each queue
+
+    def fit(self, model: str, file: str, config: ModelConfig) -> None:
+        """Change `file` of one of the source's models, in place; the variants share that of `classify`."""
+        if self.tuned and (file == TUNED_VARIANT or model == "classify"):
+            self.tuned.apply(model, config)
+        if config.HasField("dynamic_batching"):
+            policy = config.dynamic_batching.default_queue_policy
+            policy.default_timeout_microseconds = round(self.max_wait_s * 1e6)
+
+
+def read_tuned(repository: Path) -> TunedSettings | None:
+    """What was tuned on a repository; None where nothing was.
+
+    Raises:
+        PublishError: the file is damaged.
+    """
+    path = repository / TUNED
+    if not path.is_file():
+        return None
+    try:
+        given = TunedSettings(**json.loads(path.read_text()))
+        if not all(isinstance(value, int) and value >= 0 for value in asdict(given).values()):
+            raise ValueError("not whole numbers")
+    except (ValueError, TypeError) as error:
+        raise PublishError(f"{path}: damaged ({error}); write it with alexnet-triton tune, or remove it") from error
+    return given
+
+
+def write_tuned(repository: Path, settings: TunedSettings) -> None:
+    """Keep what was tuned for the next publications.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    write_json(repository / TUNED, asdict(settings))
+
+
+def add_max_wait(parser: argparse.ArgumentParser) -> None:
+    """The option --max-wait."""
+    text = f"a request that has waited so long is refused (default: MAX_WAIT, else {MAX_WAIT_S})"
+    default = os.environ.get("MAX_WAIT") or str(MAX_WAIT_S)
+    parser.add_argument("--max-wait", type=_wait, default=default, metavar="SECONDS", help=text)
+
+
+def _wait(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.001 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds from 0.001 to 3600")
+    return seconds
