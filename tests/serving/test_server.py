@@ -24,7 +24,7 @@ from alexnet_triton.serving.errors import BackendAbortError
 from alexnet_triton.serving.runs import SHARED_MEMORY
 from alexnet_triton.serving.server import START_ATTEMPTS, ignore_event
 from alexnet_triton.serving.watch import Watcher, watcher_metrics
-from tests.serving.tiny import answer, jpeg, network
+from tests.serving.tiny import answer, build_repository, jpeg, network, running_server
 from tests.waiting import wait_for
 
 
@@ -218,6 +218,19 @@ def test_a_start_that_the_backend_aborted_is_tried_again(tiny_repository: Path, 
     assert starts.read_text().count("\n") == START_ATTEMPTS
     assert events == ["start aborted"] * (START_ATTEMPTS - 1)
     assert f"alexnet_aborted_starts_total {START_ATTEMPTS - 1}\n" in watcher_metrics(Watcher(server, ignore_event))
+
+
+def test_what_waits_too_long_is_refused(tmp_path: Path) -> None:
+    """Whatever the machine answers in that time: here the stubs stand still with a request each, and the rest waits."""
+    repository = build_repository(tmp_path / "repository", max_wait_s=0.5)
+    with running_server(repository) as server, ThreadPoolExecutor(8) as pool:
+        for stub in server.stubs():
+            os.kill(stub, signal.SIGSTOP)
+        asked = [pool.submit(server.control.classify, jpeg(seed), timeout_s=10) for seed in range(8)]
+        errors = [each.exception() for each in asked]
+    refused = [error for error in errors if isinstance(error, ControlError) and error.status == 503]
+    assert len(refused) >= len(asked) - 2
+    assert all("Request timeout expired" in str(error) for error in refused)
 
 
 def test_a_stop_that_cuts_requests_is_told(tiny_repository: Path) -> None:

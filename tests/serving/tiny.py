@@ -21,6 +21,7 @@ from alexnet_triton.serving import Server
 from alexnet_triton.serving.repository import TOLERANCES, ReferenceAnswer, settle_versions
 
 SIZE, CLASSES = 227, 10
+PATIENT_S = 30.0  # in a queue: tests share the cores with each other
 LABELS = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -62,7 +63,13 @@ def answer(model: onnx.ModelProto, encoded: bytes) -> np.ndarray:
 
 
 def publication(
-    folder: Path, seed: int = 0, *, name: str = "alexnet", classes: int = CLASSES, size: int = SIZE
+    folder: Path,
+    seed: int = 0,
+    *,
+    name: str = "alexnet",
+    classes: int = CLASSES,
+    size: int = SIZE,
+    max_wait_s: float = PATIENT_S,
 ) -> Publication:
     """What `publish` makes of the small network, which is written to `folder`."""
     model = network(seed)
@@ -70,7 +77,8 @@ def publication(
     onnx.save(model, path)
     references = tuple(reference(model, jpeg(seed=number)) for number in (7, 8))
     manifest = {"precisions": {"fp32": {}}}
-    return Publication(Network(name, classes, size), LABELS[:classes], {"model.onnx": path}, references, manifest)
+    model_of = Network(name, classes, size)
+    return Publication(model_of, LABELS[:classes], {"model.onnx": path}, references, manifest, max_wait_s)
 
 
 def reference(model: onnx.ModelProto, image: bytes) -> ReferenceAnswer:
@@ -94,10 +102,10 @@ def publish(repository: Path, what: Publication) -> int:
     return version
 
 
-def build_repository(target: Path) -> Path:
+def build_repository(target: Path, max_wait_s: float = PATIENT_S) -> Path:
     """A repository with one version, as publication leaves it."""
     with tempfile.TemporaryDirectory() as folder:
-        publish(target, publication(Path(folder)))
+        publish(target, publication(Path(folder), max_wait_s=max_wait_s))
     return target
 
 
