@@ -1,19 +1,27 @@
 """What becomes a version: files, labels and reference images, gathered and checked before anything is written."""
 
+import io
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from alexnet_triton.common.files import sha256
 from alexnet_triton.common.provenance import describe_versions
 from alexnet_triton.export import onnx_file
-from alexnet_triton.export.adapt import LARGEST_BATCH
+from alexnet_triton.export.adapt import LARGEST_BATCH, pictures
 from alexnet_triton.export.errors import AccuracyError, ModelError, NotDecidedError, PublishError
-from alexnet_triton.export.reference import choose, find_candidates
+from alexnet_triton.export.images import find_images
+from alexnet_triton.export.numerics import Runner, openvino, run_in_batches
 from alexnet_triton.export.report import TOOLS
 from alexnet_triton.export.repository import Network, Publication
+from alexnet_triton.imaging import decode
+from alexnet_triton.serving.repository import TOLERANCES, ReferenceAnswer
 
 # The most top-1 that a precision may lose against the first row, in points. FP32 in another runtime may decide a tie
 # otherwise.
@@ -27,6 +35,17 @@ REPORT, PLAN = "report.json", "model.plan"
 VERIFY_AGAIN = "verify again: alexnet-triton export"
 FILES = {"fp32": "model.onnx", "bf16": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 OTHER_PRECISIONS = ("model.fp16.onnx", "model.int8.onnx")
+REFERENCE_IMAGES = 5
+REFERENCE_CANDIDATES = 96
+# The likeliest class of a good reference image has about this probability: near 1, no fault changes it much.
+MIDDLING = 0.6
+STEADY = 0.5  # of the tolerance, at most, is what the engines here differ by
+SHIFT_PIXELS = 8
+HINTS = {"bf16": "bf16", "int8": "f32"}  # OpenVINO's, of the precisions that it runs besides FP32
+FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "channels swapped": lambda pixels: np.ascontiguousarray(pixels[..., ::-1]),
+    f"crop {SHIFT_PIXELS} pixels off": lambda pixels: np.roll(pixels, SHIFT_PIXELS, axis=2),
+}
 
 
 def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool = False) -> Publication:
@@ -44,13 +63,11 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
     report = read_report(path)
     failing = find_failing(report, force) if report else {}
     precisions = {name: each for name, each in _accuracies(report).items() if force or name not in failing}
-    others = {file: path.with_name(file) for file in OTHER_PRECISIONS}
-    artefacts = {"model.onnx": path} | {
-        FILES[each]: others[FILES[each]] for each in precisions if FILES[each] in others
-    }
+    others = {FILES[each] for each in precisions} & {*OTHER_PRECISIONS}
+    artefacts = {"model.onnx": path, **{file: path.with_name(file) for file in sorted(others)}}
     artefacts |= find_plan(path, report, {sha256(source) for source in artefacts.values()})
     files = {precision: artefacts[FILES[precision]] for precision in precisions}
-    references = choose(path, find_candidates(images, labels, network.size), labels, network, files)
+    references = choose_references(path, find_candidates(images, labels, network.size), labels, network, files)
     what = "published because of --force" if force else "left out"
     manifest: dict[str, Any] = {
         "published": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -173,3 +190,74 @@ def _accuracies(report: dict[str, Any] | None) -> dict[str, dict[str, float]]:
     if report is None:
         return {"fp32": {}}
     return {row["precision"]: {"top1": row["top1"], "top5": row["top5"]} for row in report["rows"]}
+
+
+@dataclass(frozen=True)
+class References:
+    """The chosen images, and how far the fault that each kind of `FAULTS` is moves an answer to one of them."""
+
+    answers: tuple[ReferenceAnswer, ...]
+    notices: dict[str, float]
+
+
+def find_candidates(images: Path | None, labels: Sequence[str], size: int) -> list[bytes]:
+    """Encoded images: some of those in the <class>/ folders of `images`, and made ones, which have colours.
+
+    Raises:
+        ModelError: there are no images, or not of these classes.
+    """
+    found = (
+        []
+        if images is None
+        else [path.read_bytes() for path in find_images(images, labels, REFERENCE_CANDIDATES).paths]
+    )
+    return found + [_encode(pixels) for pixels in pictures(size)]
+
+
+def _encode(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def choose_references(
+    model: Path, candidates: Sequence[bytes], labels: Sequence[str], network: Network, served: dict[str, Path]
+) -> References:
+    """Choose `REFERENCE_IMAGES` images: for each fault the one that it changes most, then those of middling confidence.
+
+    Args:
+        model: the FP32 model, whose probabilities are the reference answers.
+        served: precision -> file, of what a server may run; images on which one of them is unsteady are left out.
+    """
+    run = _in_batches(openvino(model), network)
+    pixels = np.stack([decode(each, network.size) for each in candidates])
+    expected = run(pixels)
+    allowed = max(TOLERANCES[precision] for precision in served) * np.minimum(1, expected.max(axis=1) / MIDDLING)
+    others = [_in_batches(openvino(file, HINTS[name]), network) for name, file in served.items() if name in HINTS]
+    unsteady = np.max([0 * allowed, *(_distances(each, pixels, expected) for each in others)], axis=0) / allowed
+    moved = {name: _distances(run, fault(pixels), expected) for name, fault in FAULTS.items()}
+    order = _order(expected, unsteady, moved)[:REFERENCE_IMAGES]
+    notices = {name: round(float((moved[name] / allowed)[order].max()), 2) for name in moved}
+    return References(tuple(_answer(candidates[i], expected[i], labels, float(allowed[i])) for i in order), notices)
+
+
+def _order(expected: np.ndarray, unsteady: np.ndarray, moved: dict[str, np.ndarray]) -> list[int]:
+    """The steadier and less sure half of the candidates, the best first: one a fault, one a class, the rest."""
+    off = np.abs(expected.max(axis=1) - MIDDLING) + (unsteady > STEADY)
+    pool = [int(i) for i in np.argsort(off, kind="stable")[: max(REFERENCE_IMAGES, len(off) // 2)]]
+    noticing = [max(pool, key=distances.__getitem__) for distances in moved.values()]
+    first_of_class = {int(expected[i].argmax()): i for i in reversed(pool)}
+    return list(dict.fromkeys([*noticing, *sorted(first_of_class.values(), key=pool.index), *pool]))
+
+
+def _in_batches(run: Runner, network: Network) -> Runner:
+    return lambda pixels: run_in_batches(run, pixels, network.max_batch_size)
+
+
+def _distances(run: Runner, pixels: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    return np.abs(run(pixels) - expected).max(axis=1)
+
+
+def _answer(image: bytes, expected: np.ndarray, labels: Sequence[str], tolerance: float) -> ReferenceAnswer:
+    probabilities = {index: round(float(value), 7) for index, value in enumerate(expected)}
+    return ReferenceAnswer("new", image, labels[int(expected.argmax())], probabilities, tolerance)

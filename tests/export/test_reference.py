@@ -10,10 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_triton.common.files import sha256
-from alexnet_triton.export import publish, reference
+from alexnet_triton.export import prepare, publish
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.numerics import onnx_runtime
-from alexnet_triton.export.prepare import describe
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving import StartError
 from alexnet_triton.serving.control import judge
@@ -70,7 +69,7 @@ def repository(model: Path, images: Path, tmp_path: Path) -> Path:
 
 def test_several_images_of_middling_confidence_and_whole_answers(repository: Path, model: Path) -> None:
     answers = Repository.open(repository, "cpu").reference_answers("1")
-    assert len(answers) == len({answer.image for answer in answers}) == reference.COUNT
+    assert len(answers) == len({answer.image for answer in answers}) == prepare.REFERENCE_IMAGES
     assert len({answer.index for answer in answers}) >= 3
     run = onnx_runtime(model)
     for answer in answers:
@@ -95,9 +94,9 @@ def shifted(pixels: np.ndarray) -> np.ndarray:
 def test_wrong_pixels_are_noticed_within_each_precision_s_tolerance(
     wrong: Callable[[np.ndarray], np.ndarray], precision: str, model: Path, images: Path
 ) -> None:
-    _, labels, network = describe(model, "alexnet")
-    candidates = reference.find_candidates(images, labels, SIZE)
-    chosen = reference.choose(model, candidates, labels, network, {"fp32": model, precision: model})
+    _, labels, network = prepare.describe(model, "alexnet")
+    candidates = prepare.find_candidates(images, labels, SIZE)
+    chosen = prepare.choose_references(model, candidates, labels, network, {"fp32": model, precision: model})
     run = onnx_runtime(model)
 
     def ask_all() -> None:
