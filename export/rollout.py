@@ -41,7 +41,9 @@ def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
         for server in servers:
             _answer_with(server, repository, version)
     except BaseException as error:  # Ctrl-C too
-        lost = _restore(servers, repository, before, version if new else None)
+        lost = _restore(servers, repository, before, version)
+        if new:
+            remove_version(repository, version)
         if lost and isinstance(error, PublishError):
             raise PublishError(f"{error}; not back at version {before}: {', '.join(lost)}; restart them") from error
         raise
@@ -99,17 +101,15 @@ def _ask_patiently(server: FoundServer, repository: Repository) -> None:
         time.sleep(0.2)
 
 
-def _restore(servers: Sequence[FoundServer], repository: Path, before: int | None, failed: int | None) -> list[str]:
+def _restore(servers: Sequence[FoundServer], repository: Path, before: int | None, version: int) -> list[str]:
     """Bring all servers back to the version before; returns the names of those that do not answer with it."""
-    lost = []
-    if before is not None:
-        set_served_version(repository, before)
-        lost = [server.name for server in servers if not _answers_with(server, repository, before)]
-        with write_errors(repository):
-            settle_versions(repository)
-        _drop_others(servers, repository, before, None)
-    if failed is not None:
-        remove_version(repository, failed)
+    if before is None:
+        return []
+    set_served_version(repository, before)
+    lost = [server.name for server in servers if not _answers_with(server, repository, before)]
+    with write_errors(repository):
+        settle_versions(repository)
+    _drop_others(servers, repository, before, version)
     return lost
 
 

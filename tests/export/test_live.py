@@ -189,3 +189,10 @@ def test_another_network_takes_the_place_of_the_one_before(tmp_path: Path) -> No
         assert publish.rollback(repository) == 1
         wait_for(lambda: server.control.loaded() == ["alexnet", "classify", "preprocess"])
         server.check()
+        wrong = publication(tmp_path, 1, name="third").references
+        wrong[0].probabilities[0] += 0.1
+        third = write_version(repository, replace(publication(tmp_path, 1, name="third"), references=wrong))
+        with pytest.raises(PublishError, match="for its reference image"):
+            serve_version(repository, third, new=True)
+        wait_for(lambda: server.control.loaded() == ["alexnet", "classify", "preprocess"])
+        assert not (repository / "third").exists()

@@ -123,6 +123,14 @@ def test_waiting_ends(tmp_path: Path) -> None:
         pass
 
 
+def test_a_server_starts_although_a_publication_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "built"
+    publish.publish(write_model(tmp_path, 0), None, repository)
+    monkeypatch.setattr("alexnet_triton.serving.server.LOCK_WAIT_S", 0.2)
+    with locked(repository, "alexnet-triton publish"), running_server(repository) as server:
+        server.check()
+
+
 def test_every_server_on_the_repository_gets_the_version(tmp_path: Path) -> None:
     repository, link = tmp_path / "built", tmp_path / "link"
     publish.publish(write_model(tmp_path, 0), None, repository)
