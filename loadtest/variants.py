@@ -64,7 +64,7 @@ def edited_copy(repository: Path, edit: Edit, variant: str = "cpu") -> Iterator[
     Repository.open(repository, variant)  # before anything is made
     with tempfile.TemporaryDirectory(prefix=".variant-", dir=repository.absolute().parent) as folder:
         copy = Path(folder) / "model_repository"
-        shutil.copytree(repository, copy, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(repository, copy, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         edit_in_place(copy, edit, variant)
         yield copy
 

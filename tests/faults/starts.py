@@ -80,7 +80,7 @@ DAMAGES: dict[str, Damage] = {
     "a model of zeros": lambda copy, version: _overwrite(copy / "alexnet" / version / "model.onnx", bytes(1000)),
     "no model": lambda copy, version: (copy / "alexnet" / version / "model.onnx").unlink(),
     "a configuration of zeros": lambda copy, version: _overwrite(copy / "classify/config.pbtxt", bytes(500)),
-    "an empty reference image": lambda copy, version: _overwrite(copy / "classify" / version / "reference.jpg", b""),
+    "an empty reference image": lambda copy, version: _overwrite(copy / "classify" / version / "reference.0.jpg", b""),
 }
 
 

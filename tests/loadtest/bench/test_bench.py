@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from alexnet_triton.loadtest.bench.config import IMAGES, ROOT, BenchConfig, BenchError, prepare_images
 from alexnet_triton.loadtest.bench.report import add_to_report, summarise
-from alexnet_triton.loadtest.bench.tune import TunedSetting, alternatives
+from alexnet_triton.loadtest.bench.tune import alternatives, apply_settings, read_settings
 from alexnet_triton.loadtest.variants import edit_in_place
 from tests.serving.tiny import build_repository, jpeg
 
@@ -128,9 +129,9 @@ def test_a_summary_has_the_median_of_the_rounds_and_their_spread() -> None:
 
 def test_a_tuned_setting_is_written_and_read_again(tmp_path: Path) -> None:
     repository = build_repository(tmp_path / "model_repository")
-    first = TunedSetting.read(repository)
+    first = read_settings(repository)
     for change in alternatives(first):
         changed = replace(first, **change)
         assert changed != first
-        edit_in_place(repository, changed.write_to)
-        assert TunedSetting.read(repository) == changed
+        edit_in_place(repository, partial(apply_settings, changed))
+        assert read_settings(repository) == changed
