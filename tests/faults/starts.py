@@ -21,7 +21,7 @@ AT_ONCE = 3  # starts
 UNREACHABLE = 3  # exit code of `classify`
 FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 TRIED_AGAIN = "start aborted"  # an event, not the reason: Triton's Python backend now and then aborts on a busy machine
-Damage = Callable[[Path, str], None]  # to a copy of the repository, whose served version is given
+Damage = Callable[[Path, str], object]
 
 
 def one_line(done: CompletedProcess[str], name: str, code: int = FAILED) -> list[str]:
@@ -69,16 +69,23 @@ def _overwrite(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def _models(copy: Path, version: str) -> list[Path]:
+    """The network in every precision: which is served depends on the processor."""
+    return list((copy / "alexnet" / version).glob("model*.onnx"))
+
+
+def _change_models(copy: Path, version: str, change: Callable[[bytes], bytes]) -> None:
+    for path in _models(copy, version):
+        _overwrite(path, change(path.read_bytes())[:-9])
+
+
 DAMAGES: dict[str, Damage] = {
-    "half a model": lambda copy, version: _overwrite(
-        copy / "alexnet" / version / "model.onnx",
-        (copy / "alexnet" / version / "model.onnx").read_bytes()[:100_000][:-9],
-    ),
+    "half a model": lambda copy, version: _change_models(copy, version, lambda content: content[:100_000]),
     "a configuration that is none": lambda copy, version: _overwrite(copy / "alexnet/configs/cpu.pbtxt", b"{ nothing"),
     "a manifest that is none": lambda copy, version: _overwrite(copy / "alexnet" / version / "manifest.json", b"{"),
     "no reference answer": lambda copy, version: _overwrite(copy / "classify" / version / "reference.json", b"[]"),
-    "a model of zeros": lambda copy, version: _overwrite(copy / "alexnet" / version / "model.onnx", bytes(1000)),
-    "no model": lambda copy, version: (copy / "alexnet" / version / "model.onnx").unlink(),
+    "a model of zeros": lambda copy, version: _change_models(copy, version, lambda _: bytes(1000)),
+    "no model": lambda copy, version: [path.unlink() for path in _models(copy, version)],
     "a configuration of zeros": lambda copy, version: _overwrite(copy / "classify/config.pbtxt", bytes(500)),
     "an empty reference image": lambda copy, version: _overwrite(copy / "classify" / version / "reference.0.jpg", b""),
 }
