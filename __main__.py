@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 
 from alexnet_triton.common.command import USAGE, complain, leave_on_interrupt
 
@@ -38,6 +38,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         return _help()
     if name == "--version":
+        from importlib import metadata  # takes longer to import than all else here
+
         print(metadata.version("alexnet-triton"))
         return 0
     if name not in COMMANDS:

@@ -112,7 +112,7 @@ def test_other_commands_are_interrupted_alike(
     """Wherever the signal meets them."""
     names = {"onnx": whole / "onnx/model.onnx", "test": inputs / "test", "here": tmp_path}
     filled = [word.format(checkpoint=inputs / "checkpoint.pt", **names) for word in words]
-    for delay_s in (0.3, 1.5, 3.0):
+    for delay_s in (0.6, 1.5, 3.0):
         process = subprocess.Popen(
             [sys.executable, "-m", "alexnet_triton", name, *filled],
             cwd=ROOT,
