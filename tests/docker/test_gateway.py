@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from alexnet_triton.client import Classifier
 from alexnet_triton.client.errors import Unsupported
 from alexnet_triton.serving import Server
+from alexnet_triton.common.infer_request import HEADER_LENGTH
 from tests.docker.gateway import GRPC, INFER, ROOT, Gateway, infer_request
 from tests.serving.tiny import jpeg
 
@@ -161,6 +162,29 @@ def test_what_would_end_a_triton_does_not_reach_it(gateway: Gateway, tritons: li
     assert [answer.status for answer in (form, nested, long_header, packed)] == [500, 422, 422, 415]
     for server in tritons:
         server.check()
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "+9", "1.5", "0x10", "1e3", "9, 9", "007", "9" * 30, " 9 9"])
+def test_header_length_that_is_no_number_is_400(gateway: Gateway, length: str) -> None:
+    assert_header_length_refused(gateway, infer_request(jpeg(1))[0], length)
+
+
+def test_header_length_above_the_body_is_400(gateway: Gateway) -> None:
+    """All pairs of lengths around each number of digits: no more and no less is refused."""
+    lengths = [0, 1, 2, 8, 9, 10, 11, 19, 20, 21, 89, 98, 99, 100, 101, 110, 111, 199, 908, 989, 990, 999, 1000, 1009]
+    for body in lengths:
+        for length in lengths:
+            if length > body:
+                assert_header_length_refused(gateway, bytes(body), str(length))
+            else:
+                answer = gateway.ask("POST", INFER, bytes(body), {HEADER_LENGTH: str(length)})
+                assert "Inference-Header" not in answer.json["error"], (body, length)
+
+
+def assert_header_length_refused(gateway: Gateway, body: bytes, length: str) -> None:
+    answer = gateway.ask("POST", INFER, body, {HEADER_LENGTH: length})
+    assert (answer.status, HEADER_LENGTH in answer.json["error"]) == (400, True), (len(body), length)
+    assert answer.headers["X-Request-Id"]
 
 
 def test_compressed_grpc_is_refused(gateway: Gateway) -> None:
