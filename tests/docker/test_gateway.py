@@ -13,8 +13,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from alexnet_triton.client import Classifier
 from alexnet_triton.client.errors import Unsupported
-from alexnet_triton.serving import Server
 from alexnet_triton.common.infer_request import HEADER_LENGTH
+from alexnet_triton.serving import Server
 from tests.docker.gateway import GRPC, INFER, ROOT, Gateway, infer_request
 from tests.serving.tiny import jpeg
 
