@@ -50,8 +50,9 @@ workers=${GATEWAY_WORKERS:-auto}
 connections=$(number GATEWAY_CONNECTIONS "${GATEWAY_CONNECTIONS:-4096}")
 rate=$(number GATEWAY_RATE "${GATEWAY_RATE:-1000}")
 burst=$(number GATEWAY_BURST "${GATEWAY_BURST:-200}")
-requests=$(number GATEWAY_REQUESTS "${GATEWAY_REQUESTS:-256}")
+requests=$(number GATEWAY_REQUESTS "${GATEWAY_REQUESTS:-16}")
 body_mib=$(number GATEWAY_BODY_MIB "${GATEWAY_BODY_MIB:-16}")
+memory_mib=$(number GATEWAY_MEMORY_MIB "${GATEWAY_MEMORY_MIB:-4096}")
 timeout_s=$(number GATEWAY_TIMEOUT_S "${GATEWAY_TIMEOUT_S:-10}")
 
 case ${GATEWAY_RETRIES:-on} in
@@ -59,6 +60,23 @@ on) retry_on="error timeout invalid_header http_502 http_504 non_idempotent" grp
 off) retry_on=off grpc_failed=@grpc_unavailable ;;
 *) refuse "GATEWAY_RETRIES is '$GATEWAY_RETRIES': give on or off" ;;
 esac
+
+# Three quarters of the memory are for large bodies, each there three times, because they are searched for a priority; a
+# key has a quarter of them at most. A quarter is for those below 1 MB, each five times, because they are changed too.
+large=$((memory_mib * 3 / 4 / (3 * body_mib)))
+small=$((memory_mib / 4 / 5))
+[ "$large" -ge 4 ] || refuse "GATEWAY_MEMORY_MIB is '$memory_mib': give $((16 * body_mib)) or more, for four bodies of GATEWAY_BODY_MIB"
+large_of_key=$((large / 4))
+[ "$large_of_key" -le "$requests" ] || large_of_key=$requests
+
+priority_keys=
+for name in ${GATEWAY_PRIORITY_KEYS:-}; do
+    case $name in
+    *[!A-Za-z0-9_.-]*) refuse "GATEWAY_PRIORITY_KEYS has '$name': give names of keys, separated by spaces" ;;
+    esac
+    priority_keys="$priority_keys$name 1; "
+done
+no_priority="this key may not name a priority: leave it out, or have the key listed in GATEWAY_PRIORITY_KEYS"
 
 # ---- secrets: they exist, only their owner can read them, and they are well formed
 
@@ -130,6 +148,8 @@ access_log=$(absolute "$access_log")
 mkdir -p "$(dirname "$access_log")"
 sed -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * connections))|" -e "s|@CONNECTIONS@|$connections|" \
     -e "s|@RESOLVER@|$resolver|" -e "s|@KEYS@|$(absolute "$keys")|" -e "s|@BODY_MIB@|$body_mib|g" \
+    -e "s|@BUFFER_MIB@|$((body_mib + 1))|" -e "s|@LARGE@|$large|" -e "s|@SMALL@|$small|" \
+    -e "s|@LARGE_OF_KEY@|$large_of_key|" -e "s|@PRIORITY_KEYS@|$priority_keys|" -e "s|@NO_PRIORITY@|$no_priority|" \
     -e "s|@RATE@|$rate|" -e "s|@BURST@|$burst|" -e "s|@REQUESTS@|$requests|" -e "s|@TIMEOUT_S@|$timeout_s|" \
     -e "s|@HTTP_SERVERS@|$http_servers|" -e "s|@GRPC_SERVERS@|$grpc_servers|" -e "s|@RETRY_ON@|$retry_on|" -e "s|@GRPC_FAILED@|$grpc_failed|" \
     -e "s|@ACCESS_LOG@|$access_log|" -e "s|@LISTEN@|$listen|" -e "s|@PAGE@|$run/page|" \

@@ -1,6 +1,7 @@
 """Dockerfile, compose file and scripts, as far as they can be checked without Docker."""
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from alexnet_triton.serving import Server
+from alexnet_triton.serving.control import PROGRESS_S, check_health
 from tests.docker.gateway import ROOT, Gateway, run
 from tests.serving.tiny import jpeg
 
@@ -151,6 +153,13 @@ def test_health_check_asks_the_reference_image(
     healthy = image.run(*json.loads(command), TMPDIR=str(runs_folder))
     assert (healthy.returncode, len(healthy.stdout.splitlines())) == (0, len(tritons)), healthy.stdout + healthy.stderr
     assert image.run(*json.loads(command), TMPDIR=str(tmp_path)).returncode == 1
+
+
+def test_health_check_waits_for_progress() -> None:
+    """A busy server is healthy by the rule of `check_health`, which the check must not cut short."""
+    (timeout_s,) = re.findall(r"HEALTHCHECK .*--timeout=(\d+)s", stage("serve"))
+    question_s = inspect.signature(check_health).parameters["timeout_s"].default
+    assert int(timeout_s) > question_s + PROGRESS_S + 5
 
 
 def test_ask_finds_address_and_key(image: Image, gateway: Gateway, tmp_path: Path) -> None:

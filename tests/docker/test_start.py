@@ -30,6 +30,8 @@ def refusal(gateway: Gateway, **changes: str) -> str:
         ("GATEWAY_CERT_KEY", "/nowhere/certificate.key", "no key of the certificate"),
         ("GATEWAY_RATE", "many", "GATEWAY_RATE is 'many'"),
         ("GATEWAY_BODY_MIB", "0", "GATEWAY_BODY_MIB is '0'"),
+        ("GATEWAY_MEMORY_MIB", "255", "give 256 or more"),
+        ("GATEWAY_PRIORITY_KEYS", "me you;", "GATEWAY_PRIORITY_KEYS has 'you;'"),
         ("GATEWAY_RETRIES", "maybe", "on or off"),
         ("GATEWAY_LISTEN", "8443;daemon", "GATEWAY_LISTEN"),
         ("GATEWAY_PAGE", "/nowhere", "no page"),
