@@ -1,14 +1,21 @@
 """Recording and alert rules, evaluated by promtool on series made for them: each alert fires, and does not."""
 
 import json
+import re
 import subprocess
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.docker.gateway import ROOT
+from alexnet_triton.serving import Server
+from tests.docker.gateway import INFER, ROOT, infer_request
+from tests.docker.test_shares import with_priority
+from tests.serving.tiny import jpeg
 from tests.tools import need
 
 FOLDER = ROOT / "docker/prometheus"
@@ -19,22 +26,33 @@ ALERTS = [
     if "alert" in rule
 ]
 WHO = 'instance="triton:8002", job="triton"'
+FAILURES = "nv_inference_request_failure"
 Series = dict[str, str]
 
 
-def model(metric: str, labels: str = "") -> str:
-    return f'{metric}{{{WHO}, model="classify", version="1"{labels}}}'
+def model(metric: str, labels: str = "", name: str = "alexnet") -> str:
+    return f'{metric}{{{WHO}, model="{name}", version="1"{labels}}}'
 
 
-def failing(reason: str, values: str, waiting: str = "0x40") -> Series:
+def failing(reason: str, values: str, name: str = "alexnet") -> Series:
+    """1,000 successes in each 15 s, and so many failures."""
     return {
-        model("nv_inference_pending_request_count"): waiting,
-        model("nv_inference_request_success"): "0+1000x40",
-        model("nv_inference_request_failure", f', reason="{reason}"'): values,
+        model("nv_inference_request_success", name=name): "0+1000x40",
+        model("nv_inference_request_failure", f', reason="{reason}"', name): values,
     }
 
 
-P99 = model("nv_inference_request_summary_us", ', quantile="0.99"')
+def waiting(total_us: str) -> Series:
+    """100 requests in each 15 s, and what they waited in the queue together."""
+    return {
+        model("nv_inference_request_success"): "0+100x40",
+        model("nv_inference_queue_duration_us"): total_us,
+        # Many wait, on a machine that serves them in no time.
+        model("nv_inference_pending_request_count"): "1000x40",
+    }
+
+
+P99 = model("nv_inference_request_summary_us", ', quantile="0.99"', "classify")
 GPU_USED, GPU_TOTAL = (f'nv_gpu_memory_{what}_bytes{{{WHO}, gpu_uuid="GPU-1"}}' for what in ("used", "total"))
 UP = {f"up{{{WHO}}}": "1x40"}
 # Four samples a minute, ten minutes. Series by alert: with which it fires at the end, and with which it does not.
@@ -48,12 +66,17 @@ CASES: dict[str, tuple[Series, Series]] = {
         {f"alexnet_restarts_total{{{WHO}}}": "3x40"},
     ),
     "LatencyOverObjective": ({P99: "260000x40"}, {P99: "240000x30" + 9 * " NaN"}),
-    "QueueGrowing": (
-        {model("nv_inference_pending_request_count"): "0+3x40"},
-        {model("nv_inference_pending_request_count"): "0x38 128x2"},
+    "StartsAborted": (
+        {f"alexnet_aborted_starts_total{{{WHO}}}": "0x10 1x5 2x5 4x20"},
+        {f"alexnet_aborted_starts_total{{{WHO}}}": "0x10 1x30"},
     ),
-    "RequestsRefused": (failing("OTHER", "0+20x40", "128x40"), failing("OTHER", "0+20x40")),
-    "RequestsFailing": (failing("OTHER", "0+20x40"), failing("OTHER", "0+5x40")),
+    "RequestsCut": (
+        {f"alexnet_cut_drains_total{{{WHO}}}": "0x30 1x10"},
+        {f"alexnet_cut_drains_total{{{WHO}}}": "2x40"},
+    ),
+    "QueueGrowing": (waiting("0+60000000x40"), waiting("0+40000000x40")),
+    "RequestsRefused": (failing("REJECTED", "0+20x40"), failing("REJECTED", "0+5x40")),
+    "RequestsFailing": (failing("BACKEND", "0+20x40"), failing("BACKEND", "0+5x40")),
     "GpuMemoryNearlyFull": (
         {GPU_USED: "96e9x40", GPU_TOTAL: "100e9x40"},
         {GPU_USED: "94e9x40", GPU_TOTAL: "100e9x40"},
@@ -79,16 +102,54 @@ def rule_test(alert: str, series: Series, firing: int) -> dict[str, Any]:
 @pytest.mark.parametrize("alert", ALERTS)
 @pytest.mark.parametrize("fires", [True, False])
 def test_alert(alert: str, fires: bool, tmp_path: Path) -> None:
-    series = CASES[alert][0 if fires else 1]
+    assert_firing(alert, CASES[alert][0 if fires else 1], int(fires), tmp_path)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+@pytest.mark.parametrize("name", ["classify", "alexnet"])
+def test_what_callers_get_wrong_wakes_nobody(alert: str, name: str, tmp_path: Path) -> None:
+    assert_firing(alert, {**UP, **failing("OTHER", "0+500x40", name)}, 0, tmp_path)
+
+
+def assert_firing(alert: str, series: Series, firing: int, folder: Path) -> None:
     suite = {
         "rule_files": [str(FOLDER / "rules.yml")],
         "evaluation_interval": "15s",
-        "tests": [rule_test(alert, series, int(fires))],
+        "tests": [rule_test(alert, series, firing)],
     }
-    path = tmp_path / "test.yml"
+    path = folder / "test.yml"
     path.write_text(json.dumps(suite))
     done = subprocess.run([need("promtool"), "test", "rules", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def metric(server: Server, name: str, model: str, reason: str) -> float:
+    """A counter of failures in Triton's own metrics."""
+    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if {name, model, reason} <= set(re.findall(r"\w+", line)))
+
+
+def test_triton_counts_refusals_as_the_rules_say(tritons: list[Server]) -> None:
+    """And a damaged image as no failure of the models that do the work."""
+    server = tritons[0]
+    before = {reason: metric(server, FAILURES, "preprocess", reason) for reason in ("REJECTED", "BACKEND")}
+    body, headers = with_priority(jpeg(1), '"timeout": 1000', images=16)
+    with ThreadPoolExecutor(16) as callers:
+        statuses = list(callers.map(lambda _: post(server, body, headers), range(64)))
+    assert [post(server, *infer_request(b"no image")) for _ in range(5)] == 5 * [400]
+    refused = metric(server, FAILURES, "preprocess", "REJECTED") - before["REJECTED"]
+    assert refused + metric(server, FAILURES, "alexnet", "REJECTED") >= statuses.count(503) > 0
+    assert metric(server, FAILURES, "preprocess", "BACKEND") == before["BACKEND"]
+
+
+def post(server: Server, body: bytes, headers: dict[str, str]) -> int:
+    request = urllib.request.Request(f"http://{server.http_address}{INFER}", body, headers)
+    try:
+        with urllib.request.urlopen(request) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 @pytest.mark.parametrize("check", [("rules", "rules.yml"), ("config", "prometheus.yml")])
