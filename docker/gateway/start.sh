@@ -47,7 +47,8 @@ number() { # NAME VALUE
 
 workers=${GATEWAY_WORKERS:-auto}
 [ "$workers" = auto ] || workers=$(number GATEWAY_WORKERS "$workers")
-connections=$(number GATEWAY_CONNECTIONS "${GATEWAY_CONNECTIONS:-4096}")
+connections=$(number GATEWAY_CONNECTIONS "${GATEWAY_CONNECTIONS:-8192}")
+address_connections=$(number GATEWAY_ADDRESS_CONNECTIONS "${GATEWAY_ADDRESS_CONNECTIONS:-2000}")
 rate=$(number GATEWAY_RATE "${GATEWAY_RATE:-1000}")
 burst=$(number GATEWAY_BURST "${GATEWAY_BURST:-200}")
 requests=$(number GATEWAY_REQUESTS "${GATEWAY_REQUESTS:-16}")
@@ -152,7 +153,7 @@ sed -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * connections))|" -e "s|@CONNE
     -e "s|@LARGE_OF_KEY@|$large_of_key|" -e "s|@PRIORITY_KEYS@|$priority_keys|" -e "s|@NO_PRIORITY@|$no_priority|" \
     -e "s|@RATE@|$rate|" -e "s|@BURST@|$burst|" -e "s|@REQUESTS@|$requests|" -e "s|@TIMEOUT_S@|$timeout_s|" \
     -e "s|@HTTP_SERVERS@|$http_servers|" -e "s|@GRPC_SERVERS@|$grpc_servers|" -e "s|@RETRY_ON@|$retry_on|" -e "s|@GRPC_FAILED@|$grpc_failed|" \
-    -e "s|@ACCESS_LOG@|$access_log|" -e "s|@LISTEN@|$listen|" -e "s|@PAGE@|$run/page|" \
+    -e "s|@ACCESS_LOG@|$access_log|" -e "s|@LISTEN@|$listen|" -e "s|@RUN@|$run|g" -e "s|@ADDRESS_CONNECTIONS@|$address_connections|" -e "s|@PAGE@|$run/page|" \
     -e "s|@CERTIFICATE@|$(absolute "$certificate")|" -e "s|@CERTIFICATE_KEY@|$(absolute "$certificate_key")|" \
     "$here/nginx.conf.in" >"$run/nginx.conf"
 

@@ -34,7 +34,12 @@ SLOW_START_S = 5.0  # over which the slow callers connect
 DIRECT, THROUGH = "directly", "through the gateway"
 ALONE, BESIDE = "alone", "beside slow callers"
 # Limits that a measurement does not reach.
-LIMITS = {"GATEWAY_RATE": "100000", "GATEWAY_BURST": "10000", "GATEWAY_REQUESTS": "4096"}
+LIMITS = {
+    "GATEWAY_RATE": "100000",
+    "GATEWAY_BURST": "10000",
+    "GATEWAY_REQUESTS": "4096",
+    "GATEWAY_MEMORY_MIB": "262144",
+}
 
 
 @dataclass(frozen=True)

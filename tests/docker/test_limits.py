@@ -15,6 +15,8 @@ from tests.docker.gateway import INFER, Gateway, infer_request
 from tests.docker.test_gateway import grpc_infer, grpc_stub
 from tests.serving.tiny import jpeg
 
+ELSEWHERE = ("127.0.0.2", 0)
+
 
 def test_over_the_rate_is_429(new_gateway: type[Gateway]) -> None:
     """Many at once, so that they are over it on a slow machine as well."""
@@ -71,6 +73,30 @@ def test_a_thousand_slow_connections(gateway: Gateway) -> None:
                 wrapped = slow.enter_context(context.wrap_socket(connection, server_hostname="localhost"))
                 wrapped.sendall(b"POST /v2/models/classify/infer HTTP/1.1\r\nHost: loc")
         assert [gateway.infer(jpeg(seed)).status for seed in range(20)] == 20 * [200]
+
+
+def test_connections_of_an_address_are_bounded(new_gateway: type[Gateway]) -> None:
+    """Silent ones and those in their handshake too; another address is served, and this one when they are gone."""
+    with new_gateway(address_connections=20) as gateway:
+        with ExitStack() as silent:
+            for _ in range(20):
+                silent.enter_context(socket.create_connection(("127.0.0.1", gateway.port), source_address=ELSEWHERE))
+            while not is_closed(gateway):
+                pass
+            assert gateway.infer(jpeg(1)).status == 200
+            assert gateway.entries()[-1]["address"] == "127.0.0.1"
+        while is_closed(gateway):
+            pass
+
+
+def is_closed(gateway: Gateway) -> bool:
+    """Whether a connection from elsewhere gets no answer."""
+    with socket.create_connection(("127.0.0.1", gateway.port), 10, ELSEWHERE) as connection:
+        try:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return not connection.recv(4)
+        except ConnectionError:
+            return True
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import struct
 import threading
 import time
@@ -31,14 +32,14 @@ MIB = 2**20
 
 
 @contextmanager
-def unfinished(gateway: Gateway, caller: str, length: int | None) -> Iterator[None]:
+def unfinished(gateway: Gateway, caller: str, length: int | None) -> Iterator[ssl.SSLSocket]:
     """A request in flight whose body does not come; without a length it says that it comes in chunks."""
     size = {"Transfer-Encoding": "chunked"} if length is None else {"Content-Length": str(length)}
     lines = {**gateway.headers(caller), **size, HEADER_LENGTH: "9", "Host": "localhost"}
     head = f"POST {INFER} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     with gateway.connect() as connection:
         connection.sendall(head.encode() + b"\r\n")
-        yield
+        yield connection
 
 
 def keys(gateway: Gateway, count: int) -> list[str]:
@@ -123,9 +124,11 @@ def test_no_room_is_503(new_gateway: type[Gateway], tmp_path: Path) -> None:
     nginx.write_text(f'#!/bin/sh\nulimit -v {limit}\nexec "{NGINX}" "$@"\n')
     nginx.chmod(0o755)
     with new_gateway(nginx=nginx) as gateway:
-        answer = gateway.ask("POST", INFER, bytes(15 * MIB), {HEADER_LENGTH: "9"})
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert "no room" in answer.json["error"]
+        with unfinished(gateway, "me", 15 * MIB) as connection:
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After: 1\r\n" in answer
+        assert b"no room" in answer
         with grpc_stub(gateway) as stub, pytest.raises(grpc.RpcError) as raised:
             stub.ModelInfer(grpc_infer(bytes(15 * MIB)), metadata=gateway.metadata())
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE

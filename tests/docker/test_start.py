@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ def refusal(gateway: Gateway, **changes: str) -> str:
         ("GATEWAY_KEYS", "/nowhere/keys", "no file of API keys"),
         ("GATEWAY_CERT", "/nowhere/certificate.pem", "no certificate"),
         ("GATEWAY_CERT_KEY", "/nowhere/certificate.key", "no key of the certificate"),
+        ("GATEWAY_ADDRESS_CONNECTIONS", "0", "GATEWAY_ADDRESS_CONNECTIONS is '0'"),
         ("GATEWAY_RATE", "many", "GATEWAY_RATE is 'many'"),
         ("GATEWAY_BODY_MIB", "0", "GATEWAY_BODY_MIB is '0'"),
         ("GATEWAY_MEMORY_MIB", "255", "give 256 or more"),
@@ -78,11 +81,17 @@ def test_new_keys_are_taken_without_a_stop(new_gateway: type[Gateway]) -> None:
             assert time.monotonic() < deadline, gateway.errors.read_text()
 
 
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the gateway makes its folder; nginx's workers, another user where root starts it, can enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_requests_in_flight_are_answered_at_the_end(
-    new_gateway: type[Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_requests_in_flight_are_answered_at_the_end(new_gateway: type[Gateway], runs: Path, number: int) -> None:
     gateway = new_gateway()
     gateway.start()
     connection, rest = begin_slowly(gateway)
@@ -97,19 +106,18 @@ def test_requests_in_flight_are_answered_at_the_end(
     ended.join()
     assert gateway.process
     assert gateway.process.returncode == 0
-    assert not list(tmp_path.glob("tmp.*"))
+    assert not list(runs.glob("tmp.*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("delay_s", [0.0, 0.03, 0.06, 0.1, 0.15, 0.25])
 def test_a_signal_at_any_moment_of_the_start(
-    new_gateway: type[Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, delay_s: float
+    new_gateway: type[Gateway], runs: Path, number: int, delay_s: float
 ) -> None:
     """One to read the keys again does no harm; one to end leaves neither nginx nor its folder."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
     gateway = new_gateway()
     with subprocess.Popen([START], env=os.environ | gateway.environment, stderr=subprocess.DEVNULL) as process:
-        while not list(tmp_path.glob("tmp.*")):  # the shell has begun
+        while not list(runs.glob("tmp.*")):  # the shell has begun
             time.sleep(0.001)
         time.sleep(delay_s)
         process.send_signal(number)
@@ -121,4 +129,4 @@ def test_a_signal_at_any_moment_of_the_start(
             process.terminate()
         assert process.wait(20) == 0
     assert not gateway.listens()
-    assert not list(tmp_path.glob("tmp.*"))
+    assert not list(runs.glob("tmp.*"))
