@@ -4,8 +4,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from alexnet_triton.common.command import USAGE, complain, leave_on_interrupt
-
 # In the order of use: name -> (module, function that takes the words and returns the exit code, one line of help).
 COMMANDS = {
     "train": ("training.train", "main", "train a network on Fashion-MNIST, CIFAR-10 or a folder of photographs"),
@@ -33,7 +31,20 @@ USAGE_LINE = "usage: alexnet-triton COMMAND [OPTION]...   alexnet-triton COMMAND
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a sub-command; returns its exit code."""
+    """Run a sub-command; returns its exit code. Ctrl-C is one line and 130 from the first moment on."""
+    try:
+        from alexnet_triton.common.command import leave_on_interrupt
+
+        leave_on_interrupt()
+    except KeyboardInterrupt:  # while that is imported
+        sys.stderr.write("alexnet-triton: interrupted; nothing was done\n")
+        return 130
+    return _run(words)
+
+
+def _run(words: Sequence[str] | None) -> int:
+    from alexnet_triton.common.command import USAGE, complain
+
     name, *rest = list(sys.argv[1:] if words is None else words) or ["--help"]
     if name in ("-h", "--help"):
         return _help()
@@ -46,7 +57,6 @@ def main(words: Sequence[str] | None = None) -> int:
         complain("alexnet-triton", f"no command {name!r}; see alexnet-triton --help")
         return USAGE
     module, function, _ = COMMANDS[name]
-    leave_on_interrupt()
     try:
         command = getattr(import_module(f"alexnet_triton.{module}"), function)
     except ModuleNotFoundError as error:
@@ -64,6 +74,8 @@ def _help() -> int:
 
 def _explain_missing(name: str, error: ModuleNotFoundError) -> int:
     """A package of an extra that is not installed; anything else is a fault of this project's."""
+    from alexnet_triton.common.command import USAGE, complain
+
     if not error.name or error.name.partition(".")[0] == "alexnet_triton":
         raise error
     complain(f"alexnet-triton {name}", f"needs {error.name}: pip install 'alexnet-triton[train,export,serve,loadtest]'")

@@ -14,9 +14,7 @@ from main_job import MainJob
 
 def test_a_short_training_learns(trained: Checkpoint) -> None:
     assert trained.metrics["images"] == 10_000
-    assert (
-        trained.metrics["top1"] > 0.2
-    )  # ten classes: 0.1 by chance, give or take 0.003; a slow machine sees few images
+    assert trained.metrics["top1"] > 0.4  # ten classes: 0.1 by chance
     assert trained.metrics["top5"] > trained.metrics["top1"]
 
 
