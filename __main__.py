@@ -25,7 +25,6 @@ COMMANDS = {
     "loadtest": ("loadtest.cli", "main", "load on a server: run, sweep, compare, mlperf, report"),
     "bench": ("loadtest.bench.cli", "main", "this server beside its peers and the machine's bound"),
     "tune": ("loadtest.bench.cli", "tune_stage", "the settings that are fastest on this machine"),
-    "faults": ("loadtest.bench.cli", "faults_stage", "kill stubs and servers under load, and check every answer"),
 }
 USAGE_LINE = "usage: alexnet-triton COMMAND [OPTION]...   alexnet-triton COMMAND --help"
 

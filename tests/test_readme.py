@@ -65,7 +65,6 @@ FOREGROUND = Parse("runs until Ctrl-C; tests/serving and tests/docker start it")
 SERVED = Run({"http://127.0.0.1:8000": "{http}", "artifacts/pictures": "{pictures}"})  # on the tests' server
 PHOTOS = Covered("tests/test_readme.py::test_your_own_photographs")
 BENCH = Covered("tests/loadtest/bench/test_bench.py::test_every_stage_says_where_and_how_it_was_measured")
-FAULTS = Covered("tests/loadtest/bench/test_bench.py::test_a_killed_stub_comes_back_and_nothing_is_left")
 SUITE = Covered("tests/faults/test_faults.py::test_the_short_form_passes")
 CLAIMS = Covered("tests/training/test_claims.py::test_every_claim_has_a_picture_a_line_and_figures")
 STEPS = Covered("tests/training/test_step_speed.py::test_every_variant_is_measured_in_every_round")
@@ -178,8 +177,6 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton bench gateway-cost gateway-slow": Covered(
         "tests/docker/test_measuring.py::test_both_sides_answer_every_request"
     ),
-    "alexnet-triton faults --images FOLDER": FAULTS,
-    "alexnet-triton faults --images photos": FAULTS,
     "make faults": SUITE,
     "make faults QUICK=1": SUITE,
     # docker

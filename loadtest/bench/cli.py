@@ -1,4 +1,4 @@
-"""`alexnet-triton bench`, `tune` and `faults`: stages measured on this machine, as a table and JSON."""
+"""`alexnet-triton bench` and `tune`: stages measured on this machine, as a table and JSON."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
-from alexnet_triton.loadtest.bench import compare, faults, gateway, overload, report, tune
+from alexnet_triton.loadtest.bench import compare, gateway, overload, report, tune
 from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError, prepare_images
 
 STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
@@ -19,18 +19,17 @@ STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
     "single": compare.measure_single,
     "client": compare.measure_client,
     "overload": overload.measure_overload,
-    "faults": faults.measure,
     "soak": overload.measure_soak,
     "tune": tune.measure,
     "gateway-cost": gateway.measure_cost,
     "gateway-slow": gateway.measure_slow,
 }
-BY_DEFAULT = ("served", "tensors", "batching", "single", "client", "overload", "faults")
+BY_DEFAULT = ("served", "tensors", "batching", "single", "client", "overload")
 
 
 def main(words: Sequence[str]) -> int:
     """Measure the stages that are named. Exit code 0: measured, 1: something is missing or failed, 2: usage."""
-    parser = _build_parser("bench", "the server beside others, at the machine's bound, and under faults", BY_DEFAULT)
+    parser = _build_parser("bench", "the server beside others, at the machine's bound, and overloaded", BY_DEFAULT)
     add, stages = parser.add_argument, f"{', '.join(STAGES)} (default: {' '.join(BY_DEFAULT)})"
     add("stages", nargs="*", metavar="STAGE", type=_stage, help=stages)
     add("--target", dest="targets", action="append", choices=compare.TARGETS, help="of served: only this (repeatable)")
@@ -39,7 +38,6 @@ def main(words: Sequence[str]) -> int:
     add("--client-images", type=positive_int, metavar="N", help="of client (10000)")
     add("--overload-s", type=positive_float, metavar="SECONDS", help="of overload (60)")
     add("--soak-s", type=positive_float, metavar="SECONDS", help="of soak (600)")
-    add("--kills", type=positive_int, metavar="N", help="of faults (10)")
     return _run(parser, words)
 
 
@@ -47,13 +45,6 @@ def tune_stage(words: Sequence[str]) -> int:
     """Find the fastest settings and write them to the repository; exit codes as `main`."""
     description = "find the settings that are fastest on this machine, and write them"
     return _run(_build_parser("tune", description, ["tune"]), words)
-
-
-def faults_stage(words: Sequence[str]) -> int:
-    """Kill stubs and servers under load; exit codes as `main`."""
-    parser = _build_parser("faults", "kill stubs and servers under load, and check every answer", ["faults"])
-    parser.add_argument("--kills", type=positive_int, metavar="N", help="how often (10)")
-    return _run(parser, words)
 
 
 def _build_parser(name: str, description: str, stages: Sequence[str]) -> Parser:

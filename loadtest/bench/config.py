@@ -48,7 +48,6 @@ class BenchConfig:
     repeats: int = 3
     overload_s: float = 60.0
     soak_s: float = 600.0
-    kills: int = 10
     client_images: int = 10_000
 
     @property

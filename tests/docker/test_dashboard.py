@@ -141,7 +141,7 @@ def test_panels_do_not_overlap() -> None:
 
 
 def draw(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "docker/draw_dashboard.py", *map(str, arguments)]
+    command = [sys.executable, ROOT / "docs/draw_dashboard.py", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

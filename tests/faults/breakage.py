@@ -14,10 +14,10 @@ from tritonclient.grpc import service_pb2
 
 from alexnet_triton.common.infer_request import bytes_tensor
 from alexnet_triton.export.repository import versions
-from alexnet_triton.loadtest.bench.faults import CheckedClients
 from alexnet_triton.serving.control import KEY_HEADER
 from alexnet_triton.serving.repository import served_version
 from tests.faults.callers import pour_both, twice_the_capacity
+from tests.faults.checked_clients import CheckedClients
 from tests.faults.malformed import Raw, header, send_all, together, with_header
 from tests.faults.starts import one_line
 from tests.faults.suite import GIVE_UP_S, Context, FaultClass, NotRunError, Seen

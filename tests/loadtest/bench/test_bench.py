@@ -24,11 +24,10 @@ BRIEF = {
     "repeats": 1,
     "connections": 4,
     "overload-s": 1,
-    "kills": 1,
     "client-images": 100,
 }
 TARGETS = ["--target", "bound, no server", "--target", "this server, HTTP"]
-STAGES = ("served", "client", "overload", "faults")
+STAGES = ("served", "client", "overload")
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -85,16 +84,6 @@ def test_overload_is_answered_or_refused(stages: dict[str, Any]) -> None:
     assert overload["other"].keys() <= {"timeout"}
 
 
-def test_a_killed_stub_comes_back_and_nothing_is_left(stages: dict[str, Any]) -> None:
-    faults = stages["faults"]
-    (recovery,) = faults["recovery_s"]
-    assert recovery == f"alexnet {faults['worst_recovery_s']:.2f}"
-    assert faults["worst_recovery_s"] > 0
-    assert faults["answered"] > 0
-    assert (faults["wrong"], faults["left_in_shared_memory"], faults["left_processes"]) == (0, [], 0)
-    assert "cut" not in faults["in_flight_at_sigterm_and_not_answered"]
-
-
 def test_a_stage_replaces_only_its_own_result(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     for stage, value in (("served", 1), ("client", 2), ("served", 3)):
@@ -103,14 +92,14 @@ def test_a_stage_replaces_only_its_own_result(tmp_path: Path) -> None:
     assert {name: stage["value"] for name, stage in stages.items()} == {"served": 3, "client": 2}
 
 
-@pytest.mark.parametrize("command", [("bench", "served"), ("bench", "gateway-slow"), ("tune",), ("faults",)])
+@pytest.mark.parametrize("command", [("bench", "served"), ("bench", "gateway-slow"), ("tune",)])
 def test_a_missing_repository_is_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
     done = bench(*command, "--repository", tmp_path / "nowhere", "--folder", tmp_path)
     line = f"alexnet-triton {command[0]}: no repository in {tmp_path}/nowhere: run `make export`\n"
     assert (done.returncode, done.stderr) == (1, line)
 
 
-@pytest.mark.parametrize("words", [("nothing",), ("served", "--seconds", "0"), ("faults", "--kills", "0")])
+@pytest.mark.parametrize("words", [("nothing",), ("served", "--seconds", "0")])
 def test_usage_is_one_line(words: tuple[str, ...]) -> None:
     done = bench("bench", *words)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr

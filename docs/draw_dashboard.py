@@ -1,6 +1,6 @@
 """Grafana's dashboard as a picture, where there is no Grafana: a Prometheus answers the dashboard's own queries.
 
-python docker/draw_dashboard.py docs/dashboard.png --prometheus http://127.0.0.1:9090 --minutes 5
+python docs/draw_dashboard.py docs/dashboard.png --prometheus http://127.0.0.1:9090 --minutes 5
 """
 
 import json
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from alexnet_triton.common.command import Parser, UserError, finish, positive_float
 
-DASHBOARD = Path(__file__).parent / "grafana/dashboard.json"
+DASHBOARD = Path(__file__).parents[1] / "docker/grafana/dashboard.json"
 # Grafana's, https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
 GRID_WIDTH = 24
 UNITS = {"percentunit": ("%", 100.0), "s": ("ms", 1000.0), "watt": ("W", 1.0), "none": ("", 1.0)}  # shown as, factor
