@@ -179,6 +179,7 @@ TABLE: dict[str, Run | Parse | Covered] = {
     ),
     "make faults": SUITE,
     "make faults QUICK=1": SUITE,
+    "make faults QUICK=1 IMAGES=photos": SUITE,
     # docker
     "git clone REPOSITORY alexnet-triton && cd alexnet-triton": Parse("the repository has no address yet"),
     "docker/prepare.sh": Covered("tests/docker/test_images.py::test_prepare_keeps_what_is_there"),
