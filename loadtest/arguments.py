@@ -10,17 +10,15 @@ from alexnet_triton.client.arguments import add_server_options, build_config
 from alexnet_triton.client.config import Config, parse_address
 from alexnet_triton.common.command import Parser
 from alexnet_triton.loadtest.cases import Case, Target, prepare
-from alexnet_triton.loadtest.engine import Users
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.loadtest.measure import Setup
 from alexnet_triton.loadtest.summary import tracked
-from alexnet_triton.loadtest.workload import Plan, Workload, check_times
+from alexnet_triton.loadtest.workload import Plan, Users, Workload
 
 PROGRAM = "alexnet-triton loadtest"
 EXIT_CODES = """exit codes: 0 done, and every objective met; 1 an objective was missed, or the new version is slower;
 2 usage, images or results; 3 the server; 4 the figures decide nothing (the generator was the bottleneck, or too few
 pairs); 130 ended by Ctrl-C, with the figures until then"""
-MOST_USERS = 10_000
 UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -41,14 +39,8 @@ def add_shared_options(parser: Parser, duration: str | None, warmup: str = "2s",
         add("--duration", type=seconds, default=duration, metavar="TIME", help="30s, 5m, 1h (default: %(default)s)")
         add("--warmup", type=seconds, default=warmup, metavar="TIME", help="before it, left out (default: %(default)s)")
     add = parser.add_argument_group("output").add_argument
-    folder = Path("artifacts/loadtest") / time.strftime("%Y%m%d-%H%M%S")
-    add(
-        "--output",
-        type=Path,
-        default=folder,
-        metavar="FOLDER",
-        help="result and report (default: artifacts/loadtest/TIME)",
-    )
+    folder, what = Path("artifacts/loadtest", time.strftime("%Y%m%d-%H%M%S")), "(default: artifacts/loadtest/TIME)"
+    add("--output", type=Path, default=folder, metavar="FOLDER", help=f"result and report {what}")
     add("--json", type=Path, metavar="FILE", help="the result once more, there")
     add("--title", default="", help="of the report")
     add("--no-report", action="store_true", help="no page and pictures")
@@ -61,12 +53,8 @@ def _add_requests(parser: Parser) -> None:
     add("--answers", type=Path, metavar="FILE", help="right answers, of alexnet-classify --format json (default: ask)")
     add("--send", choices=("auto", "encoded", "pixels"), default="auto", help="as the client's --send")
     add("--batch", type=int, default=1, metavar="N", help="images a request (default: %(default)s)")
-    add(
-        "--priorities",
-        default="0",
-        metavar="LEVEL:WEIGHT,...",
-        help="Triton's, mixed: 1:0.2,2:0.8 (default: the model's)",
-    )
+    priorities = "Triton's, mixed: 1:0.2,2:0.8 (default: the model's)"
+    add("--priorities", default="0", metavar="LEVEL:WEIGHT,...", help=priorities)
     add("--connections", type=int, default=1024, metavar="N", help="HTTP, at most (default: %(default)s)")
     add("--give-up", type=seconds, default=10.0, metavar="TIME", help="on a request, after 10s")
     add("--seed", type=int, default=0, metavar="N", help="of images, priorities and arrivals")
@@ -114,19 +102,7 @@ def load_of(arguments: argparse.Namespace) -> Plan | Users:
         raise SettingError("give --rate R for the open loop, or --users N for the closed one")
     if arguments.rate is not None:
         return Plan(arguments.rate, arguments.duration, arguments.warmup, arguments.arrivals, arguments.shape)
-    return users_of(arguments, arguments.users, arguments.think)
-
-
-def users_of(arguments: argparse.Namespace, count: int, think_s: float = 0.0) -> Users:
-    """The closed loop.
-
-    Raises:
-        SettingError: numbers that cannot be.
-    """
-    if not 1 <= count <= MOST_USERS:
-        raise SettingError(f"--users {count}: give 1 to {MOST_USERS:,}")
-    check_times(arguments.duration, arguments.warmup)
-    return Users(count, arguments.duration, arguments.warmup, think_s)
+    return Users(arguments.users, arguments.duration, arguments.warmup, arguments.think)
 
 
 def seconds(text: str) -> float:

@@ -20,7 +20,7 @@ from alexnet_triton.loadtest.errors import SettingError, TargetError
 
 TIE = 0.01  # of probability: batches of other sizes are computed with other kernels, and may order such classes anew
 MEMORY_BYTES = 1 << 30
-Progress = Callable[[Iterable[int], int, str], Iterable[int]]
+Progress = Callable[[Sequence[int], str], Iterable[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,13 @@ def load_images(paths: Sequence[Path], signature: Signature) -> list[bytes]:
     return loaded
 
 
-def _silent(items: Iterable[int], total: int, what: str) -> Iterable[int]:
-    return items
-
-
 async def prepare(
-    config: Config, folder: Path, limit: int, seed: int, answers: Path | None = None, progress: Progress = _silent
+    config: Config,
+    folder: Path,
+    limit: int,
+    seed: int,
+    answers: Path | None = None,
+    progress: Progress = lambda items, what: items,
 ) -> tuple[Target, list[Case]]:
     """Reach the model, load the images, and learn the right answers: from a file, else by asking for each image alone.
 
@@ -108,7 +109,7 @@ async def prepare(
         signature = inference.signature
         images = load_images(paths, signature)
         asked = 1 if answers else len(paths)
-        found = [await _classify(inference, paths[i], images[i]) for i in progress(range(asked), asked, "answers")]
+        found = [await _classify(inference, paths[i], images[i]) for i in progress(range(asked), "answers")]
         target = Target(config, signature, config.model_name, found[0].version, await _steps(classifier, config))
     right = read_answers(answers, paths) if answers else [right_classes(each.top) for each in found]
     tensors = [input_tensor(image, signature) for image in images]

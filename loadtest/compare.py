@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import itertools
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from alexnet_triton.loadtest.summary import tracked
 from alexnet_triton.serving import Server
 
 Decision = Literal["slower", "not slower", "undecided"]
+CODES = {"slower": MISSED, "not slower": OK, "undecided": UNDECIDED}
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,8 @@ def _cut(pairs: int, confidence: float) -> int:
     if pairs < (needed := fewest_pairs(confidence)):
         needs = f"a confidence of {confidence:g} takes {needed} or more"
         raise SettingError(f"--pairs {pairs} --confidence {confidence:g}: {needs}")
-    counts, below, cut = _rank_sums(pairs), 0, -1
-    while 2 * (below + counts[cut + 1]) <= (1 - confidence) * 2**pairs:
-        cut += 1
-        below += counts[cut]
-    return cut
+    most = (1 - confidence) * 2**pairs
+    return sum(2 * below <= most for below in itertools.accumulate(_rank_sums(pairs))) - 1
 
 
 def _rank_sums(pairs: int) -> list[int]:
@@ -93,9 +92,6 @@ def _rank_sums(pairs: int) -> list[int]:
             longer[total + rank] += count
         counts = longer
     return counts
-
-
-CODES = {"slower": MISSED, "not slower": OK, "undecided": UNDECIDED}
 
 
 def add_parser(commands: Any) -> None:
@@ -166,7 +162,7 @@ async def _measure_pairs(
     arguments: argparse.Namespace, setup: Setup, urls: list[str]
 ) -> tuple[list[Target], list[tuple[Measured, Measured]]]:
     sides, pairs = [await prepare_target(arguments, url) for url in urls], []
-    for number in tracked(range(arguments.pairs), arguments.pairs, "pairs"):
+    for number in tracked(range(arguments.pairs), "pairs"):
         order = (0, 1) if number % 2 == 0 else (1, 0)  # what drifts in one direction favours neither
         done = {side: await measure(*sides[side], setup, arguments.seed + number) for side in order}
         if any(each.interrupted for each in done.values()):

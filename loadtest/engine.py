@@ -5,12 +5,21 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 from alexnet_triton.loadtest.cases import Target
+from alexnet_triton.loadtest.grpc_sender import GrpcSender
+from alexnet_triton.loadtest.http_sender import HttpSender
 from alexnet_triton.loadtest.recorder import Recorder
-from alexnet_triton.loadtest.workload import Answer, Done, Plan, Request, RequestSampler, find_fault, intended_times
+from alexnet_triton.loadtest.workload import (
+    Answer,
+    Done,
+    Plan,
+    Request,
+    RequestSampler,
+    Users,
+    find_fault,
+    intended_times,
+)
 
 BURST = 64  # requests sent in a row before answers are looked at
 LOOK_S = 0.01
@@ -18,6 +27,8 @@ LEAD_S = 0.05  # between making ready and the first request
 CLOCK_MONOTONIC = 1  # what time.perf_counter reads on Linux
 TFD_TIMER_ABSTIME = 1
 NS = 1_000_000_000
+# Carries requests to the server and hands each answer back once, a time-out in place of a late one.
+Sender = HttpSender | GrpcSender
 
 
 class _Timespec(ctypes.Structure):
@@ -61,39 +72,10 @@ class PreciseTimer:
         self._ring()
 
 
-@dataclass(frozen=True)
-class Users:
-    """The closed loop: each user sends, waits for the answer, thinks, and sends again."""
-
-    count: int
-    duration_s: float
-    warmup_s: float = 0.0
-    think_s: float = 0.0
-
-
-class Sender(Protocol):
-    """Carries requests to the server and hands each answer back once, a time-out in place of a late one."""
-
-    delayed: int
-
-    async def start(self) -> None:
-        """Connect."""
-
-    def send(self, request: Request) -> None:
-        """Send, without waiting."""
-
-    async def close(self) -> None:
-        """Drop the connections."""
-
-
 def make_sender(target: Target, connections: int, timeout_s: float, done: Done) -> Sender:
     """The sender for the target's protocol. A request is given up `timeout_s` after its intended moment."""
     if target.address.is_grpc:
-        from alexnet_triton.loadtest.grpc_sender import GrpcSender
-
         return GrpcSender(target, timeout_s, done)
-    from alexnet_triton.loadtest.http_sender import HttpSender
-
     return HttpSender(target, connections, timeout_s, done)
 
 

@@ -1,11 +1,4 @@
-"""What can go wrong in a load test. Each message names the thing and the next step, in one line.
-
-LoadTestError
-  +-- SettingError      an impossible rate, folder or objective; nothing was sent
-  +-- TargetError       the server is not there, is another one, or changed during the test
-  +-- ResultError       a saved result that cannot be read or compared
-  +-- EndedError        ended by Ctrl-C before there was anything to save
-"""
+"""What can go wrong in a load test. Each message names the thing and the next step, in one line."""
 
 from alexnet_triton.common.command import UserError
 
@@ -17,11 +10,11 @@ class LoadTestError(UserError):
 
 
 class SettingError(LoadTestError):
-    """What was asked for cannot be done."""
+    """What was asked for cannot be done: an impossible rate, folder or objective; nothing was sent."""
 
 
 class TargetError(LoadTestError):
-    """The server cannot be tested."""
+    """The server cannot be tested: it is not there, is another one, or changed during the test."""
 
     exit_code = 3
 

@@ -3,15 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
-from alexnet_triton.client.config import Tls
 from alexnet_triton.client.grpc_transport import CHANNEL_OPTIONS, read_reply
+from alexnet_triton.client.tls import pem
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.workload import TIMEOUT, Answer, Done, Request, RequestFault
 
@@ -72,10 +71,5 @@ def _open(target: Target) -> grpc.aio.Channel:
     address = target.address
     if not address.secure:
         return grpc.aio.insecure_channel(address.authority, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(address.authority, credentials(target.config.tls), options=CHANNEL_OPTIONS)
-
-
-def credentials(tls: Tls) -> grpc.ChannelCredentials:
-    """Of the files that the target's configuration names, which have been read once already."""
-    ca, key, cert = (Path(each).read_bytes() if each else None for each in (tls.ca, tls.key, tls.cert))
-    return grpc.ssl_channel_credentials(ca, key, cert)
+    credentials = grpc.ssl_channel_credentials(*pem(target.config.tls))
+    return grpc.aio.secure_channel(address.authority, credentials, options=CHANNEL_OPTIONS)

@@ -9,8 +9,8 @@ import ssl
 import time
 from collections import deque
 
-from alexnet_triton.client.config import Tls
 from alexnet_triton.client.http_transport import read_reply
+from alexnet_triton.client.tls import make_context
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.workload import TIMEOUT, Answer, Done, Request, RequestFault
 
@@ -29,7 +29,7 @@ class HttpSender:
         self._waiting: deque[Request] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self.delayed = 0  # requests that found every connection taken
-        self._tls = _tls_context(target.config.tls) if target.address.secure else None
+        self._tls = make_context(target.config.tls) if target.address.secure else None
 
     async def start(self) -> None:
         """Open a few connections, so that the first requests do not pay for them."""
@@ -187,10 +187,3 @@ def _reason(body: bytes) -> str:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         return body[:100].decode(errors="replace")
-
-
-def _tls_context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls.ca)
-    if tls.cert:
-        context.load_cert_chain(tls.cert, tls.key)
-    return context

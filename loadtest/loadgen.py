@@ -141,32 +141,21 @@ class Library:
             self.cases.pop(index, None)
 
 
-class SystemUnderTest:
+class SystemUnderTest(Sending):
     """Takes LoadGen's queries to the server, and the answers back; a response is the class, int32, or nothing."""
 
     def __init__(self, target: Target, library: Library, rules: Rules) -> None:
         batch, in_flight = (rules.batch, rules.concurrency) if rules.scenario == "Offline" else (1, None)
-        self._sending = Sending(target, batch, in_flight, self._answered)
+        super().__init__(target, batch, in_flight, self._complete)
         self._library = library
         self.labels: dict[int, str] = {}
         self.failures: Counter[str] = Counter()
 
-    def start(self) -> None:
-        """Connect."""
-        self._sending.start()
-
     def issue(self, samples: Sequence[Any]) -> None:
         """LoadGen's callback for a query."""
-        self._sending.put([(sample.id, self._library.cases[sample.index]) for sample in samples])
+        self.put([(sample.id, self._library.cases[sample.index]) for sample in samples])
 
-    def flush(self) -> None:
-        """LoadGen's callback behind the last query; nothing is held back here."""
-
-    def close(self) -> None:
-        """Drop the connections."""
-        self._sending.close()
-
-    def _answered(self, ids: Sequence[int], answer: Answer) -> None:
+    def _complete(self, ids: Sequence[int], answer: Answer) -> None:
         if isinstance(answer, RequestFault) or len(answer) != len(ids):
             self.failures[answer.name if isinstance(answer, RequestFault) else "unreadable answer"] += len(ids)
             lg.QuerySamplesComplete([lg.QuerySampleResponse(each, 0, 0) for each in ids])
@@ -188,7 +177,7 @@ def run_loadgen(sut: SystemUnderTest, library: Library, rules: Rules, folder: Pa
     output.outdir, output.copy_summary_to_stdout = str(folder), False
     log = lg.LogSettings()
     log.log_output, log.enable_trace = output, False
-    system = lg.ConstructSUT(sut.issue, sut.flush)
+    system = lg.ConstructSUT(sut.issue, lambda: None)  # nothing is held back, so nothing is flushed
     samples = min(rules.performance_samples, len(library.paths))
     images = lg.ConstructQSL(len(library.paths), samples, library.load, library.unload)
     # A daemon: LoadGen cannot be told to stop, and must not keep an interrupted program alive.

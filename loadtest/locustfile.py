@@ -1,10 +1,6 @@
 """Users for Locust: gRPC and HTTP, files and pixels, one image a request and several, with Triton's priorities.
 
-    locust -f loadtest/locustfile.py                                             # and open its page
-    locust -f loadtest/locustfile.py --headless -u 16 -r 16 -t 30s               # without it
-    locust -f loadtest/locustfile.py GrpcFiles HttpFiles --headless -u 16 -t 30s # these users alone
-    locust -f loadtest/locustfile.py --processes 2                               # one a core
-    locust -f loadtest/locustfile.py --master; locust -f loadtest/locustfile.py --worker --master-host HOST
+    locust -f loadtest/locustfile.py      # and open its page; other ways are in the README
 
 Each answer is checked. Users are a closed loop: figures to be quoted come from `alexnet-triton loadtest run --rate`.
 """

@@ -15,12 +15,12 @@ from typing import Any
 
 from alexnet_triton.client.config import Config
 from alexnet_triton.loadtest.cases import Case, Target, prepare
-from alexnet_triton.loadtest.engine import LEAD_S, LoadEngine, Users, run_closed, run_open
+from alexnet_triton.loadtest.engine import LEAD_S, LoadEngine, run_closed, run_open
 from alexnet_triton.loadtest.errors import EndedError
 from alexnet_triton.loadtest.observer import ModelView, Observer, memory_growth
 from alexnet_triton.loadtest.recorder import LATENCIES, Failure, Recorder, Times, Window
 from alexnet_triton.loadtest.sampler import Sample
-from alexnet_triton.loadtest.workload import Plan, RequestSampler, Workload
+from alexnet_triton.loadtest.workload import Plan, RequestSampler, Users, Workload
 
 RATE_TOLERANCE = 0.01
 LAG_FRACTION = 0.1  # that latencies may be longer from the intended moment than from the sending
@@ -162,7 +162,8 @@ async def _measure(engine: LoadEngine, target: Target, setup: Setup, seed: int) 
     recorder.begin(start_s + load.warmup_s, start_s + load.warmup_s + load.duration_s)
     observer = Observer(target, recorder, setup.metrics_url)
     observing = asyncio.create_task(observer.run())
-    _on_interrupt(lambda: _interrupt(engine, observer))
+    with suppress(RuntimeError, ValueError):  # only the main thread hears signals
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupt, engine, observer)
     try:
         if isinstance(load, Plan):
             await run_open(engine, load, seed, start_s)
@@ -179,11 +180,6 @@ async def _measure(engine: LoadEngine, target: Target, setup: Setup, seed: int) 
     return _figures(engine, observer, setup)
 
 
-def _on_interrupt(call: Any) -> None:
-    with suppress(RuntimeError, ValueError):  # only the main thread hears signals
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, call)
-
-
 def _interrupt(engine: LoadEngine, observer: Observer) -> None:
     engine.recorder.end_s = min(engine.recorder.end_s, time.perf_counter())
     engine.over.set()
@@ -198,10 +194,8 @@ def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
     latency, service, lag = map(Times.of, (recorder.latency, recorder.service, recorder.lag))
     sent_per_s = recorder.sent_in_time / seconds
     delayed = engine.sender.delayed / max(1, recorder.sent)
-    limits = _limits(setup, latency, service, lag, observer.cores, delayed)
-    short = _shortfall(setup.load, sent_per_s)
-    if short and not observer.interrupted.is_set():
-        limits.insert(0, short)
+    limits = [] if observer.interrupted.is_set() else _shortfall(setup.load, sent_per_s)
+    limits += _limits(setup, latency, service, lag, observer.cores, delayed)
     return Measured(
         seconds=seconds,
         sent=recorder.sent,
@@ -235,9 +229,10 @@ def _limits(setup: Setup, latency: Times, service: Times, lag: Times, cores: flo
     return limits
 
 
-def _shortfall(load: Plan | Users, sent_per_s: float) -> str:
+def _shortfall(load: Plan | Users, sent_per_s: float) -> list[str]:
     """By how much the generator missed a constant rate, empty when it did not."""
     if not isinstance(load, Plan) or load.shape != "flat" or load.arrivals != "constant":
-        return ""
-    short = sent_per_s < (1 - RATE_TOLERANCE) * load.rate_per_s
-    return f"it sent {sent_per_s:,.1f} of {load.rate_per_s:,.1f} requests a second in time" if short else ""
+        return []
+    if sent_per_s >= (1 - RATE_TOLERANCE) * load.rate_per_s:
+        return []
+    return [f"it sent {sent_per_s:,.1f} of {load.rate_per_s:,.1f} requests a second in time"]

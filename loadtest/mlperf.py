@@ -8,7 +8,7 @@ import re
 import struct
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,11 @@ LINE = re.compile(r"^\s*([^:]+?)\s*:\s*(.+?)\s*$", re.MULTILINE)
 RATES = {"Offline": "Samples per second", "Server": "Completed samples per second"}
 
 
-@dataclass(frozen=True)
-class Summary:
-    """LoadGen's figures and its judgement.
+def read_summary(folder: Path, scenario: str) -> Json:
+    """LoadGen's judgement `valid`, its figures, and all `lines` of its summary.
 
-    Attributes:
-        rate_per_s: samples a second; None of SingleStream, whose figure is a latency.
-        latency_ms: of Server the 99th, of SingleStream the 90th percentile; None of Offline.
-    """
-
-    valid: bool
-    rate_per_s: float | None
-    latency_ms: float | None
-    lines: dict[str, str]
-
-
-def read_summary(folder: Path, scenario: str) -> Summary:
-    """LoadGen's summary.
+    `rate_per_s`, of samples, is None of SingleStream, whose figure is a latency. `latency_ms` is of Server the 99th, of
+    SingleStream the 90th percentile; None of Offline.
 
     Raises:
         ResultError: there is none.
@@ -57,12 +45,12 @@ def read_summary(folder: Path, scenario: str) -> Summary:
     rate = lines.get(RATES.get(scenario, ""))
     quantile = {"Server": "99.00", "SingleStream": "90.00"}.get(scenario)
     latency = lines.get(f"{quantile} percentile latency (ns)")
-    return Summary(
-        lines.get("Result is") == "VALID",
-        float(rate) if rate else None,
-        float(latency) / 1e6 if latency else None,
-        lines,
-    )
+    return {
+        "valid": lines.get("Result is") == "VALID",
+        "rate_per_s": float(rate) if rate else None,
+        "latency_ms": float(latency) / 1e6 if latency else None,
+        "lines": lines,
+    }
 
 
 def accuracy(folder: Path, paths: Sequence[Path], labels: Mapping[int, str]) -> float:
@@ -134,10 +122,10 @@ def _run(arguments: argparse.Namespace, url: str | None, rules: Rules, paths: li
         rules=asdict(rules),
         images=len(paths),
         failures=dict(sut.failures),
-        summary=asdict(summary) if summary else None,
+        summary=summary,
         top1=accuracy(folder, paths, sut.labels) if rules.accuracy else None,
     )
-    return OK if not sut.failures and (summary is None or summary.valid) else MISSED
+    return OK if not sut.failures and (summary is None or summary["valid"]) else MISSED
 
 
 def _rules(arguments: argparse.Namespace) -> Rules:

@@ -1,19 +1,16 @@
 """Results on standard output, and progress bars on standard error where that is a terminal."""
 
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Table
 
 from alexnet_triton.loadtest.recorder import QUANTILES
 
-TICK_S = 0.25
 COLUMNS = {**QUANTILES, "max": "max_ms"}
 
 
@@ -27,35 +24,30 @@ def error_console() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def tracked(items: Iterable[int], total: int, what: str) -> Iterable[int]:
+def tracked(items: Sequence[int], what: str) -> Iterable[int]:
     """The items, with a bar."""
     console = error_console()
-    return track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
+    return track(items, what, console=console, transient=True, disable=not console.is_terminal)
+
+
+class _Clock(Progress):
+    """Bars of seconds, which fill by themselves."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks:
+            self.update(task.id, completed=task.elapsed)
+        return super().get_renderables()
 
 
 @contextmanager
 def waiting(what: str, seconds: float) -> Iterator[None]:
     """A bar that fills while something of a known length goes on. It is drawn four times a second, from a thread."""
     console = error_console()
-    if not console.is_terminal:
-        yield
-        return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    over = threading.Event()
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
-        task, start_s = progress.add_task(what, total=seconds), time.monotonic()
-
-        def draw() -> None:
-            while not over.wait(TICK_S):
-                progress.update(task, completed=time.monotonic() - start_s, refresh=True)
-
-        thread = threading.Thread(target=draw, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+    quiet = not console.is_terminal
+    with _Clock(*columns, console=console, transient=True, refresh_per_second=4, disable=quiet) as progress:
+        progress.add_task(what, total=seconds)
+        yield
 
 
 def show_run(result: Mapping[str, Any], console: Console) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from alexnet_triton.common.command import Parser
-from alexnet_triton.loadtest.arguments import add_shared_options, percent, prepare_target, setup_of, users_of
+from alexnet_triton.loadtest.arguments import add_shared_options, percent, prepare_target, setup_of
 from alexnet_triton.loadtest.errors import EndedError, SettingError
 from alexnet_triton.loadtest.measure import Measured, measure
 from alexnet_triton.loadtest.objectives import Judged, Objective, judge, parse_objectives
@@ -19,7 +19,7 @@ from alexnet_triton.loadtest.report import save_and_show
 from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, Json, describe_target, prepare_folder
 from alexnet_triton.loadtest.summary import out_console
 from alexnet_triton.loadtest.variants import describe_setting, fresh_server, parse_settings
-from alexnet_triton.loadtest.workload import MOST_PER_S, Plan
+from alexnet_triton.loadtest.workload import MOST_PER_S, Plan, Users
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ async def _search(
     series["target"] = describe_target(target, arguments)
 
     async def measure_at(load: float) -> Measured:
-        users = users_of(arguments, int(load)) if arguments.over == "users" else None
-        plan = users or Plan(load, arguments.duration, arguments.warmup, "poisson")
+        times = (arguments.duration, arguments.warmup)
+        plan = Users(int(load), *times) if arguments.over == "users" else Plan(load, *times, "poisson")
         measured = await measure(target, cases, setup_of(arguments, plan), arguments.seed)
         if measured.failed:
             await asyncio.sleep(PAUSE_S)

@@ -19,7 +19,7 @@ from alexnet_triton.serving.repository import Repository, config_file
 
 Setting = Mapping[str, str]
 Edit = Callable[[Mapping[str, ModelConfig]], None]  # of all models' configurations, in place
-NETWORK, DECODER = "alexnet", "preprocess"
+NETWORK, DECODER, VARIANT = "alexnet", "preprocess", "cpu"
 
 
 def parse_settings(texts: Sequence[str]) -> list[dict[str, str]]:
@@ -38,7 +38,7 @@ def parse_settings(texts: Sequence[str]) -> list[dict[str, str]]:
 
 
 @contextmanager
-def variant_of(repository: Path, setting: Setting, variant: str = "cpu") -> Iterator[Path]:
+def variant_of(repository: Path, setting: Setting) -> Iterator[Path]:
     """A copy of a built repository with the setting, gone afterwards.
 
     Raises:
@@ -50,26 +50,26 @@ def variant_of(repository: Path, setting: Setting, variant: str = "cpu") -> Iter
         for name, value in setting.items():
             EDITS[name](configs, value)
 
-    with edited_copy(repository, edit, variant) as copy:
+    with edited_copy(repository, edit) as copy:
         yield copy
 
 
 @contextmanager
-def edited_copy(repository: Path, edit: Edit, variant: str = "cpu") -> Iterator[Path]:
+def edited_copy(repository: Path, edit: Edit) -> Iterator[Path]:
     """A copy of a built repository, of links to the same files, whose configurations are edited; gone afterwards.
 
     Raises:
         RepositoryError: the repository cannot be read.
     """
-    Repository.open(repository, variant)  # before anything is made
+    Repository.open(repository, VARIANT)  # before anything is made
     with tempfile.TemporaryDirectory(prefix=".variant-", dir=repository.absolute().parent) as folder:
         copy = Path(folder) / "model_repository"
         shutil.copytree(repository, copy, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        edit_in_place(copy, edit, variant)
+        edit_in_place(copy, edit)
         yield copy
 
 
-def edit_in_place(repository: Path, edit: Edit, variant: str = "cpu") -> None:
+def edit_in_place(repository: Path, edit: Edit) -> None:
     """Edit the configurations of a built repository, each replaced in one step.
 
     A configuration that stays as it is keeps its file: Triton reloads a model when a file of it is newer.
@@ -77,11 +77,11 @@ def edit_in_place(repository: Path, edit: Edit, variant: str = "cpu") -> None:
     Raises:
         RepositoryError: the repository cannot be read.
     """
-    before, after = (Repository.open(repository, variant).configs for _ in range(2))
+    before, after = (Repository.open(repository, VARIANT).configs for _ in range(2))
     edit(after)
     for name, config in after.items():
         if config != before[name]:
-            write_text(config_file(repository / name, variant), text_format.MessageToString(config))
+            write_text(config_file(repository / name, VARIANT), text_format.MessageToString(config))
 
 
 def describe_setting(setting: Setting) -> str:

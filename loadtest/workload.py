@@ -21,6 +21,7 @@ Arrivals = Literal["constant", "poisson"]
 Shape = Literal["flat", "step", "spike", "day"]
 MOST_PER_S = 100_000.0
 MOST_REQUESTS = 50_000_000
+MOST_USERS = 10_000
 STEPS = 5
 SPIKE = 4.0  # times the rate, for a tenth of the time
 GRID = 100_001
@@ -49,6 +50,22 @@ class Plan:
         check_times(self.duration_s, self.warmup_s)
         if self.rate_per_s * (self.warmup_s + self.duration_s) > MOST_REQUESTS:
             raise SettingError(f"more than {MOST_REQUESTS:,} requests: lower --rate or --duration")
+
+
+@dataclass(frozen=True)
+class Users:
+    """The closed loop: each user sends, waits for the answer, thinks, and sends again."""
+
+    count: int
+    duration_s: float
+    warmup_s: float = 0.0
+    think_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises SettingError for what cannot be."""
+        if not 1 <= self.count <= MOST_USERS:
+            raise SettingError(f"--users {self.count}: give 1 to {MOST_USERS:,}")
+        check_times(self.duration_s, self.warmup_s)
 
 
 def check_times(duration_s: float, warmup_s: float) -> None:

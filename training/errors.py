@@ -1,11 +1,4 @@
-"""What can go wrong in training. Each message is one line that names the thing and the next step.
-
-UserError
-+-- TrainingError
-    +-- DataError            a data set is missing, damaged or laid out in another way
-    +-- CheckpointError      a checkpoint is missing, damaged or of another network, or has no space
-    +-- InterruptedRunError  a run stopped because it was asked to, and saved its state
-"""
+"""What can go wrong in training. Each message is one line that names the thing and the next step."""
 
 from alexnet_triton.common.command import INTERRUPTED, UserError
 

@@ -105,22 +105,15 @@ class Scalars:
         self._writer.close()
 
 
-def new_figure(width: float, height: float, title: str | None = None) -> Any:
-    """An empty matplotlib figure, in inches."""
+@contextmanager
+def _figure(path: Path, width: float, height: float, title: str | None = None) -> Iterator[Any]:
+    """An empty matplotlib figure, in inches, which is written as a PNG at the end of the block."""
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     if title:
         figure.suptitle(title)
-    return figure
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as a PNG.
-
-    Raises:
-        WriteError: it cannot be written.
-    """
+    yield figure
     with files.replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -137,14 +130,13 @@ def two_charts(path: Path, title: str | None = None, share_y: bool = False) -> I
     Raises:
         WriteError: it cannot be written.
     """
-    figure = new_figure(9, 3.8, title)
-    charts = figure.subplots(1, 2, sharey=share_y)
-    yield charts
-    for axes in charts:
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
-    save_figure(figure, path)
+    with _figure(path, 9, 3.8, title) as figure:
+        charts = figure.subplots(1, 2, sharey=share_y)
+        yield charts
+        for axes in charts:
+            axes.grid(alpha=0.3)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend()
 
 
 def draw_curves(history: History, title: str, path: Path) -> None:
@@ -164,16 +156,16 @@ def draw_curves(history: History, title: str, path: Path) -> None:
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """Counts by label and answer, [classes, classes], as fractions of each label's images in a PNG."""
     side = min(2.5 + 0.55 * len(classes), 20)
-    figure = new_figure(side + 0.8, side)
-    axes = figure.subplots()
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the label's images")
-    axes.set(xlabel="answer", ylabel="label")
-    if len(classes) <= NAMED_CLASSES:
+    with _figure(path, side + 0.8, side) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the label's images")
+        axes.set(xlabel="answer", ylabel="label")
+        if len(classes) > NAMED_CLASSES:
+            return
         axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
         axes.set_yticks(range(len(classes)), classes)
         for label, answer in np.argwhere(counts):
             colour = "white" if fractions[label, answer] > 0.5 else "black"
             axes.text(answer, label, counts[label, answer], ha="center", va="center", fontsize=8, color=colour)
-    save_figure(figure, path)

@@ -38,11 +38,7 @@ SAMPLE_S = 0.25
 
 
 def measure_served(config: BenchConfig, advance: Advance) -> dict[str, Any]:
-    """JPEG in, classes out: every target at every number of connections.
-
-    Raises:
-        BenchError: a target does not start, or a load generator is missing.
-    """
+    """JPEG in, classes out: every target at every number of connections."""
     targets = {target: partial(_measure_target, config, target) for target in config.targets or TARGETS}
     rows = take_turns(config, advance, targets)
     return build_result(rows, _served_ratios(rows))

@@ -22,7 +22,7 @@ Advance = Callable[[str], None]  # tells the person who waits which step begins
 
 
 class BenchError(UserError):
-    """A tool, images or a server that a stage needs are missing or do not work."""
+    """A tool, images or a server that a stage needs are missing or do not work. Every stage raises it."""
 
 
 @dataclass(frozen=True)

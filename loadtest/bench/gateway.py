@@ -135,11 +135,7 @@ def _load(url: str, gateway: Gateway, seconds: float, config: BenchConfig) -> Ro
 
 
 def measure_slow(config: BenchConfig, advance: Advance) -> dict[str, Any]:
-    """P99 of callers at a fixed rate through the gateway, alone and beside a thousand slow connections.
-
-    Raises:
-        BenchError: a server does not start, or a request fails.
-    """
+    """P99 of callers at a fixed rate through the gateway, alone and beside a thousand slow connections."""
     with _servers(config) as (_, gateway):
         alone = partial(_measure_callers, gateway, config)
 

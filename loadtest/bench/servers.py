@@ -71,16 +71,8 @@ def triton(repository: Path, folder: Path) -> Iterator[Triton]:
         BenchError: it does not start.
     """
     command = [sys.executable, "-m", "alexnet_triton", "serve", "--repository", str(repository)]
-    command += [
-        "--http-port",
-        "0",
-        "--grpc-port",
-        "0",
-        "--metrics-port",
-        "0",
-        "--log",
-        str(folder / "tritonserver.log"),
-    ]
+    command += ["--log", str(folder / "tritonserver.log")]
+    command += [word for name in ("http", "grpc", "metrics") for word in (f"--{name}-port", "0")]
     log = folder / "serving.log"
     with run_program(command, log, lambda: READY.findall(log.read_text())) as (process, addresses):
         yield Triton(process, *addresses[0])

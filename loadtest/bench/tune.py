@@ -64,9 +64,6 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """Try the changes, keep the better ones, and write the best settings to the built repository for its next start.
 
     The publications after that keep them.
-
-    Raises:
-        BenchError: a server does not start, or wrk is missing.
     """
     best = first = read_settings(config.repository)
     rows = [_try(config, best, advance)]

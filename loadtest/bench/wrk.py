@@ -40,23 +40,17 @@ class Load:
 
 
 def jpeg_load(server: Triton, connections: int, seconds: float, bodies: Path) -> Load:
-    """POST the JPEGs of `bodies` to this project's server.
-
-    Raises:
-        BenchError: wrk is missing or failed.
-    """
+    """`http_load` of this project's server."""
     return http_load(server.url, connections, seconds, bodies, TRITON_HEADERS)
 
 
-def http_load(
-    url: str, connections: int, seconds: float, bodies: Path, headers: Mapping[str, str] | None = None
-) -> Load:
+def http_load(url: str, connections: int, seconds: float, bodies: Path, headers: Mapping[str, str]) -> Load:
     """POST the JPEGs of `bodies` to `url`, on each connection one after another.
 
     Raises:
         BenchError: wrk is missing or failed.
     """
-    pairs = [text for pair in (headers or {}).items() for text in pair]
+    pairs = [text for pair in headers.items() for text in pair]
     options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(SCRIPT)]
     done = _run("wrk", *options, url, "--", str(bodies), *pairs)
     result = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
