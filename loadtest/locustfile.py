@@ -126,7 +126,7 @@ class HttpUser(Checked, FastHttpUser):
         header, data = build_request(request)
         headers = {HEADER_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
         body: Any = header + data  # bytes, which Locust sends and does not mention
-        path, name = f"/v2/models/{request.model}/infer", _name(self.send, size)
+        path, name = f"/v2/models/{request.model}/infer", f"{self.send} {size}"
         with self.client.post(path, body, name=name, headers=headers, catch_response=True) as response:
             if response.status_code:
                 answer = read_answer(response.status_code, response.content or b"", request.output)
@@ -164,7 +164,7 @@ class GrpcUser(Checked):
         fault = find_fault(cases, answer)
         self.environment.events.request.fire(
             request_type="gRPC",
-            name=_name(self.send, size),
+            name=f"{self.send} {size}",
             response_time=elapsed_ms,
             response_length=length,
             exception=_FailedError(_words(fault)) if fault else None,
@@ -211,10 +211,6 @@ class GrpcPixels(GrpcUser):
 
 class _FailedError(Exception):
     pass
-
-
-def _name(send: InputFormat, size: str) -> str:
-    return f"{send} {size}"
 
 
 def _words(fault: RequestFault) -> str:

@@ -90,8 +90,8 @@ class Recorder:
     sooner than answers, and would make the latencies look better.
     """
 
-    def __init__(self, start_s: float = 0.0, end_s: float = 0.0) -> None:
-        self.begin(start_s, end_s)
+    def __init__(self) -> None:
+        self.begin(0.0, 0.0)
         self.latency, self.service, self.lag, self.refusals = (new_histogram() for _ in range(4))
         self.by_priority: dict[int, HdrHistogram] = {}
         self.failures: Counter[str] = Counter()

@@ -18,6 +18,7 @@ from alexnet_triton.serving.runs import find_runs
 INTERVAL_S = 1.0
 MOST_SAMPLES = 1800
 MOST_METRICS_BYTES = 1 << 24
+PENDING = "nv_inference_pending_request_count"
 LINE = re.compile(r"^(\w+)(?:\{([^}]*)\})? ([-+.\w]+)$", re.MULTILINE)
 MODEL = re.compile(r'model="([^"]*)"')
 Counts = dict[tuple[str, str], float]  # (metric, model) to its value
@@ -86,7 +87,9 @@ class Sampler:
             assert own, "this process runs"
             counts = self._scrape()
             at_s = time.monotonic() - self._started_s
-            self.samples.append(Sample(at_s, own, server, _pending(counts), _mean_batch(self._counts, counts)))
+            self.samples.append(
+                Sample(at_s, own, server, _by_model(counts, PENDING), _mean_batch(self._counts, counts))
+            )
             self._counts = counts
 
     def _scrape(self) -> Counts:
@@ -111,17 +114,15 @@ def parse_metrics(text: str) -> Counts:
     return sums
 
 
-def _pending(counts: Counts) -> dict[str, float]:
-    return {model: value for (name, model), value in counts.items() if name == "nv_inference_pending_request_count"}
+def _by_model(counts: Counts, metric: str) -> dict[str, float]:
+    return {model: value for (name, model), value in counts.items() if name == metric}
 
 
 def _mean_batch(before: Counts, now: Counts) -> dict[str, float]:
     """Images a batch since the sample before, of the models that ran one."""
     grown = {key: value - before.get(key, 0.0) for key, value in now.items()}
-    batches = {
-        model: count for (name, model), count in grown.items() if name == "nv_inference_exec_count" and count > 0
-    }
-    return {model: grown.get(("nv_inference_count", model), 0.0) / count for model, count in batches.items()}
+    images, batches = _by_model(grown, "nv_inference_count"), _by_model(grown, "nv_inference_exec_count")
+    return {model: images.get(model, 0.0) / count for model, count in batches.items() if count > 0}
 
 
 class _Meter:

@@ -39,12 +39,7 @@ def parse_settings(texts: Sequence[str]) -> list[dict[str, str]]:
 
 @contextmanager
 def variant_of(repository: Path, setting: Setting) -> Iterator[Path]:
-    """A copy of a built repository with the setting, gone afterwards.
-
-    Raises:
-        SettingError: an impossible value.
-        RepositoryError: the repository cannot be read.
-    """
+    """A copy of a built repository with the setting, gone afterwards; SettingError where a value is impossible."""
 
     def edit(configs: Mapping[str, ModelConfig]) -> None:
         for name, value in setting.items():
@@ -56,11 +51,7 @@ def variant_of(repository: Path, setting: Setting) -> Iterator[Path]:
 
 @contextmanager
 def edited_copy(repository: Path, edit: Edit) -> Iterator[Path]:
-    """A copy of a built repository, of links to the same files, whose configurations are edited; gone afterwards.
-
-    Raises:
-        RepositoryError: the repository cannot be read.
-    """
+    """A copy of a built repository, of links to the same files, with `edit_in_place`; gone afterwards."""
     Repository.open(repository, VARIANT)  # before anything is made
     with tempfile.TemporaryDirectory(prefix=".variant-", dir=repository.absolute().parent) as folder:
         copy = Path(folder) / "model_repository"

@@ -3,7 +3,7 @@
 import argparse
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -44,48 +44,39 @@ class ArraySplit:
         return Image.fromarray(self.images[index])
 
 
-class DamagedImages:
-    """The damaged images of a split. Each is named once on stderr. Loader threads share it."""
+class FileSplit:
+    """Image files, decoded on demand by threads that share it. A damaged one is named once on stderr."""
 
-    def __init__(self, total: int):
-        self.total = total
-        self.paths: set[Path] = set()
+    def __init__(self, paths: Sequence[Path], labels: np.ndarray):
+        self.paths, self.labels = paths, labels
+        self.damaged: set[Path] = set()
         self._lock = threading.Lock()
 
-    def add(self, path: Path, reason: object) -> None:
-        """Note a damaged image.
+    def image(self, index: int) -> Image.Image | None:
+        """The image, None for a damaged one.
 
         Raises:
             DataError: more than DAMAGED_FRACTION of the split is damaged.
         """
-        with self._lock:
-            if path in self.paths:
-                return
-            self.paths.add(path)
-            count = len(self.paths)
-        if count > DAMAGED_FRACTION * self.total:
-            raise DataError(
-                f"{path}: {reason}; {count} of {self.total:,} images are damaged, more than "
-                f"{DAMAGED_FRACTION:.0%}: remove or replace them"
-            )
-        complain("alexnet-triton", f"{path}: {reason}; skipped ({count} of {self.total:,} images)")
-
-
-@dataclass(frozen=True)
-class FileSplit:
-    """Image files, decoded on demand."""
-
-    paths: tuple[Path, ...]
-    labels: np.ndarray
-    damaged: DamagedImages = field(compare=False)
-
-    def image(self, index: int) -> Image.Image | None:
         path = self.paths[index]
         try:
             return open_image(path.read_bytes())
         except (OSError, ImageError) as error:
-            self.damaged.add(path, error)
+            self._note_damaged(path, error)
             return None
+
+    def _note_damaged(self, path: Path, reason: object) -> None:
+        with self._lock:
+            if path in self.damaged:
+                return
+            self.damaged.add(path)
+            count, total = len(self.damaged), len(self.paths)
+        if count > DAMAGED_FRACTION * total:
+            raise DataError(
+                f"{path}: {reason}; {count} of {total:,} images are damaged, more than "
+                f"{DAMAGED_FRACTION:.0%}: remove or replace them"
+            )
+        complain("alexnet-triton", f"{path}: {reason}; skipped ({count} of {total:,} images)")
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,7 @@ def hold_out(split: Split, fraction: float) -> tuple[Split, Split | None]:
 
 def damaged_paths(split: Split) -> frozenset[Path]:
     """Damaged images found so far."""
-    return frozenset(split.damaged.paths) if isinstance(split, FileSplit) else frozenset()
+    return frozenset(split.damaged) if isinstance(split, FileSplit) else frozenset()
 
 
 @dataclass(frozen=True)
@@ -197,7 +188,7 @@ def _file_split(folder: Path, classes: Sequence[str]) -> FileSplit:
             raise DataError(f"{folder / name}: no images for class {name!r}; add some, or remove the class everywhere")
         paths += found
         labels += [label] * len(found)
-    return FileSplit(tuple(paths), np.array(labels, np.int64), DamagedImages(len(paths)))
+    return FileSplit(paths, np.array(labels, np.int64))
 
 
 @dataclass(frozen=True)

@@ -126,15 +126,12 @@ def share(chunks: Iterable[Chunk], rank: int, world: int) -> Iterator[Chunk]:
         yield indices[rank:end:world], places[rank:end:world]
 
 
-def batches(
-    split: Split, chunks: Iterable[Chunk], crop: Crop, workers: int | None = None, pin: bool = False
-) -> Iterator[Batch]:
+def batches(split: Split, chunks: Iterable[Chunk], crop: Crop, pin: bool = False) -> Iterator[Batch]:
     """The images and labels of each chunk without damaged images, in pinned memory if `pin` is set.
 
     Threads prepare a few batches ahead: decoding and scaling release the interpreter lock.
     """
-    all_labels = split.labels
-    workers = workers or len(os.sched_getaffinity(0))
+    all_labels, workers = split.labels, len(os.sched_getaffinity(0))
 
     def prepare(chunk: Chunk) -> Batch:
         opened = [(split.image(int(index)), int(index), int(place)) for index, place in zip(*chunk, strict=True)]
