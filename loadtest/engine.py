@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import struct
 import time
 from collections.abc import Callable
 
@@ -24,31 +25,22 @@ from alexnet_triton.loadtest.workload import (
 BURST = 64  # requests sent in a row before answers are looked at
 LOOK_S = 0.01
 LEAD_S = 0.05  # between making ready and the first request
-CLOCK_MONOTONIC = 1  # what time.perf_counter reads on Linux
 TFD_TIMER_ABSTIME = 1
 NS = 1_000_000_000
 # Carries requests to the server and hands each answer back once, a time-out in place of a late one.
 Sender = HttpSender | GrpcSender
 
 
-class _Timespec(ctypes.Structure):
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-class _Itimerspec(ctypes.Structure):
-    _fields_ = (("interval", _Timespec), ("value", _Timespec))
-
-
 class PreciseTimer:
     """Calls `ring` in the running loop at each moment that is `set`, one at a time.
 
     asyncio's own timers are rounded up to whole milliseconds by epoll, which at 1,000 requests a second is the distance
-    between two of them. A timerfd is exact (timerfd_create(2)).
+    between two of them. A timerfd is exact (timerfd_create(2)); `perf_counter` reads the same clock.
     """
 
     def __init__(self, ring: Callable[[], None]) -> None:
         self._libc, self._ring = ctypes.CDLL(None, use_errno=True), ring
-        self._descriptor = self._libc.timerfd_create(CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._loop = asyncio.get_running_loop()
@@ -56,8 +48,8 @@ class PreciseTimer:
 
     def set(self, moment_s: float) -> None:
         """Ring at a moment of `time.perf_counter`; at once when it is past."""
-        at = _Itimerspec(value=_Timespec(*divmod(max(1, int(moment_s * NS)), NS)))
-        self._libc.timerfd_settime(self._descriptor, TFD_TIMER_ABSTIME, ctypes.byref(at), None)
+        at = struct.pack("4l", 0, 0, *divmod(max(1, int(moment_s * NS)), NS))  # itimerspec: no interval, the moment
+        self._libc.timerfd_settime(self._descriptor, TFD_TIMER_ABSTIME, at, None)
 
     def close(self) -> None:
         """Never ring again."""

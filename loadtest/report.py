@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ from rich.console import Console
 
 from alexnet_triton.common.command import Parser
 from alexnet_triton.common.files import write_bytes, write_json, write_text
+from alexnet_triton.common.provenance import describe_command, describe_machine, describe_versions
 from alexnet_triton.loadtest import charts
 from alexnet_triton.loadtest.charts import Chart
 from alexnet_triton.loadtest.errors import ResultError, SettingError
 from alexnet_triton.loadtest.recorder import QUANTILES
-from alexnet_triton.loadtest.results import NAME, Json, prepare_folder, read_result, wrap
+from alexnet_triton.loadtest.results import FORMAT, NAME, Json, prepare_folder, read_result
 from alexnet_triton.loadtest.summary import error_console, load_words, out_console
 
 TEMPLATES = Path(__file__).parent
 PAGE = "report.html"
 PNG_DPI = 160
+PACKAGES = ("alexnet-triton", "hdrhistogram", "grpcio", "aiohttp", "locust", "mlcommons-loadgen")
 # Text stays text, so that it can be searched and scales with the page; no time and no random names, so that the same
 # result gives the same page.
 SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "loadtest", "font.size": 9, "font.family": "sans-serif"}
@@ -35,7 +38,16 @@ def save_and_show(
     kind: str, arguments: argparse.Namespace, title: str, show: Callable[[Json, Console], None], **content: Any
 ) -> None:
     """Save a result and its report in `--output`, show it, and say where it is."""
-    result = wrap(kind, arguments, title, **content)
+    result = {
+        "format": FORMAT,
+        "kind": kind,
+        "title": arguments.title or title,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": describe_command(["alexnet-triton", "loadtest", *arguments.words]),
+        "machine": describe_machine(),
+        "versions": describe_versions(PACKAGES),
+        **content,
+    }
     write_json(arguments.output / NAME, result)
     if arguments.json:
         write_json(arguments.json, result)

@@ -3,11 +3,9 @@
 import argparse
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
-from alexnet_triton.common.provenance import describe_command, describe_machine, describe_versions
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.errors import ResultError, SettingError
 
@@ -15,7 +13,6 @@ OK, MISSED, UNDECIDED, INTERRUPTED = 0, 1, 4, 130  # exit codes
 FORMAT = 1
 NAME = "result.json"
 KINDS = ("run", "sweep", "compare", "mlperf")
-PACKAGES = ("alexnet-triton", "hdrhistogram", "grpcio", "aiohttp", "locust", "mlcommons-loadgen")
 Json = dict[str, Any]
 
 
@@ -31,20 +28,6 @@ def describe_target(target: Target, arguments: argparse.Namespace) -> Json:
         "priorities": arguments.priorities,
         "images": str(arguments.images),
         "seed": arguments.seed,
-    }
-
-
-def wrap(kind: str, arguments: argparse.Namespace, title: str, **content: Any) -> Json:
-    """A result, with the machine, the versions and the command that made it."""
-    return {
-        "format": FORMAT,
-        "kind": kind,
-        "title": arguments.title or title,
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": describe_command(["alexnet-triton", "loadtest", *arguments.words]),
-        "machine": describe_machine(),
-        "versions": describe_versions(PACKAGES),
-        **content,
     }
 
 

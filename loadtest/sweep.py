@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -50,44 +50,26 @@ class Range:
 Measure = Callable[[float], Awaitable[Measured]]
 
 
-async def find_knee(
-    measure: Measure, objectives: tuple[Objective, ...], where: Range, seen: Callable[[Point], None]
-) -> tuple[list[Point], float | None]:
-    """All points in the order of their load, and the greatest load that met every objective; None where none did.
-
-    `seen` hears of each point when it is measured.
-    """
-    points: list[Point] = []
-
-    async def met(load: float) -> bool:
+async def find_knee(measure: Measure, objectives: tuple[Objective, ...], where: Range) -> AsyncIterator[Point]:
+    """Each point as it is measured. The knee is the greatest load that met every objective."""
+    good: float | None = None
+    bad: float | None = None
+    load: float | None = where.low
+    while load is not None:
         measured = await measure(load)
         judged = judge(objectives, measured.objectives)
-        points.append(Point(load, all(each.met for each in judged), judged, measured))
-        seen(points[-1])
-        return points[-1].met
-
-    good, bad = await _double(met, where)
-    while good is not None and bad is not None and (middle := _between(good, bad, where)) is not None:
-        if await met(middle):
-            good = middle
-        else:
-            bad = middle
-    return sorted(points, key=lambda point: point.load), good
+        point = Point(load, all(each.met for each in judged), judged, measured)
+        yield point
+        good, bad = (load, bad) if point.met else (good, load)
+        load = _next_load(good, bad, where)
 
 
-async def _double(met: Callable[[float], Awaitable[bool]], where: Range) -> tuple[float | None, float | None]:
-    """The last load that met the objectives, and the first that did not."""
-    good, load = None, where.low
-    while await met(load):
-        good = load
-        if load >= where.high:
-            return good, None
-        load = min(2 * load, where.high)
-    return good, load
-
-
-def _between(good: float, bad: float, where: Range) -> float | None:
-    """The next load to try, None when the two are near enough."""
+def _next_load(good: float | None, bad: float | None, where: Range) -> float | None:
+    """Twice the last load that met the objectives, then between it and the first that did not; None at the end."""
+    if good is None or (bad is None and good >= where.high):
+        return None
+    if bad is None:
+        return min(2 * good, where.high)
     middle = math.sqrt(good * bad)
     if where.whole:
         middle = round(middle)
@@ -162,12 +144,10 @@ async def _search(
             raise EndedError("ended by Ctrl-C")
         return measured
 
-    def seen(point: Point) -> None:
+    async for point in find_knee(measure_at, objectives, where):
         series["points"] = sorted([*series["points"], asdict(point)], key=lambda each: each["load"])
         series["knee"] = max((each["load"] for each in series["points"] if each["met"]), default=None)
         _show_point(point, out_console())
-
-    await find_knee(measure_at, objectives, where, seen)
 
 
 def _show_point(point: Point, console: Console) -> None:

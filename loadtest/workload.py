@@ -148,7 +148,7 @@ class RequestSampler:
         self._rest: list[Case] = []
         self._levels = list(workload.priorities)
         self._weights = list(workload.priorities.values())
-        self._encode = _encode_grpc if target.address.is_grpc else _http_encoder(target)
+        self._encode = _encoder(target)
 
     def next(self) -> Request:
         """Draw the next request."""
@@ -186,12 +186,10 @@ def infer_request(target: Target, cases: Sequence[Case], priority: int = 0) -> I
     )
 
 
-def _encode_grpc(request: InferRequest) -> bytes:
-    return build_message(request).SerializeToString()
-
-
-def _http_encoder(target: Target) -> Callable[[InferRequest], bytes]:
-    """Makes whole HTTP/1.1 messages: head, JSON header and binary part."""
+def _encoder(target: Target) -> Callable[[InferRequest], bytes]:
+    """Makes gRPC messages, or whole HTTP/1.1 messages: head, JSON header and binary part."""
+    if target.address.is_grpc:
+        return lambda request: build_message(request).SerializeToString()
     address, version = target.address, target.config.version
     model = quote(target.model, safe="") + (f"/versions/{quote(version, safe='')}" if version else "")
     headers = {"Host": address.authority, "Content-Type": "application/octet-stream", **target.config.headers}

@@ -88,44 +88,33 @@ class AlexNet(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
-        layers = _paper_features(config) if config.name == "alexnet" else _one_column_features(config)
-        self.features = nn.Sequential(*layers)
+        self.features = nn.Sequential(*_features(config))
         self.classifier = nn.Sequential(*_classifier(config))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
 
 
-def _paper_features(config: NetworkConfig) -> list[nn.Module]:
-    """Krizhevsky et al. 2012, section 3.5: [N, 3, 227, 227] to [N, 256, 6, 6]."""
+def _features(config: NetworkConfig) -> list[nn.Module]:
+    """[N, 3, S, S] to [N, 256, 6, 6], at the published width.
 
-    def lrn(channels: int) -> nn.Module:
-        return LocalResponseNorm(channels) if config.lrn else nn.Identity()
+    `alexnet` is Krizhevsky et al. 2012, section 3.5. `alexnet_owt` is Krizhevsky 2014, arXiv:1404.5997, with
+    torchvision's layers: it has neither LRN nor groups, whatever the config says.
+    """
+    paper, activation = config.name == "alexnet", ACTIVATIONS[config.activation]
+    published = (96, 256, 384, 384, 256) if paper else (64, 192, 384, 256, 256)
+    c1, c2, c3, c4, c5 = map(config.units, published)
+    groups = config.groups if paper else 1
 
-    c1, c2, c3, c4, c5 = map(config.units, (96, 256, 384, 384, 256))
-    activation, groups = ACTIVATIONS[config.activation], config.groups
+    def lrn(channels: int) -> list[nn.Module]:
+        return [LocalResponseNorm(channels) if config.lrn else nn.Identity()] if paper else []
+
     return [
-        *(nn.Conv2d(3, c1, 11, stride=4), activation(), lrn(c1), _pool(config)),  # 27 x 27
-        *(nn.Conv2d(c1, c2, 5, padding=2, groups=groups), activation(), lrn(c2), _pool(config)),  # 13 x 13
+        *(nn.Conv2d(3, c1, 11, stride=4, padding=0 if paper else 2), activation(), *lrn(c1), _pool(config)),  # 27 x 27
+        *(nn.Conv2d(c1, c2, 5, padding=2, groups=groups), activation(), *lrn(c2), _pool(config)),  # 13 x 13
         *(nn.Conv2d(c2, c3, 3, padding=1), activation()),
         *(nn.Conv2d(c3, c4, 3, padding=1, groups=groups), activation()),
         *(nn.Conv2d(c4, c5, 3, padding=1, groups=groups), activation(), _pool(config)),  # 6 x 6
-    ]
-
-
-def _one_column_features(config: NetworkConfig) -> list[nn.Module]:
-    """Krizhevsky 2014, arXiv:1404.5997, with torchvision's layers: [N, 3, 224, 224] to [N, 256, 6, 6].
-
-    It has neither LRN nor groups, whatever the config says.
-    """
-    c1, c2, c3, c4, c5 = map(config.units, (64, 192, 384, 256, 256))
-    activation = ACTIVATIONS[config.activation]
-    return [
-        *(nn.Conv2d(3, c1, 11, stride=4, padding=2), activation(), _pool(config)),
-        *(nn.Conv2d(c1, c2, 5, padding=2), activation(), _pool(config)),
-        *(nn.Conv2d(c2, c3, 3, padding=1), activation()),
-        *(nn.Conv2d(c3, c4, 3, padding=1), activation()),
-        *(nn.Conv2d(c4, c5, 3, padding=1), activation(), _pool(config)),
     ]
 
 

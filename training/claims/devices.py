@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +23,14 @@ TRAIN_OPTIONS = ["--recipe", "fast", "--dropout", "0", "--holdout", "0", "--prec
 SETUPS: dict[str, tuple[tuple[str, ...], int]] = {ONE: ((), 1), TWO: (TORCHRUN, 1), BOTH: ((), 2)}
 
 
-@dataclass(frozen=True)
-class DevicesOutcome:
-    """Images a second of each epoch but the first, and the loss of each step."""
-
-    rates: list[float]
-    losses: list[float]
+Outcome = tuple[list[float], list[float]]  # images a second of each epoch but the first, and the loss of each step
 
 
 def show(data: SmallDataset, folder: Path, note: Note) -> ClaimResult:
     outcomes = _run_all(data.first(IMAGES), note)
-    losses = {setup: np.array(of[0].losses) for setup, of in outcomes.items()}
+    losses = {setup: np.array(of[0][1]) for setup, of in outcomes.items()}
     difference = float(np.abs(losses[TWO] - losses[ONE]).max())
-    rates = {setup: [rate for outcome in of for rate in outcome.rates] for setup, of in outcomes.items()}
+    rates = {setup: [rate for epochs, _ in of for rate in epochs] for setup, of in outcomes.items()}
     times = float(np.mean(rates[TWO]) / np.mean(rates[ONE]))
     _draw(rates, losses, folder / "devices.png")
     line = (
@@ -54,9 +48,9 @@ def show(data: SmallDataset, folder: Path, note: Note) -> ClaimResult:
     return ClaimResult("Two devices against one", line, "devices.png", values)
 
 
-def _run_all(data: SmallDataset, note: Note) -> dict[str, list[DevicesOutcome]]:
+def _run_all(data: SmallDataset, note: Note) -> dict[str, list[Outcome]]:
     """The outcome of each round by setup. The setups take turns."""
-    outcomes: dict[str, list[DevicesOutcome]] = {setup: [] for setup in SETUPS}
+    outcomes: dict[str, list[Outcome]] = {setup: [] for setup in SETUPS}
     with tempfile.TemporaryDirectory() as temporary:
         _write(data, Path(temporary, "data"))
         for number in range(ROUNDS):
@@ -73,7 +67,7 @@ def _write(data: SmallDataset, folder: Path) -> None:
         pictures.write(images, classes, len(images.labels), folder / name, "png")
 
 
-def _run(setup: str, folder: Path) -> DevicesOutcome:
+def _run(setup: str, folder: Path) -> Outcome:
     launcher, threads = SETUPS[setup]
     files = ["--data", str(folder / "data"), "--output", str(folder / "run.pt")]
     sizes = f"--epochs {EPOCHS} --batch {BATCH} --width {WIDTH}".split()
@@ -82,10 +76,8 @@ def _run(setup: str, folder: Path) -> DevicesOutcome:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     if done.returncode:
         raise TrainingError(f"{setup}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return DevicesOutcome(
-        [float(row["images_per_second"]) for row in _rows(folder / "run.epochs.csv")[1:]],
-        [float(row["loss"]) for row in _rows(folder / "run.steps.csv")],
-    )
+    rates = [float(row["images_per_second"]) for row in _rows(folder / "run.epochs.csv")[1:]]
+    return rates, [float(row["loss"]) for row in _rows(folder / "run.steps.csv")]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
