@@ -5,6 +5,7 @@ import gc
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from alexnet_triton.client.config import Config
 from alexnet_triton.client.errors import UsageError
 from alexnet_triton.client.images import Source
-from alexnet_triton.client.inference import LookAhead, batches
+from alexnet_triton.client.inference import batches
 from alexnet_triton.client.protocol import Classification, Failure, Result
 from alexnet_triton.client.servers import PROBE
 from alexnet_triton.client.session import Session
@@ -66,21 +67,21 @@ class AsyncClassifier:
     async def classify_many(self, images: Iterable[Source]) -> AsyncIterator[Result]:
         """As `Classifier.classify_many`."""
         session = self.session
-        tasks: LookAhead[asyncio.Task[list[Result]]] = LookAhead(2 * self.config.concurrency)
+        tasks: deque[asyncio.Task[list[Result]]] = deque()
         try:
             for batch in batches(images, *await session.batching()):
-                for task in tasks.add(asyncio.create_task(session.classify(batch))):
-                    for result in await task:
+                tasks.append(asyncio.create_task(session.classify(batch)))
+                if len(tasks) > 2 * self.config.concurrency:
+                    for result in await tasks.popleft():
                         yield result
-            for task in tasks.rest():
-                for result in await task:
+            while tasks:
+                for result in await tasks.popleft():
                     yield result
         finally:
-            left = list(tasks.rest())
-            for task in left:
+            for task in tasks:
                 task.cancel()
             # They fail as the one did that ended this; asyncio would report each failure that nobody looked at.
-            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
         """Drop the connections."""
@@ -139,16 +140,17 @@ class Classifier:
             ServerError: no server answered.
         """
         session = self._session
-        started: LookAhead[tuple[Work[list[Result]], Future[list[Result]]]] = LookAhead(2 * self.config.concurrency)
+        started: deque[tuple[Work[list[Result]], Future[list[Result]]]] = deque()
         try:
             for batch in batches(images, *session.run(Session.batching)):
                 work = _classifying(batch)
-                for oldest in started.add((work, session.start(work))):
-                    yield from session.result(*oldest)
-            for oldest in started.rest():
-                yield from session.result(*oldest)
+                started.append((work, session.start(work)))
+                if len(started) > 2 * self.config.concurrency:
+                    yield from session.result(*started.popleft())
+            while started:
+                yield from session.result(*started.popleft())
         finally:
-            for _, future in started.rest():
+            for _, future in started:
                 future.cancel()
 
     def close(self) -> None:

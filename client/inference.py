@@ -1,11 +1,10 @@
-"""One batch of images through the model, and how many batches are prepared ahead."""
+"""Images in batches, and one batch through the model."""
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from alexnet_triton.client.config import Config
 from alexnet_triton.client.errors import BadAnswer, ClassifierError
@@ -15,24 +14,6 @@ from alexnet_triton.common.infer_request import bytes_tensor
 
 T = TypeVar("T")
 Outcome = Classification | ClassifierError
-
-
-class LookAhead(Generic[T]):
-    """Started work in the order it was started, at most `limit` at a time."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._started = limit, deque[T]()
-
-    def add(self, work: T) -> Iterator[T]:
-        """Take in one more; yields the oldest when there are more than `limit`."""
-        self._started.append(work)
-        while len(self._started) > self._limit:
-            yield self._started.popleft()
-
-    def rest(self) -> Iterator[T]:
-        """Yield all that is left, the oldest first."""
-        while self._started:
-            yield self._started.popleft()
 
 
 def batches(items: Iterable[T], size: int, single: int = 0) -> Iterator[list[T]]:
@@ -60,14 +41,14 @@ class Inference:
         """
         start = time.perf_counter()
         request = self._request(images, top or self._config.top)
-        done = await self._dispatcher.send(
+        answers, endpoint, attempts = await self._dispatcher.send(
             lambda endpoint, timeout_s: _attempt(request, endpoint, timeout_s), Deadline(self._config.timeout_s)
         )
         self.proven = True
-        total_ms, request_ms = (time.perf_counter() - start) * 1e3, done.value[0].ms
+        total_ms, request_ms = (time.perf_counter() - start) * 1e3, answers[0].ms
         wait_ms = max(0.0, total_ms - request_ms)
-        timing = Timing(read_ms, wait_ms, request_ms, done.attempts, len(images), done.endpoint.transport.host)
-        return [replace(each, timing=timing) for each in done.value]
+        timing = Timing(read_ms, wait_ms, request_ms, attempts, len(images), endpoint.transport.host)
+        return [replace(each, timing=timing) for each in answers]
 
     def _request(self, images: list[bytes], top: int) -> InferRequest:
         return InferRequest(

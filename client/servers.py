@@ -4,10 +4,9 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from alexnet_triton.client.config import Address, Config, parse_address
 from alexnet_triton.client.errors import DeadlineExceeded, NotReady, ServerError, Unreachable
@@ -146,15 +145,6 @@ class Pool:
 Call = Callable[[Endpoint, float], Awaitable[T]]
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatched(Generic[T]):
-    """A call's result, the server that gave it, and the number of attempts it took."""
-
-    value: T
-    endpoint: Endpoint
-    attempts: int
-
-
 class Dispatcher:
     """Repeats failed calls, on the next server if there is one. Every call through it must be safe to repeat."""
 
@@ -163,8 +153,8 @@ class Dispatcher:
         # Everything in flight may fail at once when a server goes away, which must not end the run.
         self.budget = RetryBudget(max(100.0, 4.0 * config.concurrency * max(1, config.retries)))
 
-    async def send(self, call: Call[T], deadline: Deadline) -> Dispatched[T]:
-        """Call `call(endpoint, timeout_s)` until it returns.
+    async def send(self, call: Call[T], deadline: Deadline) -> tuple[T, Endpoint, int]:
+        """Call `call(endpoint, timeout_s)` until it returns: the result, the server that gave it, and the attempts.
 
         Raises:
             ServerError: the last attempt's.
@@ -175,7 +165,7 @@ class Dispatcher:
             self.budget.earn()
             try:
                 value, endpoint = await self._hedged(call, endpoint, deadline)
-                return Dispatched(value, endpoint, attempt + 1)
+                return value, endpoint, attempt + 1
             except ServerError as error:
                 await self._back_off(error, attempt, deadline)
             attempt, last = attempt + 1, endpoint

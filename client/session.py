@@ -61,10 +61,10 @@ class Session:
         async with self._opening:
             if self._inference is None:
                 deadline = Deadline(self.config.timeout_s)
-                found = await self.dispatcher.send(
+                signature, _, _ = await self.dispatcher.send(
                     lambda endpoint, timeout_s: _find_model(endpoint.transport, self.config, timeout_s), deadline
                 )
-                self._inference = Inference(self.config, self.dispatcher, found.value)
+                self._inference = Inference(self.config, self.dispatcher, signature)
         return self._inference
 
     async def batching(self) -> tuple[int, int]:
@@ -103,7 +103,7 @@ class Session:
         """
         deadline = Deadline(self.config.timeout_s)
         asked = self.dispatcher.send(lambda endpoint, timeout_s: endpoint.transport.statistics(timeout_s), deadline)
-        return (await asked).value
+        return (await asked)[0]
 
     async def close(self) -> None:
         """Drop the connections; what is in flight fails."""

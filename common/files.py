@@ -71,20 +71,12 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step, in UTF-8.
-
-    Raises:
-        WriteError: it cannot be written.
-    """
+    """As `write_bytes`, in UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file in one step by a value as indented JSON.
-
-    Raises:
-        WriteError: it cannot be written.
-    """
+    """As `write_bytes`, a value as indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
