@@ -34,11 +34,7 @@ class AsyncClassifier:
     """
 
     def __init__(self, *urls: str, **settings: Any) -> None:
-        """Settings are those of `Config`. Connects when it is first used.
-
-        Raises:
-            UsageError: a setting that cannot work.
-        """
+        """As `Classifier`."""
         self.config = Config(urls=urls, **settings)
         self._session: Session | None = None
 
