@@ -11,7 +11,6 @@ COMMANDS = {
     "claims": ("training.claims.command", "main", "the 2012 paper's claims, shown again on small networks"),
     "pictures": ("training.pictures", "main", "write images of a data set as files"),
     "imagenet-weights": ("training.torchvision_weights", "main", "published ImageNet weights to a checkpoint"),
-    "step-speed": ("training.step_speed", "main", "how fast training steps are"),
     "export": ("export.pipeline", "main", "a checkpoint to a published version: every precision, verified"),
     "to-onnx": ("export.to_onnx", "main", "a checkpoint to ONNX"),
     "verify": ("export.verify", "main", "compare networks with a reference on a whole test set"),

@@ -31,7 +31,6 @@ def add_shared_options(parser: Parser, duration: str | None, warmup: str = "2s",
     """
     add_server_options(parser)
     if repository:
-        parser.add_argument("--metrics", metavar="URL", help="Triton's metrics (default: where the server has them)")
         parser.add_argument("--repository", type=Path, metavar="FOLDER", help="start a fresh server on it, not --url")
     _add_requests(parser)
     if duration:
@@ -89,7 +88,7 @@ def setup_of(arguments: argparse.Namespace, load: Plan | Users) -> Setup:
     if arguments.limit < 1 or arguments.connections < 1:
         raise SettingError("--limit and --connections are 1 or more")
     workload = Workload(arguments.batch, parse_priorities(arguments.priorities), arguments.seed)
-    return Setup(load, workload, arguments.connections, arguments.give_up, getattr(arguments, "metrics", None))
+    return Setup(load, workload, arguments.connections, arguments.give_up)
 
 
 def load_of(arguments: argparse.Namespace) -> Plan | Users:

@@ -130,11 +130,11 @@ async def _classify(inference: Inference, path: Path, image: bytes) -> Classific
 
 
 async def _steps(classifier: AsyncClassifier, config: Config) -> tuple[str, ...]:
-    described = await classifier.session.dispatcher.send(
+    described, _, _ = await classifier.session.dispatcher.send(
         lambda server, left_s: server.transport.model_config(config.model_name, config.version, left_s),
         Deadline(config.timeout_s),
     )
-    steps = described.value.get("ensemble_scheduling", {}).get("step", ())
+    steps = described.get("ensemble_scheduling", {}).get("step", ())
     return tuple(str(each["model_name"]) for each in steps)
 
 

@@ -43,7 +43,6 @@ class Setup:
     workload: Workload = field(default_factory=Workload)
     connections: int = 1024
     timeout_s: float = 10.0
-    metrics_url: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """The load as plain values."""
@@ -160,7 +159,7 @@ async def _measure(engine: LoadEngine, target: Target, setup: Setup, seed: int) 
     recorder, load = engine.recorder, setup.load
     start_s = time.perf_counter() + LEAD_S
     recorder.begin(start_s + load.warmup_s, start_s + load.warmup_s + load.duration_s)
-    observer = Observer(target, recorder, setup.metrics_url)
+    observer = Observer(target, recorder)
     observing = asyncio.create_task(observer.run())
     with suppress(RuntimeError, ValueError):  # only the main thread hears signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupt, engine, observer)
@@ -190,7 +189,6 @@ def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
     recorder = engine.recorder
     seconds = recorder.end_s - recorder.start_s
     failures, samples = recorder.failure_list(), observer.sampler.samples
-    note = "; ".join(each for each in (observer.note, observer.sampler.note) if each)
     latency, service, lag = map(Times.of, (recorder.latency, recorder.service, recorder.lag))
     sent_per_s = recorder.sent_in_time / seconds
     delayed = engine.sender.delayed / max(1, recorder.sent)
@@ -210,7 +208,7 @@ def _figures(engine: LoadEngine, observer: Observer, setup: Setup) -> Measured:
         failures=failures,
         windows=recorder.windows(),
         generator=Generator(observer.cores, sent_per_s, lag, engine.sender.delayed, limits),
-        server=ServerView(observer.models, samples, memory_growth(samples), note),
+        server=ServerView(observer.models, samples, memory_growth(samples), observer.note),
         interrupted=observer.interrupted.is_set(),
     )
 

@@ -12,7 +12,7 @@ from alexnet_triton.client.classifier import AsyncClassifier
 from alexnet_triton.client.errors import ServerError
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.recorder import Recorder
-from alexnet_triton.loadtest.sampler import Sample, Sampler, find_place
+from alexnet_triton.loadtest.sampler import Sample, Sampler, find_process
 
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 Models = Sequence[Mapping[str, Any]]
@@ -79,10 +79,10 @@ def _batches(stats: Mapping[str, Any]) -> dict[int, int]:
 class Observer:
     """Looks at server and generator at the beginning and the end of the measured time, and each second of it."""
 
-    def __init__(self, target: Target, recorder: Recorder, metrics_url: str | None) -> None:
+    def __init__(self, target: Target, recorder: Recorder) -> None:
         self._target, self._recorder = target, recorder
         self.interrupted = asyncio.Event()
-        self.sampler = Sampler(*find_place(target.address, metrics_url), recorder.end_s - recorder.start_s)
+        self.sampler = Sampler(find_process(target.address), recorder.end_s - recorder.start_s)
         self.models: list[ModelView] = []
         self.cores, self.note = 0.0, ""
 

@@ -107,8 +107,8 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton evaluate artifacts/checkpoint.pt --data fashion-mnist": EVALUATE,
     "alexnet-triton evaluate artifacts/checkpoint.pt --data fashion-mnist --crops 10 "
     "--confusion confusion.png --json accuracy.json": EVALUATE,
-    "alexnet-triton step-speed --json step-speed.json": STEPS,
-    "alexnet-triton step-speed --batch 32 --rounds 5 --repeats 2": STEPS,
+    "python docs/step_speed.py --json step-speed.json": STEPS,
+    "python docs/step_speed.py --batch 32 --rounds 5 --repeats 2": STEPS,
     "alexnet-triton claims --only dropout": Covered(
         "tests/training/test_claims.py::test_one_claim_again_leaves_the_others"
     ),

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from alexnet_triton.client.config import Config, parse_address
+from alexnet_triton.client.config import Config
 from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError
 from alexnet_triton.loadtest.bench.servers import Triton, triton
 from alexnet_triton.loadtest.bench.wrk import jpeg_load
 from alexnet_triton.loadtest.measure import Measured, Setup, measure_in_process
 from alexnet_triton.loadtest.recorder import Times
-from alexnet_triton.loadtest.sampler import Sampler, find_place
+from alexnet_triton.loadtest.sampler import Sampler
 from alexnet_triton.loadtest.workload import Plan
 from alexnet_triton.serving.errors import ControlError
 
@@ -88,8 +88,7 @@ def measure_soak(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """
     advance(f"{config.soak_s:.0f} s of load")
     with triton(config.repository, config.folder) as server:
-        _, metrics_url = find_place(parse_address(f"http://{server.http}"), None)
-        sampler = Sampler(server.process.pid, metrics_url, config.soak_s)
+        sampler = Sampler(server.process.pid, config.soak_s)
         sampler.start()
         seen = jpeg_load(server, CONNECTIONS, config.soak_s, config.bodies)
         sampler.stop()

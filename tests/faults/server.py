@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,6 @@ import psutil
 
 from alexnet_triton.common.command import UserError
 from alexnet_triton.loadtest.bench.servers import free_port
-from alexnet_triton.loadtest.sampler import parse_metrics
 from alexnet_triton.serving.control import Control, ask_reference_image
 from alexnet_triton.serving.errors import ServingError
 from alexnet_triton.serving.repository import Repository
@@ -147,10 +147,10 @@ class ServedCopy:
         """A value of `serve`'s metrics, summed over models; NaN while nothing answers."""
         try:
             with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=5) as response:
-                values = parse_metrics(response.read().decode())
+                lines = response.read().decode().splitlines()
         except (urllib.error.URLError, OSError):
             return float("nan")
-        return sum(value for (each, _), value in values.items() if each == name)
+        return sum(float(line.split()[-1]) for line in lines if re.split(r"[{ ]", line)[0] == name)
 
     @property
     def tritonserver(self) -> int:

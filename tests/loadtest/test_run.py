@@ -40,7 +40,6 @@ def test_memory_and_descriptors_are_tracked(tiny_server: Server, pictures: Path,
         for side in ("server", "generator"):
             assert sample[side]["memory_mib"] > 10
             assert sample[side]["descriptors"] > 3
-        assert sample["mean_batch"]["alexnet"] >= 1
 
 
 def test_the_result_says_how_to_make_it_again(quick_stub: Running, pictures: Path, tmp_path: Path) -> None:

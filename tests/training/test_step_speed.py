@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_triton.training import step_speed
 from alexnet_triton.training.model import NetworkConfig
+from docs import step_speed
 
 
 def test_every_variant_is_measured_in_every_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

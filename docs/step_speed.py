@@ -1,4 +1,4 @@
-"""The command `alexnet-triton step-speed`: how fast training steps of the 2012 network are, computed in several ways.
+"""How fast training steps of the 2012 network are, computed in several ways: `python docs/step_speed.py`.
 
 A step is forward, backward and optimiser on pixels that are in memory already. The variants take turns, so that
 whatever else the machine does slows all of them; ratios are taken within a round. Rates are in images a second.
@@ -6,6 +6,7 @@ whatever else the machine does slows all of them; ratios are taken within a roun
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from alexnet_triton.training.log import progress_bar
 from alexnet_triton.training.model import AlexNet, LocalResponseNorm, NetworkConfig, Normalize, initialize
 from alexnet_triton.training.recipe import RECIPES, make_optimizer
 
-PROG = "alexnet-triton step-speed"
+PROG = "step_speed"
 RATIO = "bf16_channels_last_is_times"
 
 Step = Callable[[], float]  # returns the loss
@@ -148,3 +149,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         lines.append(f"{row['variant']:<50}{cell(row['images_per_second']):<30}{cell(row[RATIO])}")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
