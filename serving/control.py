@@ -10,7 +10,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -109,6 +109,18 @@ class Control:
         """
         self._order("Load", model, timeout_s)
 
+    def replace(self, model: str, timeout_s: float = 60.0) -> None:
+        """Load a model once more, whose files are as before: it answers until the new one does.
+
+        Triton does nothing where nothing has changed, so its configuration gets a parameter that says when.
+
+        Raises:
+            as `load`.
+        """
+        config = self._ask_json("GET", f"/v2/models/{model}/config", timeout_s=timeout_s)
+        config.setdefault("parameters", {})["replaced"] = {"string_value": str(time.time_ns())}
+        self._order("Load", model, timeout_s, {"config": json.dumps(config)})
+
     def unload(self, model: str, timeout_s: float = 60.0) -> None:
         """Unload a model.
 
@@ -117,15 +129,18 @@ class Control:
         """
         self._order("Unload", model, timeout_s)
 
-    def _order(self, order: str, model: str, timeout_s: float) -> None:
+    def _order(self, order: str, model: str, timeout_s: float, parameters: Mapping[str, str] = {}) -> None:
         if not self.grpc_port:
-            self._ask("POST", f"/v2/repository/models/{model}/{order.lower()}", b"{}", timeout_s=timeout_s)
+            body = json.dumps({"parameters": parameters}).encode()
+            self._ask("POST", f"/v2/repository/models/{model}/{order.lower()}", body, timeout_s=timeout_s)
             return
         import grpc  # takes longer to import than a server's watcher otherwise needs
         from tritonclient.grpc import service_pb2, service_pb2_grpc
 
         address = f"{self.host}:{self.grpc_port}"
         request = getattr(service_pb2, f"RepositoryModel{order}Request")(model_name=model)
+        for name, text in parameters.items():
+            request.parameters[name].string_param = text
         with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
             call = getattr(service_pb2_grpc.GRPCInferenceServiceStub(channel), f"RepositoryModel{order}")
             try:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ Event = Callable[..., None]  # the event's name, then its details by keyword
 _POLL_S = 0.05
 START_ATTEMPTS = 5
 LOCK_WAIT_S = 10.0  # for a publication; then the server starts on what is there
+OUTGOING_S = 3.0  # a replaced model has answered or refused by then what waited in its queue
 DRAIN_S = 6.0  # at most, for requests in flight
 
 
@@ -100,6 +102,7 @@ class Server:
         self._announcement: Announcement | None = None
         self._answered = False  # rightly, once since its start
         self.aborts = 0  # starts that the Python backend aborted, and that were tried again
+        self._outgoing: dict[int, float] = {}  # stubs of models that were replaced, and when they may be ended
         self.cut_drains = 0  # stops that did not wait for every request in flight
 
     def start(self) -> None:
@@ -145,6 +148,7 @@ class Server:
         installation = find_installation(self.config.tritonserver)
         clear_dead_runs()
         self._run, lock = create_run()
+        self._outgoing.clear()
         try:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             self.log_path.touch()
@@ -211,9 +215,29 @@ class Server:
         """As `control.check_health`, of this server."""
         return check_health(self.control, self.repository, timeout_s, patience_s)
 
+    def heal(self, model: str, timeout_s: float) -> None:
+        """Replace a model that misses a stub: Triton never starts one again, and calls the model ready.
+
+        Triton frees nothing of a model whose stub died, so `end_outgoing` ends the stubs that it has left.
+
+        Raises:
+            ControlError: as `Control.replace`.
+        """
+        old = [pid for pid, name in self._stub_models().items() if name == model]
+        self.control.replace(model, timeout_s)
+        self._outgoing |= dict.fromkeys(old, time.monotonic() + OUTGOING_S)
+
+    def end_outgoing(self) -> None:
+        """End the stubs of replaced models, once every request that they may have is answered."""
+        for pid in [pid for pid, due in self._outgoing.items() if time.monotonic() > due]:
+            if self._process and pid in self._process.stub_models():
+                os.kill(pid, signal.SIGKILL)
+            else:
+                del self._outgoing[pid]
+
     def missing_stubs(self) -> list[str]:
-        """Models with fewer live stubs than instances. Triton never notices by itself that a stub has ended."""
-        alive = Counter(self._process.stub_models().values()) if self._process else Counter()
+        """Models with fewer live stubs than instances."""
+        alive = Counter(self._stub_models().values())
         return sorted(
             name
             for name, config in self.repository.configs.items()
@@ -255,7 +279,11 @@ class Server:
 
     def stubs(self) -> list[int]:
         """Process ids of the Python backend's stubs."""
-        return list(self._process.stub_models()) if self._process else []
+        return list(self._stub_models())
+
+    def _stub_models(self) -> dict[int, str]:
+        models = self._process.stub_models() if self._process else {}
+        return {pid: model for pid, model in models.items() if pid not in self._outgoing}
 
     @property
     def log_path(self) -> Path:

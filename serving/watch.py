@@ -52,6 +52,7 @@ class Watcher:
             broken = self._wait_for_deaths()
             if self.stopped:
                 return
+            self.server.end_outgoing()
             if self.server.wait(0.0):
                 self._restart("tritonserver ended")
             elif broken:
@@ -112,13 +113,12 @@ class Watcher:
             self._backoff_s = 0.0
 
     def _heal(self, models: list[str], reason: str) -> None:
-        """Unload and load the models: Triton never restarts a stub by itself, and calls its model ready."""
+        """Replace the models; callers are answered meanwhile by the stubs that live."""
         self.healthy = False
         started = time.monotonic()
         try:
             for model in models:
-                self.server.control.unload(model, timeout_s=3.0)
-                self.server.control.load(model, timeout_s=10.0)
+                self.server.heal(model, timeout_s=10.0)
             self.server.check(timeout_s=5.0)
         except ServingError as error:
             self._restart(f"healing {', '.join(models)} failed: {error}")

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.control import Control, check_health
-from alexnet_triton.serving.errors import StalledError, StartError
+from alexnet_triton.serving.errors import ControlError, StalledError, StartError
 from alexnet_triton.serving.server import ignore_event
 from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher, watcher_metrics
 from tests.serving.tiny import answer, jpeg, network, running_server
@@ -57,6 +58,27 @@ def test_a_killed_stub_is_healed(watched: tuple[Watcher, list], model: str) -> N
     assert events[-1][0] == "heal"
     assert events[-1][1]["models"] == [model]
     _answers_rightly(watcher.server)
+
+
+def test_callers_are_answered_while_a_model_is_healed(watched: tuple[Watcher, list]) -> None:
+    """The stub that lives answers until the new ones do, and nothing of the old ones is left."""
+    watcher, _ = watched
+    server, heals, answers = watcher.server, watcher.counts["heals"], list[int]()
+    wait_for(lambda: len(_stubs(server)) == 4)  # those that an earlier heal replaced are gone
+    before = {pid for pid, name in _stubs(server).items() if name == "preprocess"}
+    os.kill(min(before), signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while watcher.counts["heals"] == heals and time.monotonic() < deadline:
+        try:
+            server.control.classify(jpeg(1))
+            answers.append(200)
+        except ControlError as error:
+            answers.append(error.status)
+    assert watcher.counts["heals"] == heals + 1
+    assert HTTPStatus.NOT_FOUND not in answers
+    wait_for(lambda: not before & _stubs(server).keys())
+    assert not server.missing_stubs()
+    _answers_rightly(server)
 
 
 def test_a_killed_server_is_started_again_where_it_was(watched: tuple[Watcher, list]) -> None:
