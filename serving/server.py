@@ -35,8 +35,8 @@ from alexnet_triton.serving.launch import (
     settle_ports,
 )
 from alexnet_triton.serving.repository import Repository, instance_count, locked, settle_versions
-from alexnet_triton.serving.runs import Announcement, RunDir, clear_dead_runs, create_run
-from alexnet_triton.serving.supervisor import SupervisedProcess
+from alexnet_triton.serving.runs import SHARED_MEMORY, Announcement, RunDir, clear_dead_runs, create_run
+from alexnet_triton.serving.supervisor import Stub, SupervisedProcess
 
 Event = Callable[..., None]  # the event's name, then its details by keyword
 _POLL_S = 0.05
@@ -102,7 +102,8 @@ class Server:
         self._announcement: Announcement | None = None
         self._answered = False  # rightly, once since its start
         self.aborts = 0  # starts that the Python backend aborted, and that were tried again
-        self._outgoing: dict[int, float] = {}  # stubs of models that were replaced, and when they may be ended
+        self._stubs: dict[int, Stub] = {}  # every one that was seen alive
+        self._outgoing: dict[tuple[int, Stub], float] = {}  # of models that were replaced, and when they may be ended
         self.cut_drains = 0  # stops that did not wait for every request in flight
 
     def start(self) -> None:
@@ -148,7 +149,7 @@ class Server:
         installation = find_installation(self.config.tritonserver)
         clear_dead_runs()
         self._run, lock = create_run()
-        self._outgoing.clear()
+        self._stubs, self._outgoing = {}, {}
         try:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             self.log_path.touch()
@@ -223,21 +224,22 @@ class Server:
         Raises:
             ControlError: as `Control.replace`.
         """
-        old = [pid for pid, name in self._stub_models().items() if name == model]
+        old = {pid: stub for pid, stub in self._stubs.items() if stub.model == model}
         self.control.replace(model, timeout_s)
-        self._outgoing |= dict.fromkeys(old, time.monotonic() + OUTGOING_S)
+        self._outgoing |= dict.fromkeys(old.items(), time.monotonic() + OUTGOING_S)
 
     def end_outgoing(self) -> None:
         """End the stubs of replaced models, once every request that they may have is answered."""
-        for pid in [pid for pid, due in self._outgoing.items() if time.monotonic() > due]:
-            if self._process and pid in self._process.stub_models():
+        live = self._process.stubs() if self._process else {}
+        for pid, stub in [old for old, due in self._outgoing.items() if time.monotonic() > due]:
+            if live.get(pid) == stub:
                 os.kill(pid, signal.SIGKILL)
-            else:
-                del self._outgoing[pid]
+            (SHARED_MEMORY / stub.memory).unlink(missing_ok=True)
+            del self._outgoing[pid, stub]
 
     def missing_stubs(self) -> list[str]:
         """Models with fewer live stubs than instances."""
-        alive = Counter(self._stub_models().values())
+        alive = Counter(stub.model for stub in self._live_stubs().values())
         return sorted(
             name
             for name, config in self.repository.configs.items()
@@ -279,11 +281,12 @@ class Server:
 
     def stubs(self) -> list[int]:
         """Process ids of the Python backend's stubs."""
-        return list(self._stub_models())
+        return list(self._live_stubs())
 
-    def _stub_models(self) -> dict[int, str]:
-        models = self._process.stub_models() if self._process else {}
-        return {pid: model for pid, model in models.items() if pid not in self._outgoing}
+    def _live_stubs(self) -> dict[int, Stub]:
+        found = self._process.stubs() if self._process else {}
+        self._stubs |= found
+        return {pid: stub for pid, stub in found.items() if (pid, stub) not in self._outgoing}
 
     @property
     def log_path(self) -> Path:

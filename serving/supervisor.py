@@ -14,12 +14,19 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 GRACE_S = 8.0  # from SIGTERM to SIGKILL
 DRAINED_GRACE_S = 1.0  # the same after a drain
 _SWEEP_S = 10.0  # the supervisor's own work after that
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+
+
+class Stub(NamedTuple):
+    """A process that runs one instance of a model."""
+
+    model: str
+    memory: str  # name of what it shares with tritonserver
 
 
 class SupervisedProcess:
@@ -54,14 +61,14 @@ class SupervisedProcess:
         """Wait until it has ended and is swept up, at most `timeout_s`."""
         return bool(select.select([self._pidfd], [], [], timeout_s)[0])
 
-    def stub_models(self) -> dict[int, str]:
-        """Process id -> model, of each live stub of the Python backend."""
+    def stubs(self) -> dict[int, "Stub"]:
+        """The live stubs of the Python backend, by process id."""
         stubs = {}
         for pid in self._children():
             with suppress(FileNotFoundError, ProcessLookupError):
                 arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
                 if len(arguments) > 1 and arguments[1].endswith("/model.py"):
-                    stubs[pid] = Path(arguments[1]).parents[1].name
+                    stubs[pid] = Stub(Path(arguments[1]).parents[1].name, arguments[2])
         return stubs
 
     def _children(self) -> list[int]:

@@ -18,6 +18,7 @@ import pytest
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.control import Control, check_health
 from alexnet_triton.serving.errors import ControlError, StalledError, StartError
+from alexnet_triton.serving.runs import SHARED_MEMORY
 from alexnet_triton.serving.server import ignore_event
 from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher, watcher_metrics
 from tests.serving.tiny import answer, jpeg, network, running_server
@@ -77,6 +78,7 @@ def test_callers_are_answered_while_a_model_is_healed(watched: tuple[Watcher, li
     assert watcher.counts["heals"] == heals + 1
     assert HTTPStatus.NOT_FOUND not in answers
     wait_for(lambda: not before & _stubs(server).keys())
+    wait_for(lambda: len(_shared_names(server)) == 4)
     assert not server.missing_stubs()
     _answers_rightly(server)
 
@@ -192,9 +194,14 @@ def test_nothing_is_healthy_before_the_first_right_answer(tiny_repository: Path)
     assert "\nalexnet_healthy 0\n" in watcher_metrics(watcher)
 
 
+def _shared_names(server: Server) -> list[str]:
+    assert server._run
+    return [path.name for path in SHARED_MEMORY.glob(f"{server._run.shm_prefix}*")]
+
+
 def _stubs(server: Server) -> dict[int, str]:
     assert server._process
-    return server._process.stub_models()
+    return {pid: stub.model for pid, stub in server._process.stubs().items()}
 
 
 def _answers_rightly(server: Server) -> None:
