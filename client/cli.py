@@ -40,7 +40,7 @@ def _classify(words: list[str]) -> int:
 
     from alexnet_triton.client.run import Job, run
 
-    job = Job.from_arguments(arguments)
+    job = Job.from_options(arguments)
     return SOME_FAILED if asyncio.run(run(job, build_config(arguments))) else OK
 
 

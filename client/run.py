@@ -27,46 +27,30 @@ Totals = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Job:
-    """What to classify, and where the results go."""
+    """What to classify, and how the results are written: the command's options, and what follows from them."""
 
+    options: argparse.Namespace
     sources: Sources
     form: str
-    output: str | None
-    resume: bool
-    threshold: float
-    labels: str | None
-    wait_s: float
-    progress: bool
-    verbose: bool
 
     @classmethod
-    def from_arguments(cls, arguments: argparse.Namespace) -> "Job":
+    def from_options(cls, options: argparse.Namespace) -> "Job":
         """The job that the command line names.
 
         Raises:
             UsageError: options that do not go together.
         """
-        url_timeout_s = arguments.timeout if arguments.allow_urls else None
-        suffix = Path(arguments.output or "").suffix.lower()
-        job = cls(
-            sources=Sources(tuple(arguments.images), arguments.recursive, url_timeout_s),
-            form=arguments.format or SUFFIX_FORMATS.get(suffix, "text"),
-            output=arguments.output,
-            resume=arguments.resume,
-            threshold=arguments.threshold,
-            labels=arguments.labels,
-            wait_s=arguments.wait,
-            progress=not arguments.no_progress,
-            verbose=arguments.verbose,
-        )
-        if job.resume and (job.output is None or job.form == "text"):
+        form = options.format or SUFFIX_FORMATS.get(Path(options.output or "").suffix.lower(), "text")
+        if options.resume and (options.output is None or form == "text"):
             raise UsageError("--resume needs --output FILE and --format json or csv: it reads what FILE holds")
-        return job
+        url_timeout_s = options.timeout if options.allow_urls else None
+        return cls(options, Sources(tuple(options.images), options.recursive, url_timeout_s), form)
 
     @property
     def shows_progress(self) -> bool:
         """Whether a bar is shown: on a terminal, unless results scroll by on it too."""
-        return self.progress and sys.stderr.isatty() and (self.output is not None or not sys.stdout.isatty())
+        shown = not self.options.no_progress and sys.stderr.isatty()
+        return shown and (self.options.output is not None or not sys.stdout.isatty())
 
 
 async def run(job: Job, config: Config) -> int:
@@ -77,37 +61,38 @@ async def run(job: Job, config: Config) -> int:
         UsageError: the file of labels cannot be used, or the results cannot be written or resumed.
     """
     async with AsyncClassifier.from_config(config) as classifier:
-        if job.wait_s:
-            await classifier.wait(job.wait_s)
+        if job.options.wait:
+            await classifier.wait(job.options.wait)
         await classifier.session.inference()  # if no server answers, the output stays as it was
-        labels = () if job.labels is None else await read_labels(job.labels, classifier.session)
-        with open_writer(job.output, job.form, job.resume) as writer:
-            if job.output and job.form != "text":
-                settings = RunSettings(config.model_name, config.version, config.top, job.threshold, labels)
-                keep_settings(job.output, settings, begun=bool(writer.completed.end))
+        labels = () if job.options.labels is None else await read_labels(job.options.labels, classifier.session)
+        with open_writer(job.options.output, job.form, job.options.resume) as writer:
+            if job.options.output and job.form != "text":
+                settings = RunSettings(config.model_name, config.version, config.top, job.options.threshold, labels)
+                keep_settings(job.options.output, settings, begun=bool(writer.completed.end))
             return writer.completed.failed + await _classify(job, classifier, writer, labels)
 
 
 async def _classify(job: Job, classifier: AsyncClassifier, writer: ResultWriter, labels: tuple[str, ...]) -> int:
     top = classifier.config.top
-    to_text = formatter(job.form, top, job.output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    coloured = job.options.output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    to_text = formatter(job.form, top, coloured)
     if not writer.completed.has_header:
         writer.write(header(job.form, top))
-    timings = Timings(job.verbose, classifier.session)
+    timings = Timings(job.options.verbose, classifier.session)
     await timings.start()
     counted = job.shows_progress and job.sources.countable
     total = sum(1 for _ in _left(job.sources, writer)) if counted else None
     with Progress(total, job.shows_progress) as progress:
         try:
             async for result in classifier.classify_many(_left(job.sources, writer)):
-                writer.write(to_text(_adapted(result, labels, job.threshold)))
+                writer.write(to_text(_adapted(result, labels, job.options.threshold)))
                 progress.add(result)
                 timings.add(result)
                 if isinstance(result, Failure):
                     complain(PROGRAM, printable(f"{result.path or ''}: {result.error}"))
         except ServerError as error:
-            if progress.done and job.output:
-                error.args = (f"{error}; {progress.done:,} results are in {job.output}, --resume goes on",)
+            if progress.done and job.options.output:
+                error.args = (f"{error}; {progress.done:,} results are in {job.options.output}, --resume goes on",)
             raise
     await timings.finish()
     return progress.failed

@@ -1,11 +1,4 @@
-"""What can go wrong between a checkpoint and a served model; each message names the file and the next step.
-
-ExportError
-+-- ModelError      an ONNX file or a list of labels that cannot be used
-+-- AccuracyError   a network whose answers differ too much from its reference's
-+-- NotDecidedError nothing was compared, or too little to say
-+-- PublishError    a repository that cannot be written or served
-"""
+"""What can go wrong between a checkpoint and a served model; each message names the file and the next step."""
 
 from alexnet_triton.common.command import UserError
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from alexnet_triton.common.files import write_json
 from alexnet_triton.export.errors import PublishError
 
 MAX_WAIT_S = 2.5
@@ -69,15 +68,6 @@ def read_tuned(repository: Path) -> TunedSettings | None:
     except (ValueError, TypeError) as error:
         raise PublishError(f"{path}: damaged ({error}); write it with alexnet-triton tune, or remove it") from error
     return given
-
-
-def write_tuned(repository: Path, settings: TunedSettings) -> None:
-    """Keep what was tuned for the next publications.
-
-    Raises:
-        WriteError: it cannot be written.
-    """
-    write_json(repository / TUNED, asdict(settings))
 
 
 def add_max_wait(parser: argparse.ArgumentParser) -> None:

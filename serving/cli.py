@@ -65,10 +65,10 @@ def _serve(options: argparse.Namespace) -> None:
     report = _reporter(options.log)
     server = Server(
         options.repository,
-        options.variant,
-        options.host,
-        options.http_port,
-        options.grpc_port,
+        variant=options.variant,
+        host=options.host,
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
         metrics_port=0,  # callers are told the watcher's, which adds its own metrics to Triton's
         log=options.log,
         tritonserver=options.tritonserver,

@@ -1,22 +1,10 @@
-"""What can go wrong in serving. Each message names the thing and the next step, in one line.
-
-ServingError
-  +-- InstallationError     no usable tritonserver
-  +-- RepositoryError       the built repository is missing, empty, unreadable or broken
-  +-- PortTakenError        another program listens there
-  +-- StartError            tritonserver ended, or gave no right answer in time
-        +-- BackendAbortError   its Python backend aborted while it started the stubs; another start may do
-  +-- ControlError          a running server refused, or did not answer
-        +-- StalledError        it has work and executes nothing
-  +-- WrongAnswerError      a running server gave the reference image another answer
-  +-- EngineError           OpenVINO cannot run the network as configured
-"""
+"""What can go wrong in serving. Each message names the thing and the next step, in one line."""
 
 from alexnet_triton.common.command import UserError
 
 
 class ServingError(UserError):
-    """Base of all."""
+    """Base of this room's errors."""
 
 
 class InstallationError(ServingError):
@@ -32,7 +20,6 @@ class PortTakenError(ServingError):
 
     def __init__(self, host: str, port: int, variable: str) -> None:
         super().__init__(f"port {port} on {host} is taken: stop what listens there, or set {variable} to another port")
-        self.port, self.variable = port, variable
 
 
 class StartError(ServingError):
@@ -40,7 +27,7 @@ class StartError(ServingError):
 
 
 class BackendAbortError(StartError):
-    """The Python backend aborted while it started the stubs."""
+    """The Python backend aborted while it started the stubs; another start may do."""
 
 
 class ControlError(ServingError):

@@ -167,7 +167,14 @@ def _describe(binary: Path) -> Installation:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How a server is started. A port of 0 means any that is free."""
+    """How a server is started.
+
+    Attributes:
+        http_port, grpc_port, metrics_port: 0 means any free one.
+        tritonserver: the program; None has it found, as `find_installation` says.
+        log: tritonserver's log; None keeps it only while the server runs.
+        tls: for gRPC.
+    """
 
     repository: Path
     variant: str = "cpu"
@@ -175,8 +182,8 @@ class ServerConfig:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
-    tritonserver: str | None = None
-    log: Path | None = None
+    tritonserver: str | Path | None = None
+    log: str | Path | None = None
     start_timeout_s: float = 60.0
     tls: Tls | None = None
 
@@ -187,13 +194,12 @@ class ServerConfig:
 
 def build_command(
     binary: Path,
+    backends: Path | None,
     repository: Repository,
-    host: str,
+    config: ServerConfig,
     ports: Ports,
     key: str,
     shm_prefix: str,
-    backends: Path | None,
-    tls: Tls | None = None,
 ) -> list[str]:
     """The command line: explicit models, one address, the control interfaces closed to all without `key`."""
     flags: dict[str, object] = {
@@ -203,9 +209,9 @@ def build_command(
         # Else a publication that was refused would make the whole server "not ready" from then on.
         "strict-readiness": "false",
         "exit-timeout-secs": EXIT_TIMEOUT_S,
-        "http-address": host,
-        "grpc-address": host,
-        "metrics-address": host,
+        "http-address": config.host,
+        "grpc-address": config.host,
+        "metrics-address": config.host,
         "http-thread-count": HTTP_THREADS,
         **{f"{name}-port": port for name, port in ports.items()},
         "http-restricted-api": f"{CLOSED_APIS}:{KEY_HEADER}={key}",
@@ -217,8 +223,8 @@ def build_command(
     }
     if repository.variant != "gpu":
         flags |= {"model-config-name": repository.variant, "allow-gpu-metrics": "false"}
-    if tls:
-        flags |= tls.flags()
+    if config.tls:
+        flags |= config.tls.flags()
     if backends:
         flags["backend-directory"] = backends
     return [

@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_triton.common.files import write_json
 from alexnet_triton.serving.control import Control, check_health
 from alexnet_triton.serving.errors import ServingError
 from alexnet_triton.serving.repository import Repository
+from alexnet_triton.serving.supervisor import clear_shared_memory
 
-SHARED_MEMORY = Path("/dev/shm")
 SERVERS = ".servers"  # of a repository: a file for each server on it
 WILDCARDS = ("0.0.0.0", "::", "")
 STOP_TIMEOUT_S = 25.0
@@ -54,20 +53,9 @@ class RunDir:
             (target / name).symlink_to(source)
         return target
 
-    def write_state(self, state: dict[str, Any]) -> None:
-        """Replace the state in one step."""
-        write_json(self.state_file, state)
-
-    def clear_shared_memory(self) -> list[str]:
-        """Delete what the run left in /dev/shm; returns the names."""
-        names = [entry.name for entry in SHARED_MEMORY.glob(f"{self.shm_prefix}*")]
-        for name in names:
-            (SHARED_MEMORY / name).unlink(missing_ok=True)
-        return names
-
     def remove(self) -> None:
         """Clear shared memory and delete the folder."""
-        self.clear_shared_memory()
+        clear_shared_memory(self.shm_prefix)
         shutil.rmtree(self.path, ignore_errors=True)
 
 

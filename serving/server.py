@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from alexnet_triton.serving import supervisor
+from alexnet_triton.common.files import write_json
 from alexnet_triton.serving.control import Control, ask_reference_image, check_health, drain
 from alexnet_triton.serving.errors import (
     BackendAbortError,
@@ -27,7 +27,6 @@ from alexnet_triton.serving.launch import (
     VARIABLES,
     Ports,
     ServerConfig,
-    Tls,
     build_command,
     build_environment,
     find_installation,
@@ -35,8 +34,8 @@ from alexnet_triton.serving.launch import (
     settle_ports,
 )
 from alexnet_triton.serving.repository import Repository, instance_count, locked, settle_versions
-from alexnet_triton.serving.runs import SHARED_MEMORY, Announcement, RunDir, clear_dead_runs, create_run
-from alexnet_triton.serving.supervisor import Stub, SupervisedProcess
+from alexnet_triton.serving.runs import Announcement, RunDir, clear_dead_runs, create_run
+from alexnet_triton.serving.supervisor import SHARED_MEMORY, Stub, SupervisedProcess, read_end
 
 Event = Callable[..., None]  # the event's name, then its details by keyword
 _POLL_S = 0.05
@@ -60,39 +59,15 @@ class Server:
     """
 
     def __init__(
-        self,
-        repository: str | Path = "artifacts/model_repository",
-        variant: str = "cpu",
-        host: str = "127.0.0.1",
-        http_port: int = 8000,
-        grpc_port: int = 8001,
-        metrics_port: int = 8002,
-        log: str | Path | None = None,
-        tritonserver: str | None = None,
-        start_timeout_s: float = 60.0,
-        tls: Tls | None = None,
-        event: Event = ignore_event,
+        self, repository: str | Path = "artifacts/model_repository", *, event: Event = ignore_event, **settings: Any
     ) -> None:
         """Starts nothing yet.
 
         Args:
-            http_port, grpc_port, metrics_port: 0 means any free one.
-            log: tritonserver's log; None keeps it only while the server runs.
-            tls: for gRPC.
             event: hears of starts that are tried again and of requests that a stop cuts.
+            settings: those of `ServerConfig`.
         """
-        self.config = ServerConfig(
-            Path(repository),
-            variant,
-            host,
-            http_port,
-            grpc_port,
-            metrics_port,
-            tritonserver,
-            Path(log) if log else None,
-            start_timeout_s,
-            tls,
-        )
+        self.config = ServerConfig(Path(repository), **settings)
         self.ports: Ports = {}
         self._event = event
         self.key = secrets.token_hex(16)
@@ -157,16 +132,8 @@ class Server:
             if backends:
                 self._run.link("backends/python", installation.backend_links())
             modules = self._run.link("modules", {"alexnet_triton": PACKAGE})
-            command = build_command(
-                installation.binary,
-                self.repository,
-                self.config.host,
-                self.ports,
-                self.key,
-                self._run.shm_prefix,
-                backends,
-                self.config.tls,
-            )
+            program = (installation.binary, backends)
+            command = build_command(*program, self.repository, self.config, self.ports, self.key, self._run.shm_prefix)
             self._log_start = self.log_path.stat().st_size
             with self.log_path.open("ab") as log:
                 environment = build_environment(installation, modules)
@@ -199,6 +166,7 @@ class Server:
             run.remove()
 
     def _drain(self) -> None:
+        self._reopen()
         if not drain(self.control, self.repository, DRAIN_S):
             self.cut_drains += 1
             self._event("requests cut", reason=f"not all were answered {DRAIN_S:g} s after the order to stop")
@@ -213,8 +181,13 @@ class Server:
         ask_reference_image(self.control, self.repository, timeout_s, priority=1)
 
     def check_health(self, timeout_s: float, patience_s: float) -> bool:
-        """As `control.check_health`, of this server."""
+        """As `control.check_health`, of this server and of what is published to its repository now."""
+        self._reopen()
         return check_health(self.control, self.repository, timeout_s, patience_s)
+
+    def _reopen(self) -> None:
+        with suppress(RepositoryError):  # while it is written to
+            self.repository = Repository.open(self.config.repository, self.config.variant)
 
     def heal(self, model: str, timeout_s: float) -> None:
         """Replace a model that misses a stub: Triton never starts one again, and calls the model ready.
@@ -291,7 +264,7 @@ class Server:
     @property
     def log_path(self) -> Path:
         if self.config.log:
-            return self.config.log
+            return Path(self.config.log)
         assert self._run, "the server does not run"
         return self._run.path / "triton.log"
 
@@ -320,7 +293,7 @@ class Server:
             "tritonserver": self._process.pid,
             "log": str(self.log_path),
         }
-        self._run.write_state(state)
+        write_json(self._run.state_file, state)
         return state
 
     def _wait_until_healthy(self) -> None:
@@ -337,21 +310,18 @@ class Server:
     def _check_first_answer(self) -> None:
         try:
             ask_reference_image(self.control, self.repository, self.config.start_timeout_s, priority=1, every=True)
-        except ControlError as error:
-            raise StartError(f"classify does not answer: {error}") from error
-        except WrongAnswerError as error:
-            raise StartError(str(error)) from error
+        except (ControlError, WrongAnswerError) as error:
+            raise StartError(f"classify does not answer rightly: {error}") from error
 
     def _explain_end(self) -> ServingError:
         """Why tritonserver ended by itself, from its log."""
-        port = supervisor.taken_port(self.log_path, self._log_start)
+        end = read_end(self.log_path, self._log_start)
         for name, number in self.ports.items():
-            if number == port:
+            if number == end.taken_port:
                 return PortTakenError(self.config.host, number, VARIABLES[name])
-        if supervisor.backend_aborted(self.log_path, self._log_start):
+        if end.backend_aborted:
             return BackendAbortError(f"Triton's Python backend aborted at the start: see {self._log_to_see()}")
-        reason = supervisor.failure(self.log_path, self._log_start) or "no reason given"
-        return StartError(f"tritonserver ended at its start: {reason}; see {self._log_to_see()}")
+        return StartError(f"tritonserver ended at its start: {end.reason}; see {self._log_to_see()}")
 
     def _log_to_see(self) -> str:
         return str(self.config.log) if self.config.log else "its log (name one with log=FILE to keep it)"

@@ -13,11 +13,13 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
 GRACE_S = 8.0  # from SIGTERM to SIGKILL
 DRAINED_GRACE_S = 1.0  # the same after a drain
+SHARED_MEMORY = Path("/dev/shm")
 _SWEEP_S = 10.0  # the supervisor's own work after that
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 
@@ -125,7 +127,7 @@ def main(argv: list[str]) -> int:
             server.kill()
     status = server.wait()
     _kill_orphans()
-    _clear_shared_memory(shm_prefix)
+    clear_shared_memory(shm_prefix)
     return status
 
 
@@ -152,8 +154,9 @@ def _kill_orphans() -> None:
             os.waitpid(pid, 0)
 
 
-def _clear_shared_memory(prefix: str) -> None:
-    for entry in Path("/dev/shm").glob(f"{prefix}*"):
+def clear_shared_memory(prefix: str) -> None:
+    """Delete what a run left, whose names begin with `prefix`."""
+    for entry in SHARED_MEMORY.glob(f"{prefix}*"):
         entry.unlink(missing_ok=True)
 
 
@@ -164,29 +167,27 @@ _ABORT = "boost::interprocess::lock_exception"
 _MAX_CHARACTERS = 300
 
 
-def failure(path: Path, start: int = 0) -> str | None:
-    """Why tritonserver ended, from its log, in one line: the model that did not load, else its last error, else None.
+@dataclass(frozen=True)
+class End:
+    """What tritonserver's log says of its end.
 
-    `start` is where its part of the log begins, in bytes.
+    Attributes:
+        taken_port: the port that another program has.
+        backend_aborted: the Python backend ended tritonserver over a lock that it shares with a stub.
+        reason: in one line: the model that did not load, else the last error.
     """
-    text = _text(path, start)
-    match = _FAILED_LOAD.search(text) or _FATAL.search(text)
-    return match["reason"].replace("\\", "")[:_MAX_CHARACTERS].strip() if match else None
+
+    taken_port: int | None
+    backend_aborted: bool
+    reason: str
 
 
-def taken_port(path: Path, start: int = 0) -> int | None:
-    """The port that tritonserver says another program has, or None."""
-    match = _PORT.search(_text(path, start))
-    return int(match["port"]) if match else None
-
-
-def backend_aborted(path: Path, start: int = 0) -> bool:
-    """Whether the Python backend ended tritonserver over a lock that it shares with a stub."""
-    return _ABORT in _text(path, start)
-
-
-def _text(path: Path, start: int) -> str:
-    return path.read_bytes()[start:].decode(errors="replace")
+def read_end(log: Path, start: int = 0) -> End:
+    """Read it from `start`, in bytes."""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    port, match = _PORT.search(text), _FAILED_LOAD.search(text) or _FATAL.search(text)
+    reason = match["reason"].replace("\\", "")[:_MAX_CHARACTERS].strip() if match else "no reason given"
+    return End(int(port["port"]) if port else None, _ABORT in text, reason)
 
 
 if __name__ == "__main__":

@@ -154,17 +154,13 @@ class Watcher:
 
 def watcher_metrics(watcher: Watcher) -> str:
     """Health and counters of a watcher, in Prometheus' text format."""
+    server, counts = watcher.server, watcher.counts
     values = (
         ("alexnet_healthy", "gauge", "1 while the reference image gets its reference answer", int(watcher.healthy)),
-        ("alexnet_heals_total", "counter", "models loaded again after a stub had ended", watcher.counts["heals"]),
-        ("alexnet_restarts_total", "counter", "restarts of the server", watcher.counts["restarts"]),
-        (
-            "alexnet_aborted_starts_total",
-            "counter",
-            "starts that Triton's Python backend aborted",
-            watcher.server.aborts,
-        ),
-        ("alexnet_cut_drains_total", "counter", "stops that cut requests in flight", watcher.server.cut_drains),
+        ("alexnet_heals_total", "counter", "models loaded again after a stub had ended", counts["heals"]),
+        ("alexnet_restarts_total", "counter", "restarts of the server", counts["restarts"]),
+        ("alexnet_aborted_starts_total", "counter", "starts that the Python backend aborted", server.aborts),
+        ("alexnet_cut_drains_total", "counter", "stops that cut requests in flight", server.cut_drains),
     )
     return "".join(
         f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in values

@@ -13,7 +13,8 @@ from typing import Any
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from alexnet_triton.export.settings import TunedSettings, write_tuned
+from alexnet_triton.common.files import write_json
+from alexnet_triton.export.settings import TUNED, TunedSettings
 from alexnet_triton.loadtest.bench.config import CORES, Advance, BenchConfig
 from alexnet_triton.loadtest.bench.servers import triton
 from alexnet_triton.loadtest.bench.wrk import jpeg_load
@@ -73,7 +74,7 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
         if rows[-1]["images_per_s"] > CLEARLY_BETTER * best_rate:
             best, best_rate = replace(best, **change), rows[-1]["images_per_s"]
     edit_in_place(config.repository, partial(apply_settings, best))
-    write_tuned(config.repository, best)
+    write_json(config.repository / TUNED, asdict(best))  # the next publications keep it
     return {
         "summary": rows,
         "written": _describe(best),

@@ -25,6 +25,7 @@ from alexnet_triton.serving.runs import SERVERS, find_servers
 from alexnet_triton.serving.server import Server
 from main_job import ROOT
 from tests.serving.tiny import LABELS, jpeg, network, publication, running_server
+from tests.waiting import wait_for
 
 
 def write_model(folder: Path, seed: int = 0) -> Path:
@@ -140,6 +141,20 @@ def test_every_server_on_the_repository_gets_the_version(tmp_path: Path) -> None
         assert (answering(by_link), answering(elsewhere)) == ("2", "2")
         assert publish.rollback(link) == 1
         assert (answering(by_link), answering(elsewhere)) == ("1", "1")
+
+
+def test_a_server_watches_the_network_that_is_published_in_place(tmp_path: Path) -> None:
+    """Under another name, it is another model than the one that the server was started with."""
+    repository = tmp_path / "built"
+    publish.publish(write_model(tmp_path, 0), None, repository)
+    with running_server(repository) as server:
+        publish.publish(write_model(tmp_path, 1), None, repository, name="other")
+        assert server.check_health(timeout_s=5.0, patience_s=1.0)
+        os.kill(next(pid for pid, stub in server._live_stubs().items() if stub.model == "other"), 9)
+        wait_for(lambda: server.missing_stubs() == ["other"])
+        server.heal("other", timeout_s=10.0)
+        assert answering(server) == "2"
+        assert not server.missing_stubs()
 
 
 def test_when_one_server_cannot_have_it_none_keeps_it(tmp_path: Path) -> None:

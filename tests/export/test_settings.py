@@ -1,12 +1,14 @@
 """The longest wait is written into every queue, and a publication keeps what was tuned."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from alexnet_triton.common.files import write_json
 from alexnet_triton.export import publish
 from alexnet_triton.export.errors import PublishError
-from alexnet_triton.export.settings import TUNED, TunedSettings, write_tuned
+from alexnet_triton.export.settings import TUNED, TunedSettings
 from alexnet_triton.serving.repository import VARIANTS, Repository, instance_count
 from tests.export.test_publishers import write_model
 from tests.serving.tiny import publication
@@ -52,7 +54,7 @@ def test_no_wait_of_this_world(
 def test_what_was_tuned_is_kept(tmp_path: Path) -> None:
     repository = tmp_path / "built"
     publish_tiny(repository, publication(tmp_path, 0))
-    write_tuned(repository, TUNING)
+    write_json(repository / TUNED, asdict(TUNING))
     publish_tiny(repository, publication(tmp_path, 1))
     configs = Repository.open(repository, "cpu").configs
     network = configs["alexnet"]

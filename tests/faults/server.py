@@ -23,7 +23,7 @@ from alexnet_triton.loadtest.bench.servers import free_port
 from alexnet_triton.serving.control import Control, ask_reference_image
 from alexnet_triton.serving.errors import ServingError
 from alexnet_triton.serving.repository import Repository
-from alexnet_triton.serving.runs import SHARED_MEMORY
+from alexnet_triton.serving.supervisor import SHARED_MEMORY
 
 HOST = "127.0.0.1"
 STOP_TIMEOUT_S, COMMAND_TIMEOUT_S = 60.0, 150.0

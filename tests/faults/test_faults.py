@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from alexnet_triton.serving.runs import SHARED_MEMORY
+from alexnet_triton.serving.supervisor import SHARED_MEMORY
 from tests.faults import __main__ as command
 from tests.faults import suite
 from tests.faults.__main__ import CLASSES

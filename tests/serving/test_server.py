@@ -21,8 +21,8 @@ from tritonclient.utils import InferenceServerException
 from alexnet_triton.serving import ControlError, PortTakenError, Server, StartError
 from alexnet_triton.serving.control import Control
 from alexnet_triton.serving.errors import BackendAbortError
-from alexnet_triton.serving.runs import SHARED_MEMORY
 from alexnet_triton.serving.server import START_ATTEMPTS, ignore_event
+from alexnet_triton.serving.supervisor import SHARED_MEMORY
 from alexnet_triton.serving.watch import Watcher, watcher_metrics
 from tests.serving.tiny import answer, build_repository, jpeg, network, running_server
 from tests.waiting import wait_for

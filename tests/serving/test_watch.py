@@ -18,8 +18,8 @@ import pytest
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.control import Control, check_health
 from alexnet_triton.serving.errors import ControlError, StalledError, StartError
-from alexnet_triton.serving.runs import SHARED_MEMORY
 from alexnet_triton.serving.server import ignore_event
+from alexnet_triton.serving.supervisor import SHARED_MEMORY
 from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher, watcher_metrics
 from tests.serving.tiny import answer, jpeg, network, running_server
 from tests.waiting import wait_for
