@@ -54,7 +54,8 @@ when things go wrong
   within --timeout. All requests together repeat at most a tenth of what they sent
   (and a first few hundred), so that a server in trouble is not overloaded. When a
   server goes away in the middle of a run, the run waits for it until --timeout. When
-  it says how long to wait (Retry-After), the run does so if that is within --timeout.
+  it says how long to wait (Retry-After), the run asks another that is free, or does so
+  if that is within --timeout.
   Redirections are not followed, as they would get the headers and their keys. With
   several --url the first healthy one is used; a lost one is asked every second until
   it is back. A run ends with exit code 3 at the first image that no server answered.

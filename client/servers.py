@@ -1,6 +1,7 @@
 """Sending one request until it is answered: to which server, how often, how long."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -69,17 +70,17 @@ def parse_retry_after(value: str | None) -> float | None:
 
 
 class Endpoint:
-    """One address, the transport to it, and its health: whether it answered last time."""
+    """One address, the transport to it, whether it answered last time, and until when it asked to be left alone."""
 
     def __init__(self, address: Address, transport: Transport) -> None:
         self.address, self.transport = address, transport
-        self.healthy = True
+        self.healthy, self.busy_until = True, 0.0
         self.error: ServerError | None = None
         self.probe: asyncio.Task[None] | None = None
 
 
 class Pool:
-    """The servers, in the order they were named. Picks the first healthy one; a lost one is probed until it is back."""
+    """The servers, in the order they were named. Picks the first free one; a lost one is probed until it is back."""
 
     def __init__(self, config: Config, connect: Connect) -> None:
         addresses = [parse_address(url) for url in config.addresses]
@@ -89,7 +90,7 @@ class Pool:
         self._recovered = asyncio.Event()
 
     async def pick(self, deadline: Deadline, avoid: Endpoint | None = None) -> Endpoint:
-        """The first healthy server, another than `avoid` if there is one. Waits for a lost one to come back.
+        """The healthy server that is free first, another than `avoid` if there is one. Waits for a lost one.
 
         Raises:
             ServerError: none is healthy before the deadline, or none ever answered.
@@ -97,7 +98,7 @@ class Pool:
         while True:
             healthy = [endpoint for endpoint in self.endpoints if endpoint.healthy]
             if healthy:
-                return next((endpoint for endpoint in healthy if endpoint is not avoid), healthy[0])
+                return min(healthy, key=lambda endpoint: (_busy_s(endpoint), endpoint is avoid))
             error = next(endpoint.error for endpoint in self.endpoints if endpoint.error)
             if not self._answered or not deadline.left_s:
                 raise error
@@ -107,13 +108,19 @@ class Pool:
             except asyncio.TimeoutError:
                 raise error from None
 
+    def busy_s(self) -> float:
+        """Seconds until the first healthy server takes requests again."""
+        return min((_busy_s(endpoint) for endpoint in self.endpoints if endpoint.healthy), default=0.0)
+
     def succeeded(self, endpoint: Endpoint) -> None:
         """The server answered: it is healthy, and `pick` waits no longer."""
         self._answered = endpoint.healthy = True
         self._recovered.set()
 
     def failed(self, endpoint: Endpoint, error: ServerError) -> None:
-        """The server did not answer: if it is lost, pick others and probe it."""
+        """The server did not answer: if it is lost, pick others and probe it; if it is busy, others first."""
+        if error.retry_after_s and error.retry_after_s < math.inf:
+            endpoint.busy_until = max(endpoint.busy_until, time.monotonic() + error.retry_after_s)
         lost = isinstance(error, (Unreachable, NotReady))
         slow = isinstance(error, DeadlineExceeded) and len(self.endpoints) > 1
         if not (lost or slow):
@@ -140,6 +147,10 @@ class Pool:
                 endpoint.error = error
             else:
                 self.succeeded(endpoint)
+
+
+def _busy_s(endpoint: Endpoint) -> float:
+    return max(0.0, endpoint.busy_until - time.monotonic())
 
 
 Call = Callable[[Endpoint, float], Awaitable[T]]
@@ -171,15 +182,14 @@ class Dispatcher:
             attempt, last = attempt + 1, endpoint
 
     async def _back_off(self, error: ServerError, attempt: int, deadline: Deadline) -> None:
-        """Wait before the next attempt, or re-raise: also if the server asks for more time than there is."""
-        # What the server asked for, and full jitter under a doubling cap:
+        """Wait before the next attempt, or re-raise: also if every server asks for more time than there is."""
+        # What the servers asked for, and full jitter under a doubling cap:
         # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         cap_s = min(self._config.backoff_cap_s, self._config.backoff_base_s * 2**attempt)
-        wait_s = (error.retry_after_s or 0.0) + random.uniform(0, cap_s)
+        wait_s = self._pool.busy_s() + random.uniform(0, cap_s)
         elsewhere = isinstance(error, DeadlineExceeded) and len(self._pool.endpoints) > 1
-        if not (error.retryable or elsewhere) or attempt >= self._config.retries or wait_s >= deadline.left_s:
-            raise error
-        if not self.budget.spend():
+        forbidden = not (error.retryable or elsewhere) or error.retry_after_s == math.inf
+        if forbidden or attempt >= self._config.retries or wait_s >= deadline.left_s or not self.budget.spend():
             raise error
         await asyncio.sleep(wait_s)
 

@@ -8,6 +8,7 @@ import socket
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,13 +258,13 @@ def _prepend(environment: dict[str, str], name: str, folders: list[Path]) -> Non
     environment[name] = os.pathsep.join(part for part in parts if part)
 
 
-def hide_argument(pid: int, secret: str) -> bool:
-    """Overwrite `secret` in the command line of a child process; returns whether the kernel allowed it.
+def hide_argument(pid: int, secret: str) -> None:
+    """Overwrite `secret` in the command line of a child process, where the kernel allows it.
 
     Tritonserver takes the run's key on its command line and nowhere else, and any user of the machine can read that.
     """
     process, wanted = Path(f"/proc/{pid}"), secret.encode()
-    try:
+    with suppress(OSError):
         fields = (process / "stat").read_text().rpartition(")")[2].split()
         start, end = (int(fields[number - 3]) for number in (_ARG_START, _ARG_END))
         with (process / "mem").open("r+b", buffering=0) as memory:
@@ -271,6 +272,3 @@ def hide_argument(pid: int, secret: str) -> bool:
             arguments = memory.read(end - start)
             memory.seek(start)
             memory.write(arguments.replace(wanted, b"*" * len(wanted)))
-    except OSError:
-        return False
-    return True

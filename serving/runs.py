@@ -92,13 +92,12 @@ def alive_runs() -> list[RunDir]:
         return [run for run in _runs(root) if _alive(run)]
 
 
-def clear_dead_runs() -> list[str]:
-    """Delete the folders and the shared memory of runs that nobody holds any more; returns their names."""
+def clear_dead_runs() -> None:
+    """Delete the folders and the shared memory of runs that nobody holds any more."""
     with _root_locked() as root:
-        dead = [run for run in _runs(root) if not _alive(run)]
-        for run in dead:
-            run.remove()
-        return [run.path.name for run in dead]
+        for run in _runs(root):
+            if not _alive(run):
+                run.remove()
 
 
 @contextmanager

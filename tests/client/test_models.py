@@ -188,6 +188,13 @@ def test_a_gateway_that_says_when_to_come_back(status: int) -> None:
         assert caught.value.retry_after_s == 7
 
 
+def test_another_server_is_asked_before_one_that_said_when_to_come_back(triton: Triton) -> None:
+    with gateway(503, {"Retry-After": "30"}) as busy, Classifier(busy, triton.urls["http"], timeout_s=10) as classifier:
+        started = time.monotonic()
+        assert [classifier.classify(jpeg(1)).timing.attempts for _ in range(2)] == [1, 1]
+        assert time.monotonic() - started < 5
+
+
 def test_when_to_come_back_is_seconds_or_a_date() -> None:
     assert [parse_retry_after(text) for text in ("0", " 12 ", "", None, "soon", "-3", "\xb2")] == [0, 12, *[None] * 5]
     past, future = "Sun, 06 Nov 1994 08:49:37 -0000", formatdate(time.time() + 1000, usegmt=True)
