@@ -139,8 +139,7 @@ def find_installation(binary: str | Path | None = None) -> Installation:
     Raises:
         InstallationError: none of them, or the one asked for cannot be run.
     """
-    asked = binary or os.environ.get("TRITONSERVER")
-    if asked:
+    if asked := binary or os.environ.get("TRITONSERVER"):
         path = Path(asked)
         if not os.access(path, os.X_OK) or path.is_dir():
             raise InstallationError(f"{asked} is not a program: name a tritonserver binary, or leave it to be found")
@@ -155,8 +154,7 @@ def _candidates() -> Iterator[Path]:
     wheel = importlib.util.find_spec("pytriton")
     for folder in (wheel.submodule_search_locations or []) if wheel else []:
         yield Path(folder) / "tritonserver" / "bin" / "tritonserver"
-    on_path = shutil.which("tritonserver")
-    if on_path:
+    if on_path := shutil.which("tritonserver"):
         yield Path(on_path)
 
 
