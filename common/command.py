@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -38,7 +39,7 @@ def finish(name: str, work: Callable[[], int | None]) -> int:
     """
     loading = signal.getsignal(signal.SIGINT) is _leave
     if loading:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         return work() or 0
     except BaseException as error:
@@ -88,7 +89,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 
 def leave_on_interrupt() -> None:
-    """End at once on Ctrl-C while a command loads its modules. `finish` restores Python's own handler.
+    """End at once on Ctrl-C while a command loads its modules. From `finish` on it raises KeyboardInterrupt.
 
     A KeyboardInterrupt inside the import system is printed and forgotten, and the command would run all the same.
     """
@@ -99,6 +100,13 @@ def leave_on_interrupt() -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     complain("alexnet-triton", "interrupted; nothing was done")
     os._exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if frame and frame.f_code.co_filename.startswith("<frozen importlib"):  # where it is forgotten: a moment later
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    else:
+        raise KeyboardInterrupt
 
 
 def positive_int(text: str) -> int:

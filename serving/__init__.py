@@ -2,30 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from alexnet_triton.serving.errors import (
-    ControlError,
-    EngineError,
-    InstallationError,
-    PortTakenError,
-    RepositoryError,
-    ServingError,
-    StartError,
-)
+from alexnet_triton.serving.errors import ServingError
 
 if TYPE_CHECKING:
     from alexnet_triton.serving.server import Server
 
 
-__all__ = [
-    "ControlError",
-    "EngineError",
-    "InstallationError",
-    "PortTakenError",
-    "RepositoryError",
-    "Server",
-    "ServingError",
-    "StartError",
-]
+__all__ = ["Server", "ServingError"]
 
 
 def __getattr__(name: str) -> object:

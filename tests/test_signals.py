@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -68,3 +69,28 @@ def interrupt(process: subprocess.Popen[bytes], name: str) -> None:
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.terminate()
+
+
+DEAF = """
+import os, signal, sys, time, weakref
+from alexnet_triton.common.command import finish, leave_on_interrupt
+
+class Module: pass
+
+def work():
+    module, space = Module(), {"os": os, "signal": signal}
+    source = "def cb(reference): os.kill(os.getpid(), signal.SIGINT)"
+    exec(compile(source, "<frozen importlib._bootstrap>", "exec"), space)  # as the callback that frees a module's lock
+    reference = weakref.ref(module, space["cb"])
+    del module
+    time.sleep(20)
+
+leave_on_interrupt()
+sys.exit(finish("work", work))
+"""
+
+
+def test_a_signal_that_meets_the_import_system_is_not_forgotten() -> None:
+    """Python prints and forgets what is raised in the callbacks of the import system."""
+    done = subprocess.run([sys.executable, "-c", DEAF], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "work: interrupted; nothing is left half written\n")

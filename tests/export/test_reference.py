@@ -14,9 +14,8 @@ from alexnet_triton.export import prepare, publish
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.numerics import onnx_runtime
 from alexnet_triton.imaging import decode
-from alexnet_triton.serving import StartError
 from alexnet_triton.serving.control import judge
-from alexnet_triton.serving.errors import WrongAnswerError
+from alexnet_triton.serving.errors import StartError, WrongAnswerError
 from alexnet_triton.serving.repository import TOLERANCES, Repository
 from tests.serving.tiny import CLASSES, LABELS, SIZE, jpeg, running_server
 

@@ -8,7 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, TYPE_UINT8, ModelConfig
 
 from alexnet_triton.export.repository import SOURCE
-from alexnet_triton.serving import RepositoryError
+from alexnet_triton.serving.errors import RepositoryError
 from alexnet_triton.serving.repository import Repository
 from tests.serving.tiny import build_repository
 

@@ -18,9 +18,9 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from alexnet_triton.serving import ControlError, PortTakenError, Server, StartError
+from alexnet_triton.serving import Server
 from alexnet_triton.serving.control import Control
-from alexnet_triton.serving.errors import BackendAbortError
+from alexnet_triton.serving.errors import BackendAbortError, ControlError, PortTakenError, StartError
 from alexnet_triton.serving.server import START_ATTEMPTS, ignore_event
 from alexnet_triton.serving.supervisor import SHARED_MEMORY
 from alexnet_triton.serving.watch import Watcher, watcher_metrics
