@@ -5,7 +5,6 @@ import math
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -39,7 +38,8 @@ def finish(name: str, work: Callable[[], int | None]) -> int:
     """
     loading = signal.getsignal(signal.SIGINT) is _leave
     if loading:
-        signal.signal(signal.SIGINT, _interrupt)
+        for number in (signal.SIGINT, signal.SIGALRM):
+            signal.signal(number, _interrupt)
     try:
         return work() or 0
     except BaseException as error:
@@ -49,6 +49,10 @@ def finish(name: str, work: Callable[[], int | None]) -> int:
             sys.stdout.flush()
             os._exit(code)
         return code
+    finally:
+        if loading:  # nothing of Python's is to run while it takes itself down: a signal ends it, as any program
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
 
 def complain(name: str, message: object) -> None:
@@ -104,7 +108,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if frame and frame.f_code.co_filename.startswith("<frozen importlib"):  # where it is forgotten: a moment later
-        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        signal.setitimer(signal.ITIMER_REAL, 0.01)  # SIGALRM comes here too
     else:
         raise KeyboardInterrupt
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from alexnet_triton.export.errors import AccuracyError, ModelError
 from alexnet_triton.export.images import LabelledImages
+from alexnet_triton.serving.engine import openvino_core
 from alexnet_triton.training.scores import topk_hits
 
 BATCHES = (1, 2, 7, 32)
@@ -53,11 +54,9 @@ def openvino(model: Path, precision: str = "f32") -> Runner:
     Raises:
         ModelError: OpenVINO cannot compile it.
     """
-    import openvino as ov
-
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": os.cpu_count() or 1}
     try:
-        compiled = ov.compile_model(model, "CPU", settings)
+        compiled = openvino_core().compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise ModelError(f"{model}: OpenVINO cannot compile it: {str(error).strip().splitlines()[-1]}") from error
     return lambda images: compiled(images)[0]

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,20 @@ class EngineConfig:
         return cls(precision, int(threads), int(config["max_batch_size"]))
 
 
+@cache
+def openvino_core() -> Any:
+    """OpenVINO, for as long as the process lives: where the processor has AMX, its plugin sets the stack that signals
+    are handled on, and once it is gone the next signal ends the process with SIGSEGV."""
+    import openvino  # slow to import, and the rest of this package does without it
+
+    return openvino.Core()
+
+
 def fastest_published(folder: Path) -> str:
     """The fastest precision that a version's publication let pass and that this processor computes in."""
-    import openvino
-
     manifest = folder / "manifest.json"
     passed = json.loads(manifest.read_text())["precisions"] if manifest.is_file() else ()
-    computes = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    computes = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "int8" in passed and "INT8" in computes:
         return "int8"
     return "bf16" if "bf16" in passed and "BF16" in computes else "fp32"
@@ -72,8 +80,6 @@ class Engine:
         Raises:
             EngineError: the file is missing or OpenVINO does not take it.
         """
-        import openvino  # slow to import, and the rest of this package does without it
-
         precision = fastest_published(folder) if config.precision == AUTO else config.precision
         path = folder / MODEL_FILES[precision]
         if not path.is_file():
@@ -86,9 +92,9 @@ class Engine:
             "ENABLE_CPU_PINNING": False,  # decoding wants the same cores
         }
         try:
-            model = openvino.Core().read_model(path)
+            model = openvino_core().read_model(path)
             compiled = {
-                count: openvino.compile_model(model, "CPU", {**settings, "INFERENCE_NUM_THREADS": count})
+                count: openvino_core().compile_model(model, "CPU", {**settings, "INFERENCE_NUM_THREADS": count})
                 for count in {threads, cores}
             }
         except RuntimeError as error:
