@@ -83,6 +83,19 @@ def test_callers_are_answered_while_a_model_is_healed(watched: tuple[Watcher, li
     _answers_rightly(server)
 
 
+def test_nothing_is_left_of_a_server_that_was_healed(tiny_repository: Path) -> None:
+    """Triton keeps a model whose stub died until it ends itself."""
+    with running_server(tiny_repository) as server:
+        prefix, stub = server._run and server._run.shm_prefix, server.stubs()[0]
+        os.kill(stub, signal.SIGKILL)
+        server.heal(server._stubs[stub].model, timeout_s=10.0)
+        server.check()
+        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
+        assert list(SHARED_MEMORY.glob(f"{prefix}*"))
+    assert not any(process.is_running() for process in processes)
+    assert not list(SHARED_MEMORY.glob(f"{prefix}*"))
+
+
 def test_a_killed_server_is_started_again_where_it_was(watched: tuple[Watcher, list]) -> None:
     watcher, _ = watched
     address, pid, restarts = watcher.server.http_address, watcher.server.pid, watcher.counts["restarts"]
