@@ -73,7 +73,7 @@ class ServerView:
 
     models: list[ModelView]
     samples: list[Sample]
-    memory_growth: float
+    memory_growth: float | None
     note: str
 
 
@@ -104,17 +104,13 @@ class Measured:
     interrupted: bool
 
     @property
-    def error_share(self) -> float:
-        """Failed requests of all."""
-        return self.failed / max(1, self.failed + self.right)
-
-    @property
     def objectives(self) -> dict[str, float]:
-        """What objectives are set on; without an answer every latency is infinite."""
-        times = self.latency
-        latencies = {name: getattr(times, key) if times.count else math.inf for name, key in LATENCIES.items()}
-        rest = {"errors": self.error_share, "rate": self.answered_per_s, "growth": self.server.memory_growth}
-        return {**latencies, **rest}
+        """What objectives are set on, NaN where nothing is known; latencies are infinite where all requests failed."""
+        times, without = self.latency, math.inf if self.failed else math.nan
+        ended, growth = self.failed + self.right, self.server.memory_growth
+        latencies = {name: getattr(times, key) if times.count else without for name, key in LATENCIES.items()}
+        rest = {"rate": self.answered_per_s, "growth": math.nan if growth is None else growth}
+        return {**latencies, "errors": self.failed / ended if ended else math.nan, **rest}
 
 
 async def measure(target: Target, cases: Sequence[Case], setup: Setup, seed: int = 0) -> Measured:

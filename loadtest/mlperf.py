@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from alexnet_triton.common.command import Parser
-from alexnet_triton.loadtest.arguments import add_shared_options, client_config, seconds
+from alexnet_triton.loadtest.arguments import add_shared_options, client_config, percent, seconds
 from alexnet_triton.loadtest.cases import find_images, prepare
 from alexnet_triton.loadtest.errors import ResultError, SettingError
 from alexnet_triton.loadtest.loadgen import Library, Rules, SystemUnderTest, run_loadgen
 from alexnet_triton.loadtest.report import save_and_show
-from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, Json, describe_target, prepare_folder
+from alexnet_triton.loadtest.results import CODES, INTERRUPTED, Json, describe_target, prepare_folder
 from alexnet_triton.loadtest.summary import waiting
 from alexnet_triton.loadtest.variants import fresh_server
 
@@ -76,6 +76,7 @@ def add_parser(commands: Any) -> None:
     add = parser.add_argument_group("LoadGen").add_argument
     add("--scenario", choices=("SingleStream", "Offline", "Server"), required=True)
     add("--accuracy", action="store_true", help="LoadGen's accuracy run: every image once")
+    add("--target-accuracy", type=percent, metavar="85%%", help="of --accuracy: top-1 at least, else exit with 1")
     add("--min-duration", type=seconds, default="60s", metavar="TIME", help="60s is valid; a submission needs 10m")
     add("--target-qps", type=float, metavar="R", help="Server: arrivals a second; Offline: what to expect")
     add("--target-latency", type=seconds, default="150ms", metavar="TIME", help="Server: of 99 %%, 150ms")
@@ -86,7 +87,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run LoadGen, save what it says, and end with 0 where it calls the run valid."""
+    """Run LoadGen, save what it says, and end with 0 where it calls the run valid, or top-1 is the target or more."""
     rules = _rules(arguments)
     paths = sorted(find_images(arguments.images, arguments.limit, arguments.seed))
     prepare_folder(arguments.output)
@@ -113,6 +114,7 @@ def _run(arguments: argparse.Namespace, url: str | None, rules: Rules, paths: li
     finally:
         sut.close()
     summary = None if rules.accuracy else read_summary(folder, rules.scenario)
+    top1 = accuracy(folder, paths, sut.labels) if rules.accuracy else None
     save_and_show(
         "mlperf",
         arguments,
@@ -123,9 +125,14 @@ def _run(arguments: argparse.Namespace, url: str | None, rules: Rules, paths: li
         images=len(paths),
         failures=dict(sut.failures),
         summary=summary,
-        top1=accuracy(folder, paths, sut.labels) if rules.accuracy else None,
+        top1=top1,
+        target_accuracy=arguments.target_accuracy,
     )
-    return OK if not sut.failures and (summary is None or summary["valid"]) else MISSED
+    if sut.failures or (summary and not summary["valid"]):
+        return CODES[False]
+    if top1 is None:
+        return CODES[True]
+    return CODES[None if arguments.target_accuracy is None else top1 >= arguments.target_accuracy]
 
 
 def _rules(arguments: argparse.Namespace) -> Rules:
@@ -150,7 +157,9 @@ def _rules(arguments: argparse.Namespace) -> Rules:
 def _show(result: Json, console: Console) -> None:
     console.print(f"[bold]{result['title']}[/]")
     if result["top1"] is not None:
-        console.print(f"top-1 {result['top1']:.4f} on {result['images']:,} images")
+        target = result["target_accuracy"]
+        word = "not decided: no --target-accuracy" if target is None else f"at least {target:.4f} asked for"
+        console.print(f"top-1 {result['top1']:.4f} on {result['images']:,} images, {word}")
     if summary := result["summary"]:
         word = "[green]VALID[/]" if summary["valid"] else "[red]INVALID[/]"
         rate = f"{summary['rate_per_s']:,.1f} samples/s  " if summary["rate_per_s"] else ""

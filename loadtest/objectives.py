@@ -1,6 +1,7 @@
 """Service level objectives: `p99=100ms,errors=0.1%,rate=200`, and whether a run meets them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet_triton.loadtest.errors import SettingError
@@ -18,12 +19,16 @@ class Objective:
     name: str
     limit: float
 
-    def met(self, measured: float) -> bool:
-        """Whether a measured value keeps it."""
+    def met(self, measured: float) -> bool | None:
+        """Whether a measured value keeps it; None of NaN, where nothing is known."""
+        if math.isnan(measured):
+            return None
         return measured >= self.limit if self.name == "rate" else measured <= self.limit
 
     def show(self, value: float) -> str:
         """A value of its kind in words."""
+        if math.isnan(value):
+            return "not known"
         if self.name == "rate":
             return f"{value:,.1f}/s"
         if self.name in ("errors", "growth"):
@@ -33,12 +38,12 @@ class Objective:
 
 @dataclass(frozen=True)
 class Judged:
-    """An objective beside what was measured."""
+    """An objective beside what was measured; `met` is None where nothing is known."""
 
     name: str
     limit: str
     measured: str
-    met: bool
+    met: bool | None
 
 
 def parse_objectives(text: str) -> tuple[Objective, ...]:
@@ -74,3 +79,14 @@ def judge(objectives: tuple[Objective, ...], measured: dict[str, float]) -> list
         Judged(each.name, each.show(each.limit), each.show(measured[each.name]), each.met(measured[each.name]))
         for each in objectives
     ]
+
+
+def verdict(judged: Sequence[Judged], limits: Sequence[str]) -> bool | None:
+    """Whether every objective is met; None where one is unknown, or missed while the generator had `limits`.
+
+    What the generator held up may be late, but it is not wrong: missed `errors` are the server's.
+    """
+    missed = {each.name for each in judged if each.met is False}
+    if "errors" in missed or (missed and not limits):
+        return False
+    return None if missed or any(each.met is None for each in judged) else True

@@ -108,11 +108,11 @@ class Observer:
             return ()
 
 
-def memory_growth(samples: Sequence[Sample]) -> float:
-    """Of the server's memory, from the first quarter of the samples to the last, as a fraction; 0 if unknown."""
+def memory_growth(samples: Sequence[Sample]) -> float | None:
+    """Of the server's memory, from the first quarter of the samples to the last, as a fraction; None if unknown."""
     held = [each.server.memory_mib for each in samples if each.server]
     quarter = len(held) // 4
     if not quarter:
-        return 0.0
+        return None
     first, last = statistics.median(held[:quarter]), statistics.median(held[-quarter:])
-    return last / first - 1 if first else 0.0
+    return last / first - 1 if first else None

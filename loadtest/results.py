@@ -10,6 +10,7 @@ from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.errors import ResultError, SettingError
 
 OK, MISSED, UNDECIDED, INTERRUPTED = 0, 1, 4, 130  # exit codes
+CODES = {True: OK, False: MISSED, None: UNDECIDED}  # of a verdict
 FORMAT = 1
 NAME = "result.json"
 KINDS = ("run", "sweep", "compare", "mlperf")

@@ -8,9 +8,9 @@ from typing import Any, get_args
 from alexnet_triton.loadtest.arguments import add_shared_options, load_of, prepare_target, setup_of
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.measure import Measured, Setup, measure
-from alexnet_triton.loadtest.objectives import judge, parse_objectives
+from alexnet_triton.loadtest.objectives import judge, parse_objectives, verdict
 from alexnet_triton.loadtest.report import save_and_show
-from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, UNDECIDED, describe_target, prepare_folder
+from alexnet_triton.loadtest.results import CODES, INTERRUPTED, describe_target, prepare_folder
 from alexnet_triton.loadtest.summary import load_words, show_run, waiting
 from alexnet_triton.loadtest.variants import fresh_server
 from alexnet_triton.loadtest.workload import Arrivals, Shape
@@ -50,11 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if measured.interrupted:
         return INTERRUPTED
-    missed = {each.name for each in judged if not each.met}
-    if not missed:
-        return OK
-    # What the generator held up may be late, but it is not wrong.
-    return MISSED if "errors" in missed or not measured.generator.limits else UNDECIDED
+    return CODES[verdict(judged, measured.generator.limits)]
 
 
 async def _measure(arguments: argparse.Namespace, url: str | None, setup: Setup) -> tuple[Target, Measured]:

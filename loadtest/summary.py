@@ -13,6 +13,8 @@ from alexnet_triton.loadtest.recorder import QUANTILES
 
 COLUMNS = {**QUANTILES, "max": "max_ms"}
 
+WORDS = {True: "[green]met[/]   ", False: "[red]missed[/]", None: "[yellow]not decided[/]"}
+
 
 def out_console() -> Console:
     """For results; lines are never broken, so that they can be searched."""
@@ -63,8 +65,7 @@ def show_run(result: Mapping[str, Any], console: Console) -> None:
     _show_server(figures["server"], console)
     _show_generator(figures["generator"], console)
     for each in result["verdict"]:
-        word = "[green]met[/]   " if each["met"] else "[red]missed[/]"
-        console.print(f"{word} {each['name']} {each['limit']}: {each['measured']}")
+        console.print(f"{WORDS[each['met']]} {each['name']} {each['limit']}: {each['measured']}")
 
 
 def load_words(load: Mapping[str, Any]) -> str:
@@ -108,7 +109,7 @@ def _show_server(server: Mapping[str, Any], console: Console) -> None:
     if seen:
         cores = sum(each["cores"] for each in seen) / len(seen)
         last = seen[-1]
-        growth = f", {server['memory_growth']:+.1%} over the run" if server["memory_growth"] else ""
+        growth = f", {server['memory_growth']:+.1%} over the run" if server["memory_growth"] is not None else ""
         console.print(
             f"server: {cores:.2f} cores, {last['memory_mib']:,.0f} MiB{growth}, {last['descriptors']} descriptors"
         )

@@ -14,20 +14,20 @@ from alexnet_triton.common.command import Parser
 from alexnet_triton.loadtest.arguments import add_shared_options, percent, prepare_target, setup_of
 from alexnet_triton.loadtest.errors import EndedError, SettingError
 from alexnet_triton.loadtest.measure import Measured, measure
-from alexnet_triton.loadtest.objectives import Judged, Objective, judge, parse_objectives
+from alexnet_triton.loadtest.objectives import Judged, Objective, judge, parse_objectives, verdict
 from alexnet_triton.loadtest.report import save_and_show
-from alexnet_triton.loadtest.results import INTERRUPTED, MISSED, OK, Json, describe_target, prepare_folder
-from alexnet_triton.loadtest.summary import out_console
+from alexnet_triton.loadtest.results import CODES, INTERRUPTED, Json, describe_target, prepare_folder
+from alexnet_triton.loadtest.summary import WORDS, out_console
 from alexnet_triton.loadtest.variants import describe_setting, fresh_server, parse_settings
 from alexnet_triton.loadtest.workload import MOST_PER_S, Plan, Users
 
 
 @dataclass(frozen=True)
 class Point:
-    """One load of a sweep: requests a second, or users."""
+    """One load of a sweep: requests a second, or users. `met` is None where the generator was the bottleneck."""
 
     load: float
-    met: bool
+    met: bool | None
     judged: list[Judged]
     measured: Measured
 
@@ -58,7 +58,7 @@ async def find_knee(measure: Measure, objectives: tuple[Objective, ...], where: 
     while load is not None:
         measured = await measure(load)
         judged = judge(objectives, measured.objectives)
-        point = Point(load, all(each.met for each in judged), judged, measured)
+        point = Point(load, verdict(judged, measured.generator.limits), judged, measured)
         yield point
         good, bad = (load, bad) if point.met else (good, load)
         load = _next_load(good, bad, where)
@@ -77,6 +77,7 @@ def _next_load(good: float | None, bad: float | None, where: Range) -> float | N
     return round(middle, 2) if bad / good - 1 > where.precision else None
 
 
+START: Json = {"knee": None, "points": (), "decided": True, "whole": False}  # of a setting's search
 PAUSE_S = 1.0  # after a load that was too much, for what is left of it in the server
 
 
@@ -96,7 +97,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Sweep, save, show. 0: every setting met the objectives somewhere."""
+    """Sweep, save, show. 0: every setting met the objectives somewhere; 4: the generator ended a search."""
     objectives = parse_objectives(arguments.slo)
     settings = parse_settings(arguments.vary)
     where = _range(arguments)
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     with suppress(EndedError):
         for setting in settings:
             name = describe_setting(setting)
-            series.append({"name": name, "setting": setting, "knee": None, "points": [], "whole": False})
+            series.append({"name": name, "setting": setting, **START})
             out_console().print(f"[bold]{name}[/]")
             with fresh_server(arguments, setting) as url:
                 asyncio.run(_search(arguments, url, objectives, where, series[-1]))
@@ -116,7 +117,9 @@ def run(arguments: argparse.Namespace) -> int:
     save_and_show("sweep", arguments, title, _show, over=arguments.over, objectives=arguments.slo, series=series)
     if not all(each["whole"] for each in series):
         return INTERRUPTED
-    return OK if all(each["knee"] is not None for each in series) else MISSED
+    if not all(each["decided"] for each in series):
+        return CODES[None]
+    return CODES[all(each["knee"] is not None for each in series)]
 
 
 def _range(arguments: argparse.Namespace) -> Range:
@@ -147,20 +150,21 @@ async def _search(
     async for point in find_knee(measure_at, objectives, where):
         series["points"] = sorted([*series["points"], asdict(point)], key=lambda each: each["load"])
         series["knee"] = max((each["load"] for each in series["points"] if each["met"]), default=None)
+        series["decided"] = series["decided"] and point.met is not None
         _show_point(point, out_console())
 
 
 def _show_point(point: Point, console: Console) -> None:
     measured = point.measured
-    word = "[green]met[/]" if point.met else "[red]missed[/]"
     limits = "".join(f", generator: {each}" for each in measured.generator.limits)
     console.print(
         f"  {point.load:9,.5g}  {measured.answered_per_s:9,.1f} answered/s  p50 {measured.latency.p50_ms:8,.2f} ms  "
-        f"p99 {measured.latency.p99_ms:8,.2f} ms  {measured.error_share:.2%} failed  {word}{limits}"
+        f"p99 {measured.latency.p99_ms:8,.2f} ms  {measured.failed:,} failed  {WORDS[point.met].strip()}{limits}"
     )
 
 
 def _show(result: Json, console: Console) -> None:
     for each in result["series"]:
         knee = "none" if each["knee"] is None else f"{each['knee']:,.5g}"
+        knee += "" if each["decided"] else ", or more: not decided, because the generator was the bottleneck"
         console.print(f"[bold]{each['name']}[/]: most {result['over']} with {result['objectives']}: {knee}")

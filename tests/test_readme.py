@@ -162,7 +162,7 @@ TABLE: dict[str, Run | Parse | Covered] = {
     ),
     "alexnet-triton loadtest run --rate 200": STALL,
     "alexnet-triton loadtest run --users 4": STALL,
-    "alexnet-triton loadtest mlperf --scenario Offline --accuracy --limit 10000 --images artifacts/test": Covered(
+    "alexnet-triton loadtest mlperf --scenario Offline --accuracy --target-accuracy 85% --limit 10000 --images artifacts/test": Covered(
         "tests/loadtest/test_mlperf.py::test_accuracy_is_that_of_the_network"
     ),
     "locust -f loadtest/locustfile.py": LOCUST_PAGE,

@@ -42,6 +42,19 @@ def test_a_faster_version_passes(pictures: Path, tmp_path: Path) -> None:
     assert done.result["estimate"]["ratio"] < 0.8
 
 
+def test_pairs_that_the_generator_decided_decide_nothing(
+    quick_stub: Running,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("alexnet_triton.loadtest.measure.BUSY", 0.0)
+    words = ("compare", quick_stub.url, quick_stub.url, "--images", str(pictures), "--fail-if-slower", "900%")
+    assert main([*words, *map(str, SHORT), "--output", str(tmp_path)]) == 4
+    assert "the generator was the bottleneck in 10 of 10 runs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

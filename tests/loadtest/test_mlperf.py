@@ -57,9 +57,12 @@ def test_accuracy_is_that_of_the_network(tiny_server: Server, pictures: Path, tm
         shutil.copy(path, folder)
         right += not wrong and "/" not in LABELS[index]
     how = ("--scenario", "Offline", "--accuracy", "--images", tmp_path / "labelled")
-    done = loadtest("mlperf", "--url", f"http://{tiny_server.http_address}", *how, output=tmp_path / "out")
-    assert done.code == 0, done.err
-    assert done.result["top1"] == pytest.approx(right / 20)
+    for target, code in ((("--target-accuracy", right / 20), 0), (("--target-accuracy", "100%"), 1), ((), 4)):
+        url = f"http://{tiny_server.http_address}"
+        done = loadtest("mlperf", "--url", url, *how, *target, output=tmp_path / "out")
+        assert done.code == code, done.out + done.err
+        assert done.result["top1"] == pytest.approx(right / 20)
+    assert "not decided: no --target-accuracy" in done.out
 
 
 def test_requests_that_fail_are_counted_and_loadgen_is_not_left_waiting(pictures: Path, tmp_path: Path) -> None:

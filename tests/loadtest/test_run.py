@@ -117,6 +117,23 @@ def test_the_verdict_is_the_exit_code(slo: str, code: int, quick_stub: Running, 
     assert [each["met"] for each in verdict].count(False) == code
 
 
+@pytest.mark.parametrize(
+    ("load", "slo"),
+    [(("--users", "1"), "errors=0%,growth=5%"), (("--rate", "0.01"), "errors=0.1%"), (("--rate", "0.01"), "p99=1s")],
+    ids=["memory of a server that is not ours", "errors among no requests", "latency of no requests"],
+)
+def test_what_is_not_known_is_not_decided(
+    load: tuple[str, str], slo: str, quick_stub: Running, pictures: Path, tmp_path: Path
+) -> None:
+    times = ("--duration", "500ms", "--warmup", "0s")
+    done = loadtest("run", "--url", quick_stub.url, "--images", pictures, *load, *times, "--slo", slo, output=tmp_path)
+    assert done.code == 4, done.out
+    assert done.result["verdict"][-1]["met"] is None
+    assert "not decided" in done.out
+    assert "not known" in done.out
+    assert "not decided" in (tmp_path / "report.html").read_text()
+
+
 def test_a_generator_that_is_the_bottleneck_says_so(quick_stub: Running, pictures: Path, tmp_path: Path) -> None:
     load = (
         "--rate",

@@ -71,6 +71,35 @@ def test_no_knee_below_and_none_above() -> None:
     assert _search(5000, Range(25, 1000))[1] == 1000
 
 
+@pytest.mark.parametrize(("slo", "met"), [("p99=100ms", None), ("p99=100ms,errors=0%", False)])
+def test_a_load_that_the_generator_missed_is_not_decided(slo: str, met: bool | None) -> None:
+    """Unless requests failed, which no generator makes them do."""
+    late = replace(FIGURES, latency=replace(NOTHING, p99_ms=10_000.0), failed=1)
+    late = replace(late, generator=replace(late.generator, limits=["it took 99% of a core"]))
+
+    async def search() -> list[Point]:
+        return [
+            point
+            async for point in find_knee(lambda load: asyncio.sleep(0, late), parse_objectives(slo), Range(25, 50))
+        ]
+
+    assert [point.met for point in asyncio.run(search())] == [met]
+
+
+def test_a_search_that_the_generator_ended_exits_with_4(
+    quick_stub: Running,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("alexnet_triton.loadtest.measure.BUSY", 0.0)
+    load = ("--over", "users", "--from", "1", "--to", "1", "--slo", "p99=1us", "--duration", "300ms", "--warmup", "0s")
+    assert main(["sweep", "--url", quick_stub.url, "--images", str(pictures), *load, "--output", str(tmp_path)]) == 4
+    assert "not decided, because the generator was the bottleneck" in capsys.readouterr().out
+    assert "not decided" in (tmp_path / "report.html").read_text()
+
+
 def test_settings_are_combined() -> None:
     assert parse_settings([]) == [{}]
     assert len(parse_settings(["batching=off,on", "delay=0,500,1000"])) == 6
