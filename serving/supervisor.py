@@ -116,9 +116,12 @@ def main(argv: list[str]) -> int:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda *_: None)
     wakeup = _wake_on_signals()
-    server = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    )
+
+    def prepare() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # dead stubs that Triton never waits for leave no zombies
+
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare)
     print(server.pid, flush=True)
     pidfd = os.pidfd_open(server.pid)
     if not _ended(pidfd, sys.stdin.fileno(), wakeup, timeout_s=None):
