@@ -162,7 +162,8 @@ TABLE: dict[str, Run | Parse | Covered] = {
     ),
     "alexnet-triton loadtest run --rate 200": STALL,
     "alexnet-triton loadtest run --users 4": STALL,
-    "alexnet-triton loadtest mlperf --scenario Offline --accuracy --target-accuracy 85% --limit 10000 --images artifacts/test": Covered(
+    "alexnet-triton loadtest mlperf --scenario Offline --accuracy --target-accuracy 85% "
+    "--limit 10000 --images artifacts/test": Covered(
         "tests/loadtest/test_mlperf.py::test_accuracy_is_that_of_the_network"
     ),
     "locust -f loadtest/locustfile.py": LOCUST_PAGE,
@@ -172,7 +173,6 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "locust -f loadtest/locustfile.py --worker --master-host HOST": LOCUST_WORKERS,
     "alexnet-triton bench served tensors single --images FOLDER --connections 64 --repeats 2 --seconds 5": BENCH,
     "alexnet-triton bench served batching --images FOLDER --connections 64": BENCH,
-    "alexnet-triton bench soak --images FOLDER": BENCH,
     "alexnet-triton bench overload --overload-s 60": BENCH,
     "alexnet-triton bench gateway-cost gateway-slow": Covered(
         "tests/docker/test_measuring.py::test_both_sides_answer_every_request"

@@ -19,7 +19,6 @@ STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
     "single": compare.measure_single,
     "client": compare.measure_client,
     "overload": overload.measure_overload,
-    "soak": overload.measure_soak,
     "tune": tune.measure,
     "gateway-cost": gateway.measure_cost,
     "gateway-slow": gateway.measure_slow,
@@ -37,7 +36,6 @@ def main(words: Sequence[str]) -> int:
     add("--peers-python", type=Path, metavar="FILE", help="of served (.venv-bench/bin/python)")
     add("--client-images", type=positive_int, metavar="N", help="of client (10000)")
     add("--overload-s", type=positive_float, metavar="SECONDS", help="of overload (60)")
-    add("--soak-s", type=positive_float, metavar="SECONDS", help="of soak (600)")
     return _run(parser, words)
 
 

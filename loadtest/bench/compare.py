@@ -6,14 +6,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from alexnet_triton.imaging import decode
 from alexnet_triton.loadtest.bench import bound
@@ -34,17 +32,17 @@ ENGINE_ALONE, WORK_ALONE, ONE_CLIENT = "engine alone", "decode and network alone
 GENERATOR = "load generator, HTTP"
 COMMANDS = {"client/classify.py, gRPC": "grpc", "client/classify.py, HTTP": "http"}
 COMMAND_CONCURRENCY = 32
-SAMPLE_S = 0.25
 
 
 def measure_served(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """JPEG in, classes out: every target at every number of connections."""
-    targets = {target: partial(_measure_target, config, target) for target in config.targets or TARGETS}
+    targets = {target: partial(measure_target, config, target) for target in config.targets or TARGETS}
     rows = take_turns(config, advance, targets)
     return build_result(rows, _served_ratios(rows))
 
 
-def _measure_target(config: BenchConfig, target: str) -> Iterator[dict[str, Any]]:
+def measure_target(config: BenchConfig, target: str) -> Iterator[dict[str, Any]]:
+    """A row of `served` for each number of connections; a server is started for them."""
     if target == BOUND:
         yield {"connections": 0, "images_per_s": bound.decode_and_network(config)}
     elif target == OURS:
@@ -57,7 +55,7 @@ def _measure_target(config: BenchConfig, target: str) -> Iterator[dict[str, Any]
 def _measure_ours(config: BenchConfig) -> Iterator[dict[str, Any]]:
     with triton(config.repository, config.folder) as server:
         yield from _measure_http(config, server.url, TRITON_HEADERS)
-        requests = [jpeg_request(body) for body in config.load_images()]
+        requests = [jpeg_request([body]) for body in config.load_images()]
         for connections in config.connections:
             seen = grpc_load(server, "classify", requests, connections, config.seconds)
             yield {"target": OURS_GRPC, **asdict(seen)}
@@ -184,24 +182,15 @@ def _classify(server: Triton, scheme: str, folder: str, config: BenchConfig) -> 
     command = [sys.executable, str(ROOT / "client" / "classify.py"), "--recursive", folder, "--output", str(output)]
     command += ["--url", f"{scheme}://{address}", "--concurrency", str(COMMAND_CONCURRENCY)]
     started = time.perf_counter()
-    with psutil.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        samples_mib, cpu_s = _watch(process)
-        elapsed_s, complaints = time.perf_counter() - started, process.stderr.read()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    with process.stderr:
+        complaints = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode, elapsed_s = os.waitstatus_to_exitcode(status), time.perf_counter() - started
     answered = output.read_bytes().count(b'"top"')
     if process.returncode or answered != config.client_images:
         raise BenchError(f"{answered} of {config.client_images} images classified: {complaints[-300:].strip()}")
-    growth_mib = samples_mib[-1] - samples_mib[len(samples_mib) // 4]
-    figures = {"cpu_ms_an_image": 1e3 * cpu_s / answered, "peak_mib": max(samples_mib), "growth_mib": growth_mib}
+    cpu_s = usage.ru_utime + usage.ru_stime
+    figures = {"cpu_ms_an_image": 1e3 * cpu_s / answered, "peak_mib": usage.ru_maxrss / 1024}
     return [{"connections": COMMAND_CONCURRENCY, "images_per_s": answered / elapsed_s, **figures}]
-
-
-def _watch(process: psutil.Popen) -> tuple[list[float], float]:
-    """Resident MiB every `SAMPLE_S` until the command ends, and its seconds of processor time."""
-    samples_mib, cpu_s = [0.0], 0.0
-    while process.poll() is None:
-        with suppress(psutil.Error):  # it has just ended
-            samples_mib.append(process.memory_info().rss / 2**20)
-            times = process.cpu_times()
-            cpu_s = times.user + times.system
-        time.sleep(SAMPLE_S)
-    return samples_mib[:-1] or samples_mib, cpu_s  # the last may be of a process that is ending

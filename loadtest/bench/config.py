@@ -47,7 +47,6 @@ class BenchConfig:
     warm_up_s: float = 2.0
     repeats: int = 3
     overload_s: float = 60.0
-    soak_s: float = 600.0
     client_images: int = 10_000
 
     @property

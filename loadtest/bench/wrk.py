@@ -44,15 +44,20 @@ def jpeg_load(server: Triton, connections: int, seconds: float, bodies: Path) ->
     return http_load(server.url, connections, seconds, bodies, TRITON_HEADERS)
 
 
-def http_load(url: str, connections: int, seconds: float, bodies: Path, headers: Mapping[str, str]) -> Load:
-    """POST the JPEGs of `bodies` to `url`, on each connection one after another.
+def http_load(
+    url: str, connections: int, seconds: float, bodies: Path, headers: Mapping[str, str], keys: Sequence[str] = ()
+) -> Load:
+    """POST the files of `bodies` to `url`, on each connection one after another.
+
+    Args:
+        keys: callers' Authorization headers, which take turns; such callers obey Retry-After.
 
     Raises:
         BenchError: wrk is missing or failed.
     """
-    pairs = [text for pair in headers.items() for text in pair]
+    pairs = [text for pair in (*headers.items(), *(("Authorization", key) for key in keys)) for text in pair]
     options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(SCRIPT)]
-    done = _run("wrk", *options, url, "--", str(bodies), *pairs)
+    done = _run("wrk", *options, url, "--", str(bodies), "obey" if keys else "insist", *pairs)
     result = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not result:
         raise BenchError(f"wrk on {url}: {(done.stderr or done.stdout).strip() or 'no result'}")
@@ -61,9 +66,9 @@ def http_load(url: str, connections: int, seconds: float, bodies: Path, headers:
     return Load(connections, rate, seen["p50_ms"], seen["p99_ms"], seen["refused"], seen["failed"])
 
 
-def jpeg_request(encoded: bytes) -> bytes:
-    """A serialised request to `classify`."""
-    return _serialize("classify", "encoded", "BYTES", (1, 1), bytes_tensor([encoded]))
+def jpeg_request(images: Sequence[bytes]) -> bytes:
+    """A serialised request to `classify`, of encoded images."""
+    return _serialize("classify", "encoded", "BYTES", (len(images), 1), bytes_tensor(images))
 
 
 def pixels_request(pixels: np.ndarray) -> bytes:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 import time
@@ -133,12 +132,11 @@ def _gateway(server: ServedCopy, folder: Path) -> Iterator[tuple[Door, Door]]:
     subprocess.run([ROOT / "docker/key.sh", "rival"], env=environment, capture_output=True, check=True)
     with running_gateway(server.http, server.grpc, folder.absolute(), limits={}) as gateway:
         address = f"localhost:{gateway.port}"
-        keys = re.findall(r"Bearer (\w+)", (secrets / "keys").read_text())
-        callers_doors = [
-            Door("through the gateway", address, address, {"Authorization": f"Bearer {key}"}, gateway.certificate)
-            for key in keys
+        doors = [
+            Door("through the gateway", address, address, {"Authorization": key}, gateway.certificate)
+            for key in gateway.keys
         ]
-        yield callers_doors[0], callers_doors[-1]
+        yield doors[0], doors[-1]
 
 
 def run_suite(context: Context, chosen: Sequence[FaultClass]) -> list[Row]:

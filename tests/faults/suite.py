@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet_triton.common.command import printable
 from tests.faults.server import FaultSuiteError, Footprint, ServedCopy
-from tests.faults.wire import RIGHT, Corpus, Door, Tally, after, ask
+from tests.faults.wire import CUT, CUT_REASONS, RIGHT, Corpus, Door, Tally, after, ask
 
 PASSED, FAILED, NOT_RUN = "passed", "FAILED", "not run"
 GROWTH = 0.05  # of memory, from the first repetition to the end
@@ -197,6 +197,7 @@ def run_class(context: Context, fault: FaultClass) -> Row:
         _start_anew(context)
     context.baseline, context.memory = context.settled(), None
     restarts, pid, context.restarts_expected = context.server.metric("alexnet_restarts_total"), _pid(context), 0
+    CUT_REASONS.clear()
     parts: list[Seen] = []
     for number in range(repetitions):
         try:
@@ -213,6 +214,8 @@ def run_class(context: Context, fault: FaultClass) -> Row:
     restarted = context.server.metric("alexnet_restarts_total") - restarts
     if restarted > context.restarts_expected:
         problems.append(f"{restarted:.0f} restarts of the server, not {context.restarts_expected}")
+    if any(problem.endswith(CUT) for problem in problems):
+        problems += [f"{count} {CUT}: {printable(reason)[:200]}" for reason, count in CUT_REASONS.most_common(3)]
     times = sum(part.times for part in parts)
     text = "; ".join(dict.fromkeys(part.text for part in parts if part.text))
     seen = f"{text}; NOT: {'; '.join(problems)}" if problems else text

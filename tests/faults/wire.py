@@ -26,6 +26,7 @@ PATH = infer_path("classify")
 GRPC_INFER = "/inference.GRPCInferenceService/ModelInfer"
 BUSY = ("timeout expired", "maximum queue size")  # what Triton says over gRPC when it refuses for want of room
 Outcome = str
+CUT_REASONS: Counter[str] = Counter()  # of the class that is being run
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def _name_grpc_error(error: grpc.RpcError) -> Outcome:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or any(words in details for words in BUSY):
         return REFUSED
     if code is grpc.StatusCode.UNAVAILABLE and not _is_restricted(details):
+        CUT_REASONS[details] += 1
         return CUT
     return f"gRPC {code.name}"
 
@@ -230,7 +232,8 @@ class HttpCallers:
                 answer = await response.read()
         except asyncio.TimeoutError:
             return SILENT
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError) as error:
+            CUT_REASONS[repr(error)] += 1
             return CUT
         if response.status in (429, 503):
             return REFUSED

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from alexnet_triton.serving import Server
 from alexnet_triton.serving.control import Control
 from alexnet_triton.serving.errors import BackendAbortError, ControlError, PortTakenError, StartError
 from alexnet_triton.serving.server import START_ATTEMPTS, ignore_event
-from alexnet_triton.serving.supervisor import SHARED_MEMORY
+from alexnet_triton.serving.supervisor import SHARED_MEMORY, SupervisedProcess
 from alexnet_triton.serving.watch import Watcher, watcher_metrics
 from tests.serving.tiny import answer, build_repository, jpeg, network, running_server
 from tests.waiting import wait_for
@@ -101,6 +102,20 @@ def test_closed_apis_want_the_key(tiny_server: Server) -> None:
             stranger._ask("POST" if "models" in path else "GET", path)
         assert refusal.value.status == 403
     tiny_server.control.load("alexnet")
+
+
+def test_a_shell_s_limit_of_open_files_is_not_the_server_s(tmp_path: Path) -> None:
+    """A connection takes one, and tritonserver stops to accept when it has none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with (tmp_path / "log").open("w+b") as log:
+            process = SupervisedProcess(["sh", "-c", "ulimit -n >&2"], dict(os.environ), log, "none", log.fileno())
+            assert process.ended(30)
+            assert process.stop() == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert int((tmp_path / "log").read_text()) == min(hard, 65_536)
 
 
 def test_no_process_shows_the_key(tiny_server: Server) -> None:
