@@ -156,7 +156,6 @@ def _add_sending_options(parser: Parser) -> None:
     group.add_argument("--batch", type=int, default=0, metavar="N", help=BATCH_HELP)
     _add_number(group, "--concurrency", Config.concurrency, "N", "requests in flight; bounds the memory")
     group.add_argument("--send", choices=("auto", "encoded", "pixels"), default="auto", help=SEND_HELP)
-    group.add_argument("--compress", choices=("gzip", "deflate"), help="compress requests")
     _add_number(group, "--retries", Config.retries, "N", "repeats of a request that failed")
     group.add_argument("--hedge", type=float, metavar="SECONDS", help="ask twice when there is no answer by then")
     group.add_argument("--priority", type=int, default=0, metavar="N", help="Triton's; 1 is served first")
@@ -168,7 +167,7 @@ def build_config(arguments: argparse.Namespace) -> Config:
     Raises:
         UsageError: a setting that cannot work.
     """
-    sending = ("batch", "concurrency", "send", "compress", "retries", "priority", "top")
+    sending = ("batch", "concurrency", "send", "retries", "priority", "top")
     return Config(
         urls=tuple(url for urls in arguments.url for url in urls.split(",")),
         model=arguments.model,

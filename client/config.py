@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from alexnet_triton.client.errors import UsageError
 
 InputFormat = Literal["auto", "encoded", "pixels"]
-Compression = Literal["gzip", "deflate"]
 AUTO_BATCH = 4
 PORTS = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
 EXAMPLE = "give grpc://127.0.0.1:8001, http://127.0.0.1:8000, grpcs://... or https://..."
@@ -104,7 +103,6 @@ class Config:
     batch: int = 1
     concurrency: int = 16
     send: InputFormat = "auto"
-    compress: Compression | None = None
     hedge_s: float | None = None
     priority: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -140,7 +140,7 @@ class RequestRefused(ServerError):
 
 class Unsupported(ServerError):
     retryable = False
-    hint = "see that the address is Triton's; a gateway may take no --compress"
+    hint = "see that the address is Triton's"
 
 
 def one_line(text: str) -> str:

@@ -31,7 +31,6 @@ CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-COMPRESSION = {None: grpc.Compression.NoCompression, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 # What Triton itself says with UNAVAILABLE; everything else with that code comes from the connection.
 LOADING = re.compile(r"no available versions|not ready|unloaded|Stub process|stopping", re.IGNORECASE)
@@ -52,7 +51,6 @@ class GrpcTransport(Transport):
         self._address, self._tls = address, config.tls
         self._unproven = address.secure  # until a first answer came over TLS
         self._metadata = tuple((name.lower(), value) for name, value in config.headers.items())
-        self._compression = COMPRESSION[config.compress]
         if address.secure:
             credentials = grpc.ssl_channel_credentials(*pem(config.tls))
             self._channel = grpc.aio.secure_channel(address.authority, credentials, options=CHANNEL_OPTIONS)
@@ -100,7 +98,7 @@ class GrpcTransport(Transport):
 
     async def _call(self, method: Any, request: Message, timeout_s: float, model: str = "") -> Any:
         try:
-            answer = await method(request, timeout=timeout_s, metadata=self._metadata, compression=self._compression)
+            answer = await method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             failure = translate(error, self.host, model, timeout_s)
             if self._unproven and isinstance(failure, errors.Unreachable):

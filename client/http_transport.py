@@ -8,7 +8,6 @@ import asyncio
 import io
 import json
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +32,6 @@ class HttpTransport(Transport):
         self.host = address.authority
         self._address, self._tls = address, config.tls
         self._unproven = address.secure  # until a first answer came over TLS
-        self._compress = config.compress
         connector = aiohttp.TCPConnector(limit=0, ssl=make_context(config.tls) if address.secure else False)
         self._session = aiohttp.ClientSession(
             connector=connector, headers=dict(config.headers), cookie_jar=aiohttp.DummyCookieJar()
@@ -78,13 +76,7 @@ class HttpTransport(Transport):
 
     def _pack(self, request: InferRequest) -> tuple[bytes, dict[str, str]]:
         header, data = build_request(request)
-        headers = {HEADER_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
-        body = header + data
-        if self._compress:
-            headers["Content-Encoding"] = self._compress
-            packer = zlib.compressobj(wbits=31 if self._compress == "gzip" else 15)
-            body = packer.compress(body) + packer.flush()
-        return body, headers
+        return header + data, {HEADER_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
 
     async def _json(
         self, path: str, timeout_s: float, model: str = "", body: bytes = b"", headers: Mapping[str, str] | None = None

@@ -36,14 +36,23 @@ def finish(name: str, work: Callable[[], int | None]) -> int:
         name: the command, as the line on stderr begins.
         work: returns None or 0 when all went well, or an exit code.
     """
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        if frame and frame.f_code.co_filename.startswith("<frozen importlib"):  # where it is forgotten: a moment later
+            signal.setitimer(signal.ITIMER_REAL, 0.01)  # SIGALRM comes here too
+        else:
+            raise KeyboardInterrupt
+
     loading = signal.getsignal(signal.SIGINT) is _leave
     if loading:
         for number in (signal.SIGINT, signal.SIGALRM):
-            signal.signal(number, _interrupt)
+            signal.signal(number, interrupt)
     try:
         return work() or 0
     except BaseException as error:
-        code, message = _explain(error)
+        code, message = _explain(KeyboardInterrupt() if interrupts else error)  # libraries make others of it
         complain(name, message)
         if code == INTERRUPTED and loading:  # threads of PyTorch and the runtimes may still be at work
             sys.stdout.flush()
@@ -75,7 +84,7 @@ def _escape(character: str) -> str:
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
-    if _is_interrupt(error):
+    if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; nothing is left half written"
     if isinstance(error, UserError):
         return error.exit_code, str(error)
@@ -83,13 +92,6 @@ def _explain(error: BaseException) -> tuple[int, str]:
         place = f"{error.filename}: " if error.filename else ""
         return FAILED, place + (error.strerror or str(error)).lower()
     raise error
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Modules that are interrupted while they load, and PyTorch's exporter, raise errors of their own after it."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def leave_on_interrupt() -> None:
@@ -104,13 +106,6 @@ def leave_on_interrupt() -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     complain("alexnet-triton", "interrupted; nothing was done")
     os._exit(INTERRUPTED)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    if frame and frame.f_code.co_filename.startswith("<frozen importlib"):  # where it is forgotten: a moment later
-        signal.setitimer(signal.ITIMER_REAL, 0.01)  # SIGALRM comes here too
-    else:
-        raise KeyboardInterrupt
 
 
 def positive_int(text: str) -> int:

@@ -56,7 +56,7 @@ def openvino(model: Path, precision: str = "f32") -> Runner:
     """
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": os.cpu_count() or 1}
     try:
-        compiled = openvino_core().compile_model(model, "CPU", settings)
+        compiled = openvino_core().compile_model(str(model), "CPU", settings)
     except RuntimeError as error:
         raise ModelError(f"{model}: OpenVINO cannot compile it: {str(error).strip().splitlines()[-1]}") from error
     return lambda images: compiled(images)[0]

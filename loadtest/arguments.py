@@ -73,7 +73,7 @@ def client_config(arguments: argparse.Namespace, url: str | None = None) -> Conf
     """
     fallback = f"http://127.0.0.1:{os.environ.get('HTTP_PORT', '8000')}"
     own = argparse.Namespace(**{**vars(arguments), "url": [url] if url else arguments.url or [fallback]})
-    own.batch, own.retries, own.top, own.concurrency, own.priority, own.compress = 1, 0, 1, 1, 0, None
+    own.batch, own.retries, own.top, own.concurrency, own.priority = 1, 0, 1, 1, 0
     config = build_config(own)
     parse_address(config.addresses[0])
     return config

@@ -132,7 +132,7 @@ def _run(arguments: argparse.Namespace, url: str | None, rules: Rules, paths: li
         return CODES[False]
     if top1 is None:
         return CODES[True]
-    return CODES[None if arguments.target_accuracy is None else top1 >= arguments.target_accuracy]
+    return CODES[None if not arguments.target_accuracy else top1 >= arguments.target_accuracy]
 
 
 def _rules(arguments: argparse.Namespace) -> Rules:
@@ -157,8 +157,7 @@ def _rules(arguments: argparse.Namespace) -> Rules:
 def _show(result: Json, console: Console) -> None:
     console.print(f"[bold]{result['title']}[/]")
     if result["top1"] is not None:
-        target = result["target_accuracy"]
-        word = "not decided: no --target-accuracy" if target is None else f"at least {target:.4f} asked for"
+        word = f"{least:.4f} asked for" if (least := result["target_accuracy"]) else "not decided: no --target-accuracy"
         console.print(f"top-1 {result['top1']:.4f} on {result['images']:,} images, {word}")
     if summary := result["summary"]:
         word = "[green]VALID[/]" if summary["valid"] else "[red]INVALID[/]"

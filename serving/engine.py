@@ -92,7 +92,7 @@ class Engine:
             "ENABLE_CPU_PINNING": False,  # decoding wants the same cores
         }
         try:
-            model = openvino_core().read_model(path)
+            model = openvino_core().read_model(str(path))
             compiled = {
                 count: openvino_core().compile_model(model, "CPU", {**settings, "INFERENCE_NUM_THREADS": count})
                 for count in {threads, cores}

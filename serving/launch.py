@@ -1,5 +1,6 @@
 """What tritonserver is started with: the installation found, ports, TLS, the command line and the environment."""
 
+import ctypes
 import errno
 import importlib.util
 import os
@@ -31,6 +32,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "10737
 # answer the others: refusing costs a twentieth of answering, and callers ask again at once.
 HTTP_THREADS = max(1, (os.cpu_count() or 1) // 2)
 SHM_BYTES = 16 * 2**20  # a Python backend instance: a batch of images in, its answers out
+QUEUE_BYTES, PIDFD_GETFD = 2**22, 438  # wanted; the system call's number
 _ARG_START, _ARG_END = 48, 49  # fields of /proc/pid/stat, counted from 1, proc(5)
 
 
@@ -254,6 +256,22 @@ def build_environment(installation: Installation, modules: Path) -> dict[str, st
 def _prepend(environment: dict[str, str], name: str, folders: list[Path]) -> None:
     parts = [*map(str, folders), environment.get(name, "")]
     environment[name] = os.pathsep.join(part for part in parts if part)
+
+
+def widen_queues(pid: int) -> None:
+    """Let tritonserver hear of thousands of answers at once, where the kernel allows it.
+
+    An HTTP thread is told of each over a pair of sockets, and forgets what finds no room there: by default the 278th,
+    the 10,900th where net.core.wmem_max is 4 MiB. See pidfd_getfd(2).
+    """
+    libc, process = ctypes.CDLL(None), os.pidfd_open(pid)
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError, ValueError):
+            if entry.readlink().name.startswith("socket:"):
+                with socket.socket(fileno=libc.syscall(PIDFD_GETFD, process, int(entry.name), 0)) as queue:
+                    if queue.family == socket.AF_UNIX:
+                        queue.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, QUEUE_BYTES)
+    os.close(process)
 
 
 def hide_argument(pid: int, secret: str) -> None:

@@ -32,6 +32,7 @@ from alexnet_triton.serving.launch import (
     find_installation,
     hide_argument,
     settle_ports,
+    widen_queues,
 )
 from alexnet_triton.serving.repository import Repository, instance_count, locked, settle_versions
 from alexnet_triton.serving.runs import Announcement, RunDir, clear_dead_runs, create_run
@@ -302,6 +303,7 @@ class Server:
         while not self._process.ended(_POLL_S):
             if self.control.ready():
                 hide_argument(self._process.pid, self.key)
+                widen_queues(self._process.pid)
                 return self._check_first_answer()
             if time.monotonic() > deadline:
                 raise StartError(f"not ready after {self.config.start_timeout_s:g} s: see {self._log_to_see()}")

@@ -21,7 +21,6 @@ from typing import IO, NamedTuple
 GRACE_S = 8.0  # from SIGTERM to SIGKILL
 DRAINED_GRACE_S = 1.0  # the same after a drain
 SHARED_MEMORY = Path("/dev/shm")
-MOST_FILES = 65_536  # a connection takes one, and a shell allows 1,024
 _SWEEP_S = 10.0  # the supervisor's own work after that
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 
@@ -123,7 +122,7 @@ def main(argv: list[str]) -> int:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # dead stubs that Triton never waits for leave no zombies
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_FILES)), hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)), hard))  # 1,024 is 1,024 callers
 
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare)
     print(server.pid, flush=True)

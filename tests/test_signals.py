@@ -90,6 +90,25 @@ sys.exit(finish("work", work))
 """
 
 
+@pytest.mark.parametrize("error", ["UserError('it cannot be cast')", "ValueError('nor this')"])
+def test_an_error_that_a_library_makes_of_an_interrupt_is_one(error: str) -> None:
+    """As pybind11 does, whose casts call Python."""
+    work = f"""
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(20)
+    except KeyboardInterrupt:
+        pass
+    raise {error}
+"""
+    names = "UserError, finish, leave_on_interrupt"
+    head = f"import os, signal, sys, time\nfrom alexnet_triton.common.command import {names}\n"
+    script = f"{head}{work}\nleave_on_interrupt()\nsys.exit(finish('work', work))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "work: interrupted; nothing is left half written\n")
+
+
 def test_a_signal_that_meets_the_import_system_is_not_forgotten() -> None:
     """Python prints and forgets what is raised in the callbacks of the import system."""
     done = subprocess.run([sys.executable, "-c", DEAF], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -45,12 +45,6 @@ def without_times(results: Iterable[Result]) -> list[Result]:
     return [replace(result, ms=0.0) if isinstance(result, Classification) else result for result in results]
 
 
-@pytest.mark.parametrize("compress", ["gzip", "deflate"])
-def test_compressed_requests(url: str, compress: str) -> None:
-    with Classifier(url, compress=compress) as classifier:
-        assert agree(classifier.classify(jpeg(1)), by_torch(jpeg(1)))
-
-
 @pytest.mark.parametrize("model", ["classify", "alexnet"])
 def test_path_bytes_array_and_pillow_image_are_the_same_picture(triton: Triton, tmp_path: Path, model: str) -> None:
     pixels = np.random.default_rng(5).integers(0, 256, (300, 260, 3), dtype=np.uint8)

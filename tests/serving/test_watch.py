@@ -1,5 +1,8 @@
 """Killed stubs and servers come back by themselves, on the same addresses, and answer rightly."""
 
+import asyncio
+import ctypes
+import io
 import os
 import signal
 import threading
@@ -11,16 +14,21 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
+from alexnet_triton.common.infer_request import infer_path
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.control import Control, check_health
 from alexnet_triton.serving.errors import ControlError, StalledError, StartError
+from alexnet_triton.serving.launch import PIDFD_GETFD
 from alexnet_triton.serving.server import ignore_event
 from alexnet_triton.serving.supervisor import SHARED_MEMORY
 from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher, watcher_metrics
+from tests.faults.wire import infer_request
 from tests.serving.tiny import answer, jpeg, network, running_server
 from tests.waiting import wait_for
 
@@ -125,6 +133,37 @@ def test_a_server_at_work_is_not_restarted_however_long_the_watcher_waits(tiny_r
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: watcher.counts["restarts"] > 0)
     assert "no right answer" in {name for name, _ in events}
+
+
+@pytest.mark.skipif(
+    ctypes.CDLL(None).syscall(PIDFD_GETFD, os.pidfd_open(os.getpid()), 0, 0) < 0,
+    reason="a container's rules forbid pidfd_getfd(2)",
+)
+def test_no_answer_is_lost_when_hundreds_are_ready_at_once(tiny_server: Server) -> None:
+    """They time out in the queue together, behind large images; a pair of sockets has room for 277 by default."""
+    large, small = infer_request([_png(6000, 4000)] * 2), infer_request([jpeg(1)], {"timeout": 1_000_000})
+    url, outcomes = f"http://{tiny_server.http_address}{infer_path('classify')}", list[int]()
+
+    async def ask(session: aiohttp.ClientSession, body: bytes, headers: dict[str, str]) -> None:
+        async with session.post(url, data=body, headers=headers) as answer:
+            outcomes.append(answer.status)
+
+    async def ask_all() -> None:
+        timeout, connector = aiohttp.ClientTimeout(60), aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            first = [asyncio.create_task(ask(session, *large)) for _ in range(20)]
+            await asyncio.sleep(0.3)
+            await asyncio.gather(*first, *(ask(session, *small) for _ in range(450)))
+
+    asyncio.run(ask_all())
+    assert set(outcomes) == {200, 503}
+    assert outcomes.count(503) > 300
+
+
+def _png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_a_stub_that_hangs_with_work_is_a_reason_to_restart(tiny_repository: Path) -> None:
