@@ -1,11 +1,14 @@
-"""The gateway as `alexnet-triton bench gateway-cost` and `gateway-slow` run it; what they measure is not looked at."""
+"""The gateway as `alexnet-triton bench` and docs/connections.py run it; what they measure is not looked at."""
 
 import asyncio
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from alexnet_triton.loadtest.bench.config import IMAGES, BenchConfig, prepare_images
+from alexnet_triton.loadtest.bench.config import IMAGES, ROOT, BenchConfig, prepare_images
 from alexnet_triton.loadtest.bench.gateway import SlowCallers, compare_cost, running_gateway
 from alexnet_triton.serving import Server
 from tests.serving.tiny import jpeg
@@ -38,3 +41,17 @@ def test_slow_callers_stay_connected(tritons: list[Server], config: BenchConfig)
         slow = SlowCallers(gateway, 10)
         assert asyncio.run(slow.accompany(lambda: slow.open)) == 10
     assert (slow.open, slow.opened) == (0, 10)
+
+
+def test_many_callers_are_compared_with_64(config: BenchConfig, tiny_repository: Path) -> None:
+    assert config.images
+    paths = {"--repository": tiny_repository, "--images": config.images, "--folder": config.folder / "many"}
+    brief = {"--connections": 64, "--seconds": 1, "--warm-up-s": 1, "--repeats": 1}
+    words = [str(word) for pair in (paths | brief).items() for word in pair]
+    script, figures = ROOT / "docs/connections.py", config.folder / "many.json"
+    done = subprocess.run([sys.executable, script, *words, "--json", figures], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stage = json.loads(figures.read_text())["stages"]["connections"]
+    assert len(stage["summary"]) == len(stage["ratios"]) == 5
+    assert all(row["images_per_s"] > 0 and row["failed"] == 0 for row in stage["summary"])
+    assert stage["ratios"]["of this server, HTTP at 64: this server, HTTP at 64"] == 1.0
