@@ -259,19 +259,18 @@ def _prepend(environment: dict[str, str], name: str, folders: list[Path]) -> Non
 
 
 def widen_queues(pid: int) -> None:
-    """Let tritonserver hear of thousands of answers at once, where the kernel allows it.
+    """Let tritonserver hear of 10,900 answers at once, not of 277, where the kernel allows it. See pidfd_getfd(2).
 
-    An HTTP thread is told of each over a pair of sockets, and forgets what finds no room there: by default the 278th,
-    the 10,900th where net.core.wmem_max is 4 MiB. See pidfd_getfd(2).
+    An HTTP thread is told of each over a pair of sockets, and forgets what finds no room there.
     """
-    libc, process = ctypes.CDLL(None), os.pidfd_open(pid)
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError, ValueError):
-            if entry.readlink().name.startswith("socket:"):
-                with socket.socket(fileno=libc.syscall(PIDFD_GETFD, process, int(entry.name), 0)) as queue:
-                    if queue.family == socket.AF_UNIX:
-                        queue.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, QUEUE_BYTES)
-    os.close(process)
+    with suppress(OSError), os.fdopen(os.pidfd_open(pid)) as process:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError, ValueError):
+                if entry.readlink().name.startswith("socket:"):
+                    copy = ctypes.CDLL(None).syscall(PIDFD_GETFD, process.fileno(), int(entry.name), 0)
+                    with socket.socket(fileno=copy) as queue:
+                        if queue.family == socket.AF_UNIX:
+                            queue.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, QUEUE_BYTES)
 
 
 def hide_argument(pid: int, secret: str) -> None:

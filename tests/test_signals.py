@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from main_job import ROOT, MainJob
+from tests.waiting import wait_for
 
 MARK = "ALEXNET_TEST_MARK"
 
@@ -60,7 +61,7 @@ def test_a_signal_leaves_nothing(main_job: MainJob, tmp_path: Path, target: str,
     while (left := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
-    assert forgotten_memory() <= before
+    wait_for(lambda: forgotten_memory() <= before)  # another test's server may be ending: then its names go in a moment
 
 
 def interrupt(process: subprocess.Popen[bytes], name: str) -> None:
