@@ -5,7 +5,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,7 +121,10 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_folder(arguments.output)
     with ExitStack() as stack:
         urls = [_address(each, stack) for each in (arguments.old, arguments.new)]
-        targets, pairs = asyncio.run(_measure_pairs(arguments, setup, urls))
+        targets: list[Target] = []
+        pairs: list[tuple[Measured, Measured]] = []
+        with suppress(KeyboardInterrupt):  # between two loads
+            asyncio.run(_measure_pairs(arguments, setup, urls, targets, pairs))
     if len(pairs) < fewest_pairs(arguments.confidence):
         raise EndedError(f"ended after {len(pairs)} pairs, which are too few to say anything")
     if any(each.failed or not each.right for pair in pairs for each in pair):
@@ -165,16 +168,21 @@ def _address(text: str, stack: ExitStack) -> str:
 
 
 async def _measure_pairs(
-    arguments: argparse.Namespace, setup: Setup, urls: list[str]
-) -> tuple[list[Target], list[tuple[Measured, Measured]]]:
-    sides, pairs = [await prepare_target(arguments, url) for url in urls], []
+    arguments: argparse.Namespace,
+    setup: Setup,
+    urls: list[str],
+    targets: list[Target],
+    pairs: list[tuple[Measured, Measured]],
+) -> None:
+    """Enter the two targets, and each pair as it is measured."""
+    sides = [await prepare_target(arguments, url) for url in urls]
+    targets += [target for target, _ in sides]
     for number in tracked(range(arguments.pairs), "pairs"):
         order = (0, 1) if number % 2 == 0 else (1, 0)  # what drifts in one direction favours neither
         done = {side: await measure(*sides[side], setup, arguments.seed + number) for side in order}
         if any(each.interrupted for each in done.values()):
             break
         pairs.append((done[0], done[1]))
-    return [target for target, _ in sides], pairs
 
 
 def _show(result: Json, console: Console) -> None:

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingError("--slo names an objective or more; --vary wants the --repository to start servers on")
     prepare_folder(arguments.output)
     series: list[Json] = []
-    with suppress(EndedError):
+    with suppress(EndedError, KeyboardInterrupt):  # the latter between two loads
         for setting in settings:
             name = describe_setting(setting)
             series.append({"name": name, "setting": setting, **START})
@@ -113,6 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
             with fresh_server(arguments, setting) as url:
                 asyncio.run(_search(arguments, url, objectives, where, series[-1]))
             series[-1]["whole"] = True
+    if not any(each["points"] for each in series):
+        raise EndedError("ended before a load was measured")
     title = f"most {arguments.over} with {arguments.slo}"
     save_and_show("sweep", arguments, title, _show, over=arguments.over, objectives=arguments.slo, series=series)
     if not all(each["whole"] for each in series):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_triton.loadtest import sweep
 from alexnet_triton.loadtest.cli import main
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.loadtest.measure import Generator, Measured, ServerView
@@ -170,3 +172,28 @@ def test_ended_early_it_keeps_what_was_measured(quick_stub: Running, pictures: P
     (series,) = json.loads((tmp_path / "result.json").read_text())["series"]
     assert series["points"][0]["load"] == 20
     assert series["knee"] >= 20
+
+
+def test_ended_between_two_loads_it_keeps_what_was_measured(
+    quick_stub: Running, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _interrupt_second_measurement(monkeypatch)
+    times = ("--duration", "500ms", "--warmup", "0s", "--from", "20", "--slo", "errors=0%", "--no-report")
+    words = ["sweep", "--url", quick_stub.url, "--images", str(pictures), "--limit", "5", *times]
+    assert main([*words, "--output", str(tmp_path)]) == 130
+    (series,) = json.loads((tmp_path / "result.json").read_text())["series"]
+    assert [point["load"] for point in series["points"]] == [20]
+
+
+def _interrupt_second_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the moment before the second measurement listens to it."""
+    real, calls = sweep.measure, []
+
+    async def measure(*arguments: Any) -> Measured:
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(30)
+        return await real(*arguments)
+
+    monkeypatch.setattr(sweep, "measure", measure)
