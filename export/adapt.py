@@ -1,6 +1,8 @@
 """Any image classifier in ONNX to this project's signature: uint8 images [N, S, S, 3] to float32 probabilities."""
 
+import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from alexnet_triton.common.command import positive_int
 from alexnet_triton.export import graph_edit, onnx_file
 from alexnet_triton.export.errors import ModelError
 from alexnet_triton.export.graph_edit import ImageInput
@@ -22,6 +25,25 @@ NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 TRIED_BATCHES = (1, 2, 7)  # that a graph has to answer as it answers single images
 # A fraction of the scores' spread: kernels of other batch sizes round differently, mixed images differ by far more.
 TOLERANCE = 5e-3
+
+
+# Mean and deviation of pixel values 0 to 255 that networks of these families take.
+PRESETS = {
+    "torchvision": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "tf": ((127.5,) * 3, (127.5,) * 3),
+    "none": (NO_MEAN, NO_STD),
+}
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What a user says of a classifier: as the arguments of `adapt`."""
+
+    labels: tuple[str, ...]
+    mean: tuple[float, ...] = NO_MEAN
+    std: tuple[float, ...] = NO_STD
+    size: int | None = None
+    scores: str = "detect"
 
 
 @dataclass(frozen=True)
@@ -223,3 +245,62 @@ def read_labels(path: Path) -> tuple[str, ...]:
         empty = labels.index("") + 1 if labels else 1
         raise ModelError(f"{path}: line {empty} is empty; give one class a line")
     return labels
+
+
+def write_adapted(source: Path, how: Adaptation, output: Path) -> str:
+    """Write any classifier in this project's signature; returns a note if it is served without batching.
+
+    Raises:
+        ModelError: as `adapt`.
+        WriteError: the file cannot be written.
+    """
+    model = onnx_file.read(source)
+    adapted = adapt(model, how.labels, how.mean, how.std, name=source, scores=how.scores, size=how.size)
+    onnx_file.write(adapted.model, output)
+    return adapted.note
+
+
+def add_options(group: argparse._ArgumentGroup) -> None:
+    """The options that say what a classifier takes and gives."""
+    group.add_argument("--labels", type=Path, help="class names, one a line")
+    text = "normalisation of pixels: that of torchvision's or TensorFlow's networks, or none; else --mean and --std"
+    group.add_argument("--preset", choices=PRESETS, help=text)
+    group.add_argument("--mean", type=per_channel, metavar="R,G,B")
+    group.add_argument("--std", type=positive_per_channel, metavar="R,G,B")
+    group.add_argument("--size", type=positive_int, help="height and width, if the model takes any")
+    scores = group.add_mutually_exclusive_group()
+    for kind in ("logits", "probabilities"):
+        text = f"the model gives {kind} (default: found out on a few images)"
+        scores.add_argument(f"--{kind}", dest="scores", action="store_const", const=kind, default="detect", help=text)
+
+
+def read_options(options: argparse.Namespace) -> Adaptation:
+    """What `add_options` was given.
+
+    Raises:
+        ModelError: the labels cannot be read, or a preset is given beside numbers.
+    """
+    if options.preset and (options.mean or options.std):
+        raise ModelError(f"--preset {options.preset} has a mean and deviation: leave out --mean and --std")
+    mean, std = PRESETS[options.preset or "none"]
+    labels = read_labels(options.labels)
+    return Adaptation(labels, options.mean or mean, options.std or std, options.size, options.scores)
+
+
+def per_channel(text: str) -> tuple[float, ...]:
+    """An argument's type: three numbers with commas between them, or one for all channels."""
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"{text!r}: give three numbers with commas between them")
+    return values if len(values) == 3 else values * 3
+
+
+def positive_per_channel(text: str) -> tuple[float, ...]:
+    """An argument's type: as `per_channel`, all above 0."""
+    values = per_channel(text)
+    if min(values) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers above 0")
+    return values

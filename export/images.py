@@ -13,10 +13,10 @@ from alexnet_triton.imaging import ImageError, decode
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Image files and their labels, int64 [N], and how many files the folder has."""
+    """Image files and their labels, int64 [N], None where the folder has none, and how many files it has."""
 
     paths: tuple[Path, ...]
-    labels: np.ndarray
+    labels: np.ndarray | None
     in_folder: int
 
     def __len__(self) -> int:
@@ -30,9 +30,24 @@ class LabelledImages:
         """
         return np.stack([_decode(path, size) for path in self.paths[start:stop]])
 
+    def split(self, count: int) -> tuple["LabelledImages", "LabelledImages"]:
+        """The first `count` images, and the others."""
+        first, rest = slice(None, count), slice(count, None)
+        return self._part(first, self.in_folder), self._part(rest, self.in_folder - count)
+
+    def first(self, count: int | None) -> "LabelledImages":
+        """The first `count` images, of a folder that has as many as before; all where it is None."""
+        return self._part(slice(count), self.in_folder)
+
+    def _part(self, part: slice, in_folder: int) -> "LabelledImages":
+        labels = None if self.labels is None else self.labels[part]
+        return LabelledImages(self.paths[part], labels, in_folder)
+
 
 def find_images(folder: Path, classes: Sequence[str], limit: int | None = None) -> LabelledImages:
     """The files `folder/<class>/*`, in a fixed order that mixes the classes; at most `limit` of them.
+
+    A folder without such folders may hold images itself: they have no labels.
 
     Raises:
         ModelError: there are none, or a folder is not named after a class.
@@ -44,11 +59,13 @@ def find_images(folder: Path, classes: Sequence[str], limit: int | None = None) 
     unknown = next((path.parent for path in found if path.parent.name not in labels), None)
     if unknown is not None:
         raise ModelError(f"{unknown}: the model has no class of this name; its classes: {', '.join(classes[:10])}")
-    if not found:
-        raise ModelError(f"{folder}: no images in <class>/ folders")
-    order = np.random.default_rng(0).permutation(len(found))[:limit]
-    paths = tuple(found[i] for i in order)
-    return LabelledImages(paths, np.array([labels[path.parent.name] for path in paths], np.int64), len(found))
+    unlabelled = [] if found else sorted(path for path in folder.iterdir() if is_image(path))
+    if not found and not unlabelled:
+        raise ModelError(f"{folder}: no images, neither in <class>/ folders nor in it")
+    order = np.random.default_rng(0).permutation(len(found or unlabelled))[:limit]
+    paths = tuple((found or unlabelled)[i] for i in order)
+    own = np.array([labels[path.parent.name] for path in paths], np.int64) if found else None
+    return LabelledImages(paths, own, len(found or unlabelled))
 
 
 def _decode(path: Path, size: int) -> np.ndarray:

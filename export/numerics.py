@@ -70,13 +70,16 @@ class Candidate:
     runtime: str
     path: Path
     run: Runner
+    batch: int = max(BATCHES)  # the largest that it takes
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A candidate's answers on a whole test set, beside the reference's.
 
-    `top1`, `top5` and `agreement` (same top-1 class as the reference) are fractions of the images.
+    `top1`, `top5` and `agreement` (same top-1 class as the reference) are fractions of the images; the first two are
+    None for images without labels. `distance` is the mean over the images of half the sum of the absolute differences
+    of the probabilities: 0 for equal ones, at most 1 (total variation).
     """
 
     precision: str
@@ -84,25 +87,30 @@ class Comparison:
     file: str
     megabytes: float
     images: int
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     agreement: float
+    distance: float
     largest_difference: float
     images_per_second: dict[int, float] = field(default_factory=dict)  # batch size -> median rate
     spread: dict[int, float] = field(default_factory=dict)  # batch size -> (fastest - slowest) / median
 
 
 def check_batches(
-    candidate: Runner, reference: Runner, images: np.ndarray, tolerance: float = TOLERANCE
+    candidate: Runner,
+    reference: Runner,
+    images: np.ndarray,
+    tolerance: float = TOLERANCE,
+    batches: Sequence[int] = BATCHES,
 ) -> dict[int, float]:
-    """The largest probability difference at each of `BATCHES`, over all of `images`, uint8 [N, S, S, 3].
+    """The largest probability difference at each size of batch, over all of `images`, uint8 [N, S, S, 3].
 
     Raises:
         AccuracyError: it is above `tolerance`, or the shapes differ.
     """
-    expected = run_in_batches(reference, images, max(BATCHES))
+    expected = run_in_batches(reference, images, max(batches))
     differences = {}
-    for batch in BATCHES:
+    for batch in batches:
         answer = run_in_batches(candidate, images, batch)
         if answer.shape != expected.shape:
             raise AccuracyError(f"batch {batch}: shape {answer.shape}, but the reference gives {expected.shape}")
@@ -126,23 +134,24 @@ def compare(
     for start in range(0, len(images), CHUNK):
         pixels = images.pixels(size, start, start + CHUNK)
         for candidate, chunks in zip(candidates, answers, strict=True):
-            chunks.append(run_in_batches(candidate.run, pixels))
+            chunks.append(run_in_batches(candidate.run, pixels, candidate.batch))
         advance(len(pixels))
     probabilities = [np.concatenate(chunks) for chunks in answers]
     both = zip(candidates, probabilities, strict=True)
     return [_comparison(candidate, own, probabilities[0], images.labels) for candidate, own in both]
 
 
-def _comparison(candidate: Candidate, own: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Comparison:
+def _comparison(candidate: Candidate, own: np.ndarray, reference: np.ndarray, labels: np.ndarray | None) -> Comparison:
     return Comparison(
         candidate.precision,
         candidate.runtime,
         candidate.path.name,
         round(candidate.path.stat().st_size / 1e6, 1),
-        len(labels),
-        topk_hits(own, labels, 1),
-        topk_hits(own, labels, 5),
+        len(own),
+        None if labels is None else topk_hits(own, labels, 1),
+        None if labels is None else topk_hits(own, labels, 5),
         float((own.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+        float(np.abs(own - reference).sum(axis=1).mean() / 2),
         float(np.abs(own - reference).max()),
     )
 
@@ -155,11 +164,14 @@ def measure_rates(
     The candidates take turns in every round, so that other load on the machine affects them all alike.
     `pixels` is uint8 [N, S, S, 3] with N at least 32.
     """
-    rates: Rates = {(each.precision, each.runtime): {batch: [] for batch in TIMED_BATCHES} for each in candidates}
+    rates: Rates = {
+        (each.precision, each.runtime): {batch: [] for batch in TIMED_BATCHES if batch <= each.batch}
+        for each in candidates
+    }
     for _ in range(rounds):
         for candidate in candidates:
-            for batch in TIMED_BATCHES:
-                rates[candidate.precision, candidate.runtime][batch].append(_rate(candidate.run, pixels[:batch]))
+            for batch, measured in rates[candidate.precision, candidate.runtime].items():
+                measured.append(_rate(candidate.run, pixels[:batch]))
         advance(1)
     return rates
 
@@ -178,8 +190,8 @@ def with_rates(rows: Sequence[Comparison], rates: Rates) -> list[Comparison]:
     filled = []
     for row in rows:
         measured = rates.get((row.precision, row.runtime), {})
-        medians = {batch: statistics.median(values) for batch, values in measured.items()}
-        spreads = {batch: round((max(v) - min(v)) / medians[batch], 3) for batch, v in measured.items()}
+        medians = {batch: statistics.median(values) for batch, values in measured.items() if values}
+        spreads = {batch: round((max(measured[batch]) - min(measured[batch])) / medians[batch], 3) for batch in medians}
         rounded = {batch: round(median, 1) for batch, median in medians.items()}
         filled.append(replace(row, images_per_second=rounded, spread=spreads))
     return filled

@@ -1,6 +1,14 @@
-"""The command `export`: from a checkpoint to a published version, in every precision, each verified."""
+"""The command `export`: from a checkpoint, or any classifier in ONNX, to a published version in every precision.
+
+    alexnet-triton export artifacts/checkpoint.pt --test artifacts/test
+    alexnet-triton export resnet50.onnx --labels labels.txt --preset torchvision --test photos/test --name resnet50
+
+Every precision is compared with FP32: by top-1 and top-5 on images in <class>/ folders, or, where the folder holds
+images without classes, by the class that both find most probable and by all probabilities.
+"""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,77 +20,48 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alexnet_triton.common.command import Parser, finish, positive_int
 from alexnet_triton.common.files import sha256, write_json
-from alexnet_triton.export import numerics, onnx_file, publish, report, to_onnx
-from alexnet_triton.export.errors import ModelError
+from alexnet_triton.export import adapt, numerics, onnx_file, publish, report
+from alexnet_triton.export.errors import AccuracyError, ExportError, ModelError
 from alexnet_triton.export.images import LabelledImages, find_images
 from alexnet_triton.export.numerics import TIMED_BATCHES, Candidate, onnx_runtime, openvino
-from alexnet_triton.export.quantize import CALIBRATION_IMAGES, quantize_best
+from alexnet_triton.export.quantize import CALIBRATION_IMAGES, quantize, to_half
 from alexnet_triton.export.settings import add_max_wait
 from alexnet_triton.export.verify import plan_report
-from alexnet_triton.training.checkpoint import Checkpoint
 
 ARTIFACTS = Path("artifacts")
-SELECTION_IMAGES = 1000
 FP16_CHECK_IMAGES = 64  # ONNX Runtime has slow kernels for half precision; the whole test set follows
 LARGEST_TIMED_BATCH = max(TIMED_BATCHES)
+LEAST_CALIBRATION = 16  # images
+
+StartBar = Callable[[str, int], Callable[[int], None]]  # name and total -> what is called with the images done
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What an export reads, and the folder that it writes to."""
+    """The images that an export compares on, and the folder that it writes to."""
 
-    checkpoint: Path
-    test: Path  # <class>/ folders, the whole test set
-    calibration: Path  # <class>/ folders, training images
+    test: Path  # <class>/ folders, the whole test set; or images without labels
     onnx: Path
+    calibration: Path | None = None  # images that INT8 is calibrated on; None for a part of the test images
     limit: int | None = None  # test images to compare on; None for all
     rounds: int = 7  # of the speed measurement
 
+    def find(self, classes: Sequence[str]) -> tuple[LabelledImages, LabelledImages]:
+        """The images to calibrate on, and the others, to compare on.
 
-def export_all(sources: Sources, progress: Progress, command: Sequence[str]) -> dict[str, Any]:
-    """Write fp32, fp16 and int8 models and compare them on the whole test set; returns the report.
-
-    Raises:
-        UserError: a file cannot be used or written, or a network's answers differ too much.
-    """
-
-    def start_bar(name: str, total: int) -> Callable[[int], None]:
-        task = progress.add_task(name, total=total)
-        return lambda done: progress.advance(task, done)
-
-    source, source_sha256 = to_onnx.open_checkpoint(sources.checkpoint)
-    size = source.network.input_size
-    test = find_images(sources.test, source.classes, sources.limit)
-    calibration = find_images(sources.calibration, source.classes, CALIBRATION_IMAGES + SELECTION_IMAGES)
-    _demand(test, LARGEST_TIMED_BATCH, sources.test)
-    _demand(calibration, CALIBRATION_IMAGES + LARGEST_TIMED_BATCH, sources.calibration)
-    fp32, fp16, int8 = (sources.onnx / name for name in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"))
-    advance = start_bar("fp32 and fp16", 2)
-    pixels = test.pixels(size, 0, to_onnx.CHECK_IMAGES)
-    to_onnx.write_checked(source, source_sha256, fp32, pixels)
-    advance(1)
-    _write_fp16(source, source_sha256, fp16, fp32, pixels[:FP16_CHECK_IMAGES])
-    advance(1)
-    methods = quantize_best(fp32, int8, calibration, size, start_bar)
-    candidates = [
-        Candidate("fp32", "ONNX Runtime", fp32, onnx_runtime(fp32)),
-        Candidate("fp16", "ONNX Runtime", fp16, onnx_runtime(fp16)),
-        Candidate("fp32", "OpenVINO", fp32, openvino(fp32, "f32")),
-        Candidate("bf16", "OpenVINO", fp32, openvino(fp32, "bf16")),
-        Candidate("int8", "OpenVINO", int8, openvino(int8, "f32")),
-    ]
-    rows = numerics.compare(candidates, test, size, start_bar("comparing on the test set", len(test)))
-    timed = pixels[:LARGEST_TIMED_BATCH]
-    rates = numerics.measure_rates(candidates[2:], timed, sources.rounds, start_bar("measuring speed", sources.rounds))
-    return report.build(
-        numerics.with_rates(rows, rates),
-        command,
-        tensorrt=plan_report(sources.onnx / "model.plan"),
-        calibration=methods,
-        test_set=test.in_folder,
-        checkpoint_sha256=source_sha256,
-        sha256={path.name: sha256(path) for path in (fp32, fp16, int8)},
-    )
+        Raises:
+            ModelError: a folder cannot be used, or has too few images.
+        """
+        if self.calibration:
+            calibration = find_images(self.calibration, classes, CALIBRATION_IMAGES)
+            test, wanted = find_images(self.test, classes, self.limit), CALIBRATION_IMAGES
+        else:
+            found, wanted = find_images(self.test, classes), LEAST_CALIBRATION
+            calibration, test = found.split(min(CALIBRATION_IMAGES, len(found) // 2))
+            test = test.first(self.limit)
+        _demand(calibration, wanted, self.calibration or self.test)
+        _demand(test, LARGEST_TIMED_BATCH, self.test)
+        return calibration, test
 
 
 def _demand(images: LabelledImages, count: int, folder: Path) -> None:
@@ -90,23 +69,120 @@ def _demand(images: LabelledImages, count: int, folder: Path) -> None:
         raise ModelError(f"{folder}: {len(images)} images, but {count} are needed; add some")
 
 
-def _write_fp16(source: Checkpoint, source_sha256: str, path: Path, fp32: Path, pixels: np.ndarray) -> None:
-    model = to_onnx.export(source, source_sha256, "fp16")
-    onnx_file.write(model, path)
-    layers = sum(node.op_type in onnx_file.WEIGHTED for node in model.graph.node)
+def export_all(fp32: Path, sources: Sources, progress: Progress, command: Sequence[str]) -> dict[str, Any]:
+    """Write fp16 and int8 models beside an FP32 model in this project's signature, and compare all; returns the report.
+
+    Raises:
+        UserError: a file cannot be used or written, or the FP32 model is right no more often than chance.
+    """
+
+    def start_bar(name: str, total: int) -> Callable[[int], None]:
+        task = progress.add_task(name, total=total)
+        return lambda done: progress.advance(task, done)
+
+    model = onnx_file.read(fp32)
+    batch, size = onnx_file.check_signature(model, fp32)
+    calibration, test = sources.find(onnx_file.classes(model))
+    left_out = _write_others(fp32, calibration, test, size, start_bar)
+    candidates = _candidates(fp32, batch or LARGEST_TIMED_BATCH, left_out)
+    rows = numerics.compare(candidates, test, size, start_bar("comparing on the test set", len(test)))
+    _demand_better_than_chance(rows[0], len(onnx_file.classes(model)), fp32)
+    timed = test.pixels(size, 0, LARGEST_TIMED_BATCH)
+    on_openvino = [each for each in candidates if each.runtime == "OpenVINO"]
+    rates = numerics.measure_rates(on_openvino, timed, sources.rounds, start_bar("measuring speed", sources.rounds))
+    return report.build(
+        numerics.with_rates(rows, rates),
+        command,
+        tensorrt=plan_report(sources.onnx / "model.plan"),
+        compared="top-1 and top-5" if test.labels is not None else "agreement, no labels",
+        test_set=test.in_folder,
+        left_out=left_out,
+        checkpoint_sha256=onnx_file.metadata(model).get("checkpoint_sha256", ""),
+        sha256={each.path.name: sha256(each.path) for each in candidates},
+    )
+
+
+def _write_others(
+    fp32: Path, calibration: LabelledImages, test: LabelledImages, size: int, start_bar: StartBar
+) -> dict[str, str]:
+    """Write the models of other precisions; returns which could not be made, and why."""
+    left_out = {}
+    advance = start_bar("fp16", 1)
+    try:
+        _write_fp16(fp32, test.pixels(size, 0, FP16_CHECK_IMAGES))
+    except (AccuracyError, ModelError) as error:
+        left_out["fp16"] = str(error)
+    advance(1)
+    try:
+        pixels = calibration.pixels(size)
+        quantize(fp32, fp32.with_name("model.int8.onnx"), pixels, start_bar("int8", len(pixels)))
+    except ExportError as error:
+        left_out["int8"] = str(error)
+    return left_out
+
+
+def _write_fp16(fp32: Path, pixels: np.ndarray) -> None:
+    """Raises AccuracyError, without a file left, where the answers differ by more than rounding explains."""
+    source, path = onnx_file.read(fp32), fp32.with_name("model.fp16.onnx")
+    onnx_file.write(to_half(source), path)
+    layers = sum(node.op_type in onnx_file.WEIGHTED for node in source.graph.node)
+    batch, _ = onnx_file.check_signature(source, fp32)
     reference = onnx_runtime(fp32)
-    tolerance = numerics.half_precision_tolerance(numerics.run_in_batches(reference, pixels), layers)
-    numerics.check_batches(onnx_runtime(path), reference, pixels, tolerance)
+    tolerance = numerics.half_precision_tolerance(numerics.run_in_batches(reference, pixels, batch or 32), layers)
+    try:
+        batches = (batch,) if batch else numerics.BATCHES
+        numerics.check_batches(onnx_runtime(path), reference, pixels, tolerance, batches)
+    except (AccuracyError, ModelError):
+        path.unlink()
+        raise
+
+
+def _candidates(fp32: Path, batch: int, left_out: dict[str, str]) -> list[Candidate]:
+    fp16, int8 = fp32.with_name("model.fp16.onnx"), fp32.with_name("model.int8.onnx")
+    candidates = [
+        Candidate("fp32", "ONNX Runtime", fp32, onnx_runtime(fp32), batch),
+        *([] if "fp16" in left_out else [Candidate("fp16", "ONNX Runtime", fp16, onnx_runtime(fp16), batch)]),
+        Candidate("fp32", "OpenVINO", fp32, openvino(fp32, "f32"), batch),
+        Candidate("bf16", "OpenVINO", fp32, openvino(fp32, "bf16"), batch),
+    ]
+    return (
+        candidates if "int8" in left_out else [*candidates, Candidate("int8", "OpenVINO", int8, openvino(int8), batch)]
+    )
+
+
+def _demand_better_than_chance(row: numerics.Comparison, classes: int, path: Path) -> None:
+    """Refuse a top-1 that guessing reaches: within three deviations of the mean of that many guesses."""
+    if row.top1 is None or classes < 2:
+        return
+    mean = row.images / classes
+    if row.top1 * row.images <= mean + 3 * math.sqrt(mean * (1 - 1 / classes)):
+        raise AccuracyError(
+            f"{path}: top-1 {row.top1:.4f} on {row.images:,} images of {classes:,} classes is no better than guessing; "
+            "check --preset or --mean and --std, and the order of the labels"
+        )
 
 
 def main(words: Sequence[str]) -> int:
-    """Export a checkpoint and publish it; returns the exit code."""
-    parser = Parser(prog="alexnet-triton export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    for name, kind in (("test", "test"), ("calibration", "training")):
-        default = ARTIFACTS / name
-        text = f"{kind} images in <class>/ folders (default {default})"
-        parser.add_argument(f"--{name}", type=Path, default=default, metavar="FOLDER", help=text)
+    """Export a network and publish it; returns the exit code."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="alexnet-triton export", description=__doc__, formatter_class=raw)
+    parser.add_argument("model", type=Path, help="checkpoint (.pt), or any image classifier (.onnx)")
+    text = "test images in <class>/ folders, or images without labels"
+    parser.add_argument("--test", type=Path, default=ARTIFACTS / "test", metavar="FOLDER", help=text)
+    add_export_options(parser)
+    publish.add_name(parser)
+    adapt.add_options(parser.add_argument_group("with an ONNX model"))
+    options = parser.parse_args(words)
+    onnx = options.model.suffix == ".onnx"
+    if onnx != bool(options.labels):
+        parser.error("an ONNX model needs --labels, class names, one a line; a checkpoint has its own")
+    return finish(parser.prog, lambda: _run(options, [*parser.prog.split(), *words]))
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """The options that decide how precisions are compared, and where they are published."""
+    text = "images that INT8 is calibrated on (default: a part of the test images, which are not compared then)"
+    parser.add_argument("--calibration", type=Path, metavar="FOLDER", help=text)
     parser.add_argument("--onnx", type=Path, default=ARTIFACTS / "onnx", help="folder for the models")
     parser.add_argument("--repository", type=Path, default=publish.REPOSITORY)
     parser.add_argument("--limit", type=positive_int, metavar="N", help="compare on N test images (default: all)")
@@ -114,23 +190,34 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, help="write the report to this file too")
     add_max_wait(parser)
     parser.add_argument("--force", action="store_true", help=publish.FORCE_HELP)
-    options = parser.parse_args(words)
-    return finish(parser.prog, lambda: _run(options, [*parser.prog.split(), *words]))
 
 
 def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
-    for name in ("test", "calibration"):
-        folder = getattr(options, name)
-        if not folder.is_dir():
-            raise ModelError(f"{folder}: no such folder; `make export` makes it, or give --{name}")
-    folders = (options.test, options.calibration, options.onnx)
-    sources = Sources(options.checkpoint, *folders, options.limit, options.rounds)
+    if not options.test.is_dir():
+        raise ModelError(f"{options.test}: no such folder; `make export` makes it, or give --test")
+    fp32, note = options.onnx / "model.onnx", ""
+    if options.model.suffix == ".onnx":
+        note = adapt.write_adapted(options.model, adapt.read_options(options), fp32)
+    else:
+        from alexnet_triton.export.to_onnx import write_checkpoint  # PyTorch takes seconds to load
+
+        write_checkpoint(options.model, options.test, fp32)
+    export_and_publish(fp32, options, command, note)
+
+
+def export_and_publish(fp32: Path, options: argparse.Namespace, command: Sequence[str], note: str = "") -> None:
+    """Write, compare and publish every precision of an FP32 model, and print what was found.
+
+    Raises:
+        UserError: a file cannot be used or written, FP32 itself fails, or the images decide nothing.
+    """
+    sources = Sources(options.test, options.onnx, options.calibration, options.limit, options.rounds)
     columns = (TextColumn("{task.description:>25}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:  # a bar a stage
-        found = export_all(sources, progress, command)
+        found = export_all(fp32, sources, progress, command)
     report.show(found)
     for path in (options.onnx / "report.json", *filter(None, [options.json])):
         write_json(path, found)
-    settings = {"force": options.force, "max_wait_s": options.max_wait}
-    version = publish.publish(options.onnx / "model.onnx", options.test, options.repository, **settings)
-    print(f"version {version} in {options.repository}")
+    settings = {"name": options.name, "force": options.force, "max_wait_s": options.max_wait}
+    version = publish.publish(fp32, options.test, options.repository, **settings)
+    print(f"version {version} in {options.repository}" + (f"; {note}" if note else ""))

@@ -10,7 +10,6 @@ deviation are of pixel values 0 to 255: the network takes (x - mean) / std.
 """
 
 import argparse
-import math
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from alexnet_triton.common.command import Parser, complain, finish, positive_int
+from alexnet_triton.common.command import Parser, complain, finish
 from alexnet_triton.common.files import write_errors
-from alexnet_triton.export import adapt, onnx_file
+from alexnet_triton.export import adapt
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.prepare import prepare
 from alexnet_triton.export.repository import Publication, add_version, remove_leftovers, stage, versions
@@ -124,20 +123,10 @@ def main(words: Sequence[str]) -> int:
     model.add_argument("--onnx", type=Path, dest="any_onnx", metavar="MODEL", help="any image classifier")
     parser.add_argument("--images", type=Path, help="folder of <class>/ folders: the reference image is one of them")
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
-    parser.add_argument(
-        "--name", type=model_name, default="alexnet", help="the model's name in Triton (default alexnet)"
-    )
+    add_name(parser)
     add_max_wait(parser)
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
-    group = parser.add_argument_group("with --onnx")
-    group.add_argument("--labels", type=Path, help="class names, one a line")
-    group.add_argument("--mean", type=per_channel, default=adapt.NO_MEAN, metavar="R,G,B")
-    group.add_argument("--std", type=positive_per_channel, default=adapt.NO_STD, metavar="R,G,B")
-    group.add_argument("--size", type=positive_int, help="height and width, if the model takes any")
-    scores = group.add_mutually_exclusive_group()
-    for kind in ("logits", "probabilities"):
-        text = f"the model gives {kind} (default: found out on a few images)"
-        scores.add_argument(f"--{kind}", dest="scores", action="store_const", const=kind, default="detect", help=text)
+    adapt.add_options(parser.add_argument_group("with --onnx"))
     options = parser.parse_args(words)
     if options.any_onnx and not options.labels:
         parser.error("--onnx needs --labels, class names, one a line")
@@ -149,19 +138,16 @@ def _run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.any_onnx:
             path = Path(folder, "model.onnx")
-            note = _adapt(options, path)
+            note = adapt.write_adapted(options.any_onnx, adapt.read_options(options), path)
         settings = {"name": options.name, "force": options.force, "max_wait_s": options.max_wait}
         version = publish(path, options.images, options.repository, **settings)
     print(f"version {version} in {options.repository}" + (f"; {note}" if note else ""))
 
 
-def _adapt(options: argparse.Namespace, output: Path) -> str:
-    """Write any image classifier in this project's signature; returns a note if it is served without batching."""
-    labels, name = adapt.read_labels(options.labels), options.any_onnx
-    size, scores = options.size, options.scores
-    adapted = adapt.adapt(onnx_file.read(name), labels, options.mean, options.std, name=name, scores=scores, size=size)
-    onnx_file.write(adapted.model, output)
-    return adapted.note
+def add_name(parser: argparse.ArgumentParser) -> None:
+    """The option --name."""
+    text = "the model's name in Triton (default alexnet)"
+    parser.add_argument("--name", type=model_name, default="alexnet", help=text)
 
 
 def model_name(text: str) -> str:
@@ -172,25 +158,6 @@ def model_name(text: str) -> str:
     if RESERVED.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is a model of every repository: give the network another name")
     return text
-
-
-def per_channel(text: str) -> tuple[float, ...]:
-    """An argument's type: three numbers with commas between them, or one for all channels."""
-    try:
-        values = tuple(float(value) for value in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
-        raise argparse.ArgumentTypeError(f"{text!r}: give three numbers with commas between them")
-    return values if len(values) == 3 else values * 3
-
-
-def positive_per_channel(text: str) -> tuple[float, ...]:
-    """An argument's type: as `per_channel`, all above 0."""
-    values = per_channel(text)
-    if min(values) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: give numbers above 0")
-    return values
 
 
 def rollback_main(words: Sequence[str]) -> int:

@@ -12,7 +12,18 @@ from alexnet_triton.common.provenance import describe_command, describe_hardware
 from alexnet_triton.export.numerics import Comparison
 
 TOOLS = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
-HEADINGS = ("precision", "runtime", "top-1", "top-5", "same top-1", "difference", "MB", "img/s, 1", "img/s, 32")
+HEADINGS = (
+    "precision",
+    "runtime",
+    "top-1",
+    "top-5",
+    "same top-1",
+    "distance",
+    "difference",
+    "MB",
+    "img/s, 1",
+    "img/s, 32",
+)
 
 
 def build(rows: Sequence[Comparison], words: Sequence[str], **details: Any) -> dict[str, Any]:
@@ -34,17 +45,22 @@ def show(report: dict[str, Any], file: Any = None) -> None:
     for row in report["rows"]:
         rates = {int(batch): rate for batch, rate in row["images_per_second"].items()}
         table.add_row(
-            *(row["precision"], row["runtime"], f"{row['top1']:.4f}", f"{row['top5']:.4f}", f"{row['agreement']:.4f}"),
+            *(row["precision"], row["runtime"], _fraction(row["top1"]), _fraction(row["top5"])),
+            *(_fraction(row["agreement"]), _fraction(row["distance"])),
             *(f"{row['largest_difference']:.1e}", f"{row['megabytes']:.1f}"),
             *(f"{rates[batch]:.0f}" if batch in rates else "" for batch in (1, 32)),
         )
     stream = file or sys.stdout
     console = Console(file=stream, width=120 if not stream.isatty() else None)
     console.print(table)
-    for name, reason in report.get("not_run", {}).items():
+    for name, reason in [*report.get("not_run", {}).items(), *report.get("left_out", {}).items()]:
         console.print(f"{name}: {reason}", markup=False, soft_wrap=True)
     if "tensorrt" in report:
         console.print(_describe_plan(report["tensorrt"]), markup=False, soft_wrap=True)
+
+
+def _fraction(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _describe_plan(plan: dict[str, Any] | str) -> str:

@@ -22,41 +22,48 @@ from alexnet_triton.common.files import sha256
 from alexnet_triton.export import onnx_file
 from alexnet_triton.export.errors import ExportError
 from alexnet_triton.export.images import find_images
-from alexnet_triton.export.numerics import Runner, check_batches, onnx_runtime
+from alexnet_triton.export.numerics import check_batches, onnx_runtime
 from alexnet_triton.export.onnx_file import INPUT, OUTPUT
 from alexnet_triton.training import checkpoint
 from alexnet_triton.training.checkpoint import Checkpoint
 from alexnet_triton.training.errors import TrainingError
-from alexnet_triton.training.model import LocalResponseNorm, Normalize
+from alexnet_triton.training.model import AlexNet, LocalResponseNorm, Normalize
 
 OPSET = 18
 CHECK_IMAGES = 256
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 class Classifier(nn.Module):
-    """uint8 images [N, S, S, 3] to float32 probabilities [N, classes].
+    """uint8 images [N, S, S, 3] to float32 probabilities [N, classes], normalisation of pixels and softmax inside."""
 
-    The graph fixes the precision of convolutions and fully-connected layers, as strongly typed TensorRT networks
-    need it. Normalisation of pixels and softmax are always float32.
-    """
-
-    def __init__(self, source: Checkpoint, precision: str = "fp32"):
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
+        """`network` takes (x - mean) / std of RGB pixel values x from 0 to 255, [N, 3, S, S], and gives logits."""
         super().__init__()
-        self.normalize = Normalize(source.mean, source.std)
-        self.dtype = DTYPES[precision]
-        self.network = source.build().to(self.dtype)
+        self.normalize = Normalize(mean, std)
+        self.network = network
+
+    @classmethod
+    def of(cls, source: Checkpoint) -> "Classifier":
+        return cls(source.build(), source.mean, source.std).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = self.normalize(images).to(self.dtype)
-        return torch.softmax(self.network(pixels).float(), dim=1)
+        return torch.softmax(self.network(self.normalize(images)), dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The activations of AlexNet's last hidden layer: uint8 images [N, S, S, 3] to float32 [N, units]."""
+        assert isinstance(self.network, AlexNet)
+        return self.network.last_hidden(self.normalize(images))
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """As a `Runner`, without autocast: what every runtime is measured against."""
+        with torch.inference_mode():
+            return self.forward(torch.from_numpy(images)).numpy()
 
 
 class OnnxLRN(nn.Module):
     """A local response normalisation that is exported as ONNX's own operator, for which runtimes have a kernel.
 
-    ONNX divides alpha by the size, the 2012 paper does not. It stays float32 in a float16 network: squares overflow
-    float16 from an activation of 256 on.
+    ONNX divides alpha by the size, the 2012 paper does not.
     """
 
     def __init__(self, source: LocalResponseNorm):
@@ -65,22 +72,21 @@ class OnnxLRN(nn.Module):
         self.attributes: dict[str, Any] = {"alpha": alpha, "beta": source.beta, "bias": source.k, "size": source.size}
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.onnx.ops.symbolic("LRN", (x.float(),), self.attributes, dtype=torch.float32, shape=x.shape)
-        return y.to(x.dtype)
+        return torch.onnx.ops.symbolic("LRN", (x,), self.attributes, dtype=torch.float32, shape=x.shape)
 
 
-def export(source: Checkpoint, source_sha256: str, precision: str = "fp32") -> onnx.ModelProto:
-    """The network of a checkpoint as an ONNX model; the same checkpoint gives the same bytes.
-
-    `precision` is fp32 or fp16. Images are uint8 and probabilities float32 in both.
-    """
-    classifier = Classifier(source, precision).eval()
+def export(source: Checkpoint, source_sha256: str) -> onnx.ModelProto:
+    """The network of a checkpoint as an ONNX model; the same checkpoint gives the same bytes."""
+    classifier = Classifier.of(source)
     _use_lrn_nodes(classifier)
-    size = source.network.input_size
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    model = _trace(classifier, example).model_proto
+    return trace(classifier, source.network.input_size, _metadata(source, source_sha256))
+
+
+def trace(classifier: Classifier, size: int, metadata: dict[str, str]) -> onnx.ModelProto:
+    """A classifier of images [N, size, size, 3] as an ONNX model that carries `metadata`."""
+    model = _trace(classifier, torch.zeros(2, size, size, 3, dtype=torch.uint8)).model_proto
     _clear_trace(model)
-    onnx.helper.set_model_props(model, _metadata(source, source_sha256))
+    onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -145,26 +151,27 @@ def open_checkpoint(path: Path) -> tuple[Checkpoint, str]:
         raise ExportError(str(error)) from error
 
 
-def pytorch_runner(source: Checkpoint) -> Runner:
-    """The checkpoint in PyTorch, float32 without autocast: what every runtime is measured against."""
-    classifier = Classifier(source).eval()
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return classifier(torch.from_numpy(images)).numpy()
-
-    return run
-
-
-def write_checked(source: Checkpoint, source_sha256: str, path: Path, pixels: np.ndarray) -> dict[int, float]:
-    """Write the float32 model; returns its largest probability difference from PyTorch at each batch size.
+def write_checked(model: onnx.ModelProto, classifier: Classifier, path: Path, pixels: np.ndarray) -> dict[int, float]:
+    """Write a model; returns its largest probability difference from PyTorch at each batch size.
 
     Raises:
         AccuracyError: a difference is above the tolerance.
         WriteError: the file cannot be written.
     """
-    onnx_file.write(export(source, source_sha256), path)
-    return check_batches(onnx_runtime(path), pytorch_runner(source), pixels)
+    onnx_file.write(model, path)
+    return check_batches(onnx_runtime(path), classifier.run, pixels)
+
+
+def write_checkpoint(checkpoint_path: Path, images: Path, path: Path) -> tuple[int, dict[int, float]]:
+    """Write a checkpoint's model, compared on `images`; returns how many they are, and as `write_checked`.
+
+    Raises:
+        ExportError: the checkpoint or the images cannot be used.
+        AccuracyError, WriteError: as `write_checked`.
+    """
+    source, source_sha256 = open_checkpoint(checkpoint_path)
+    pixels = find_images(images, source.classes, CHECK_IMAGES).pixels(source.network.input_size)
+    return len(pixels), write_checked(export(source, source_sha256), Classifier.of(source), path, pixels)
 
 
 def main(words: Sequence[str]) -> int:
@@ -178,8 +185,6 @@ def main(words: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    source, source_sha256 = open_checkpoint(options.checkpoint)
-    pixels = find_images(options.images, source.classes, CHECK_IMAGES).pixels(source.network.input_size)
-    differences = write_checked(source, source_sha256, options.onnx, pixels)
+    count, differences = write_checkpoint(options.checkpoint, options.images, options.onnx)
     table = ", ".join(f"batch {batch}: {difference:.1e}" for batch, difference in differences.items())
-    print(f"{options.onnx}: largest probability difference from PyTorch, {len(pixels)} images: {table}")
+    print(f"{options.onnx}: largest probability difference from PyTorch, {count} images: {table}")

@@ -53,10 +53,10 @@ def open_network(path: Path, *, bf16: bool = False) -> OpenedNetwork:
 
 
 def _open_checkpoint(path: Path) -> OpenedNetwork:
-    from alexnet_triton.export.to_onnx import open_checkpoint, pytorch_runner  # PyTorch takes seconds to load
+    from alexnet_triton.export.to_onnx import Classifier, open_checkpoint  # PyTorch takes seconds to load
 
     source, _ = open_checkpoint(path)
-    candidate = Candidate("fp32", "PyTorch", path, pytorch_runner(source))
+    candidate = Candidate("fp32", "PyTorch", path, Classifier.of(source).run)
     return OpenedNetwork((candidate,), source.network.input_size, tuple(source.classes))
 
 

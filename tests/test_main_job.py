@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-from alexnet_triton.export.to_onnx import pytorch_runner
+from alexnet_triton.export.to_onnx import Classifier
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving.server import Server
 from alexnet_triton.training.checkpoint import Checkpoint
@@ -31,7 +31,7 @@ def addresses(server: Server) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def pytorch_answers(main_job: MainJob, trained: Checkpoint) -> np.ndarray:
     """Probabilities of the written test pictures, float32 [1000, 10]."""
-    run = pytorch_runner(trained)
+    run = Classifier.of(trained).run
     pixels = [decode(path.read_bytes(), 227) for path in main_job.pictures]
     return np.concatenate([run(np.stack(pixels[start : start + 50])) for start in range(0, len(pixels), 50)])
 

@@ -52,10 +52,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pa
     paths = {(n, p): folder / f"{n}.{p}.onnx" for n in INPUT_SIZE for p in PRECISIONS}
     for network, size in INPUT_SIZE.items():
         source = random_checkpoint(network)
-        for precision in ("fp32", "fp16"):
-            onnx_file.write(to_onnx.export(source, "0" * 64, precision), paths[network, precision])
+        model = to_onnx.export(source, "0" * 64)
+        onnx_file.write(model, paths[network, "fp32"])
+        onnx_file.write(quantize.to_half(model), paths[network, "fp16"])
         pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-        quantize.quantize(paths[network, "fp32"], paths[network, "int8"], pixels, "minmax")
+        quantize.quantize(paths[network, "fp32"], paths[network, "int8"], pixels)
     return paths
 
 

@@ -19,7 +19,7 @@ from alexnet_triton.serving.errors import StartError, WrongAnswerError
 from alexnet_triton.serving.repository import TOLERANCES, Repository
 from tests.serving.tiny import CLASSES, LABELS, SIZE, jpeg, running_server
 
-ROW = {"precision": "fp32", "images": 1000, "top1": 0.9, "top5": 1.0, "agreement": 1.0}
+ROW = {"precision": "fp32", "images": 1000, "top1": 0.9, "top5": 1.0, "agreement": 1.0, "distance": 0.0}
 GRID = 16  # the network looks at the mean colours of a grid of so many cells a side
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from alexnet_triton.export import onnx_file, report, to_onnx, verify
 from alexnet_triton.export.numerics import half_precision_tolerance
+from alexnet_triton.export.quantize import to_half
 from alexnet_triton.export.verify import plan_report
 from tests.export.small_checkpoint import write_checkpoint, write_pictures
 
@@ -19,8 +20,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint, what was exported of it, pictures, and a plan's sidecar as a machine with a GPU writes it."""
     folder = tmp_path_factory.mktemp("verify")
     source, digest = to_onnx.open_checkpoint(write_checkpoint(folder / "checkpoint.pt"))
-    for precision, name in (("fp32", "model.onnx"), ("fp16", "model.fp16.onnx")):
-        onnx_file.write(to_onnx.export(source, digest, precision), folder / name)
+    model = to_onnx.export(source, digest)
+    onnx_file.write(model, folder / "model.onnx")
+    onnx_file.write(to_half(model), folder / "model.fp16.onnx")
     write_pictures(folder / "images", 40)
     (folder / "model.plan").write_bytes(b"plan")
     (folder / "model.plan.json").write_text(json.dumps(SIDECAR))
@@ -102,7 +104,7 @@ def test_a_plan_is_reported_from_its_sidecar(folder: Path, tmp_path: Path) -> No
     found = plan_report(folder / "model.plan")
     assert isinstance(found, dict)
     assert found["verified"] == SIDECAR["verified"]
-    row = {"precision": "fp32", "runtime": "PyTorch", "top1": 1.0, "top5": 1.0, "agreement": 1.0, "images": 1}
+    row = {"precision": "fp32", "runtime": "PyTorch", "top1": 1.0, "top5": 1.0, "agreement": 1.0, "distance": 0.0, "images": 1}
     row |= {"largest_difference": 0.0, "megabytes": 1.0, "images_per_second": {}}
     with (tmp_path / "table.txt").open("w") as file:
         report.show({"rows": [row], "hardware": "a processor", "tensorrt": found}, file)
