@@ -16,13 +16,12 @@ from alexnet_triton.export import numerics, onnx_file, publish, report, to_onnx
 from alexnet_triton.export.errors import ModelError
 from alexnet_triton.export.images import LabelledImages, find_images
 from alexnet_triton.export.numerics import TIMED_BATCHES, Candidate, onnx_runtime, openvino
-from alexnet_triton.export.quantize import CALIBRATION_IMAGES, quantize_best
+from alexnet_triton.export.quantize import CALIBRATION_IMAGES, quantize
 from alexnet_triton.export.settings import add_max_wait
 from alexnet_triton.export.verify import plan_report
 from alexnet_triton.training.checkpoint import Checkpoint
 
 ARTIFACTS = Path("artifacts")
-SELECTION_IMAGES = 1000
 FP16_CHECK_IMAGES = 64  # ONNX Runtime has slow kernels for half precision; the whole test set follows
 LARGEST_TIMED_BATCH = max(TIMED_BATCHES)
 
@@ -53,9 +52,9 @@ def export_all(sources: Sources, progress: Progress, command: Sequence[str]) -> 
     source, source_sha256 = to_onnx.open_checkpoint(sources.checkpoint)
     size = source.network.input_size
     test = find_images(sources.test, source.classes, sources.limit)
-    calibration = find_images(sources.calibration, source.classes, CALIBRATION_IMAGES + SELECTION_IMAGES)
+    calibration = find_images(sources.calibration, source.classes, CALIBRATION_IMAGES)
     _demand(test, LARGEST_TIMED_BATCH, sources.test)
-    _demand(calibration, CALIBRATION_IMAGES + LARGEST_TIMED_BATCH, sources.calibration)
+    _demand(calibration, CALIBRATION_IMAGES, sources.calibration)
     fp32, fp16, int8 = (sources.onnx / name for name in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"))
     advance = start_bar("fp32 and fp16", 2)
     pixels = test.pixels(size, 0, to_onnx.CHECK_IMAGES)
@@ -63,7 +62,7 @@ def export_all(sources: Sources, progress: Progress, command: Sequence[str]) -> 
     advance(1)
     _write_fp16(source, source_sha256, fp16, fp32, pixels[:FP16_CHECK_IMAGES])
     advance(1)
-    methods = quantize_best(fp32, int8, calibration, size, start_bar)
+    quantize(fp32, int8, calibration.pixels(size), start_bar("int8", CALIBRATION_IMAGES))
     candidates = [
         Candidate("fp32", "ONNX Runtime", fp32, onnx_runtime(fp32)),
         Candidate("fp16", "ONNX Runtime", fp16, onnx_runtime(fp16)),
@@ -78,7 +77,6 @@ def export_all(sources: Sources, progress: Progress, command: Sequence[str]) -> 
         numerics.with_rates(rows, rates),
         command,
         tensorrt=plan_report(sources.onnx / "model.plan"),
-        calibration=methods,
         test_set=test.in_folder,
         checkpoint_sha256=source_sha256,
         sha256={path.name: sha256(path) for path in (fp32, fp16, int8)},

@@ -55,7 +55,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pa
         for precision in ("fp32", "fp16"):
             onnx_file.write(to_onnx.export(source, "0" * 64, precision), paths[network, precision])
         pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-        quantize.quantize(paths[network, "fp32"], paths[network, "int8"], pixels, "minmax")
+        quantize.quantize(paths[network, "fp32"], paths[network, "int8"], pixels)
     return paths
 
 
