@@ -48,8 +48,14 @@ class Classifier(nn.Module):
         self.network = source.build().to(self.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = self.normalize(images).to(self.dtype)
-        return torch.softmax(self.network(pixels).float(), dim=1)
+        return torch.softmax(self.network(self._pixels(images)).float(), dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The activations of the last hidden layer: uint8 images [N, S, S, 3] to float32 [N, units]."""
+        return self.network.last_hidden(self._pixels(images)).float()
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return self.normalize(images).to(self.dtype)
 
 
 class OnnxLRN(nn.Module):
