@@ -127,7 +127,7 @@ $(ARTIFACTS)/test: | .venv/.run
 	@$(BIN)/alexnet-triton pictures $(if $(DATA),--data-dir $(DATA)) --count 10000 --format png --to $@
 
 $(ARTIFACTS)/calibration: | .venv/.run
-	@$(BIN)/alexnet-triton pictures $(if $(DATA),--data-dir $(DATA)) --split train --count 1128 --format png --to $@
+	@$(BIN)/alexnet-triton pictures $(if $(DATA),--data-dir $(DATA)) --split train --count 128 --format png --to $@
 
 $(ARTIFACTS)/onnx/model.onnx: $(ARTIFACTS)/checkpoint.pt | $(ARTIFACTS)/pictures
 	@$(BIN)/alexnet-triton to-onnx $< $@ --images $(ARTIFACTS)/pictures

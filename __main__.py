@@ -8,6 +8,7 @@ from importlib import import_module
 COMMANDS = {
     "train": ("training.train", "main", "train a network on Fashion-MNIST, CIFAR-10 or a folder of photographs"),
     "evaluate": ("training.evaluate", "main", "top-1 and top-5 of a checkpoint on a whole split"),
+    "figures": ("training.figures", "main", "the 2012 paper's figures 3 and 4 from a checkpoint"),
     "claims": ("training.claims.command", "main", "the 2012 paper's claims, shown again on small networks"),
     "pictures": ("training.pictures", "main", "write images of a data set as files"),
     "imagenet-weights": ("training.torchvision_weights", "main", "published ImageNet weights to a checkpoint"),

@@ -16,6 +16,6 @@ pictures() { # FOLDER OPTION...
 }
 pictures pictures
 pictures test --count "${TEST_IMAGES:-10000}" --format png
-pictures calibration --split train --count 1128 --format png
+pictures calibration --split train --count 128 --format png
 exec alexnet-triton export "$artifacts/checkpoint.pt" --test "$artifacts/test" --calibration "$artifacts/calibration" \
     --onnx "$artifacts/onnx" --repository "$artifacts/model_repository"

@@ -68,6 +68,7 @@ BENCH = Covered("tests/loadtest/bench/test_bench.py::test_every_stage_says_where
 SUITE = Covered("tests/faults/test_faults.py::test_the_short_form_passes")
 CLAIMS = Covered("tests/training/test_claims.py::test_every_claim_has_a_picture_a_line_and_figures")
 STEPS = Covered("tests/training/test_step_speed.py::test_every_variant_is_measured_in_every_round")
+CHOICE = Covered("tests/training/test_choose_recipe.py::test_every_setting_is_measured_on_held_out_images")
 EVALUATE = Covered("tests/training/test_evaluate.py::test_the_command_prints_and_writes_the_same_figures")
 LOCUST = Covered("tests/loadtest/test_locust.py::test_every_user_on_a_real_server")
 STALL = Covered("tests/loadtest/test_truth.py::test_the_open_loop_sees_a_stall_and_the_closed_loop_hides_it")
@@ -107,6 +108,11 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton evaluate artifacts/checkpoint.pt --data fashion-mnist": EVALUATE,
     "alexnet-triton evaluate artifacts/checkpoint.pt --data fashion-mnist --crops 10 "
     "--confusion confusion.png --json accuracy.json": EVALUATE,
+    "python docs/choose_recipe.py --recipe demo": CHOICE,
+    "python docs/choose_recipe.py --recipe fast --json fast.choice.json": CHOICE,
+    "alexnet-triton figures artifacts/checkpoint.pt --images artifacts/pictures --to artifacts/figures": Covered(
+        "tests/training/test_figures.py::test_one_command_draws_both_figures"
+    ),
     "python docs/step_speed.py --json step-speed.json": STEPS,
     "python docs/step_speed.py --batch 32 --rounds 5 --repeats 2": STEPS,
     "alexnet-triton claims --only dropout": Covered(

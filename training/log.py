@@ -106,8 +106,12 @@ class Scalars:
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float, title: str | None = None) -> Iterator[Any]:
-    """An empty matplotlib figure, in inches, which is written as a PNG at the end of the block."""
+def new_figure(path: Path, width: float, height: float, title: str | None = None) -> Iterator[Any]:
+    """An empty matplotlib figure, in inches, which is written as a PNG at the end of the block.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
@@ -130,7 +134,7 @@ def two_charts(path: Path, title: str | None = None, share_y: bool = False) -> I
     Raises:
         WriteError: it cannot be written.
     """
-    with _figure(path, 9, 3.8, title) as figure:
+    with new_figure(path, 9, 3.8, title) as figure:
         charts = figure.subplots(1, 2, sharey=share_y)
         yield charts
         for axes in charts:
@@ -157,7 +161,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> No
     """Counts by label and answer, [classes, classes], as fractions of each label's images in a PNG."""
     side = min(2.5 + 0.55 * len(classes), 20)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with _figure(path, side + 0.8, side) as figure:
+    with new_figure(path, side + 0.8, side) as figure:
         axes = figure.subplots()
         image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the label's images")

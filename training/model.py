@@ -94,6 +94,13 @@ class AlexNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
 
+    def last_hidden(self, x: Tensor) -> Tensor:
+        """The activations of the last hidden layer, float [N, units]; 4,096 units at the published width.
+
+        Krizhevsky et al. 2012, section 6.1, compares images by them.
+        """
+        return self.classifier[:-1](self.features(x).flatten(1))
+
 
 def _features(config: NetworkConfig) -> list[nn.Module]:
     """[N, 3, S, S] to [N, 256, 6, 6], at the published width.

@@ -22,7 +22,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     write_checkpoint(folder / "checkpoint.pt")
     write_pictures(folder / "test", 36)
-    write_pictures(folder / "calibration", 168)
+    write_pictures(folder / "calibration", 136)
     return folder
 
 
@@ -142,7 +142,7 @@ def test_folders_that_are_not_there(tmp_path: Path, inputs: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "count", "needed"), [("test", 20, 32), ("calibration", 100, 160)])
+@pytest.mark.parametrize(("name", "count", "needed"), [("test", 20, 32), ("calibration", 100, 128)])
 def test_too_few_images(inputs: Path, tmp_path: Path, name: str, count: int, needed: int) -> None:
     few = write_pictures(tmp_path / "few", count)
     words = command(inputs, tmp_path / "output", f"--{name}", str(few))

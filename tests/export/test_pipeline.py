@@ -20,7 +20,7 @@ from tests.serving.tiny import running_server
 
 @pytest.fixture(scope="module")
 def calibration(main_job: MainJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 of the test pictures, which serve as training images here: 128 calibrate, 72 choose the method."""
+    """200 of the test pictures, which serve as training images here; 128 of them calibrate."""
     folder = tmp_path_factory.mktemp("calibration")
     for pictures in (main_job.artifacts / "pictures").iterdir():
         (folder / pictures.name).mkdir()

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 from alexnet_triton.common.files import sha256
 from alexnet_triton.export import to_onnx
 from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import MainJob
-from tests.export.small_checkpoint import write_checkpoint, write_pictures
+from tests.export.small_checkpoint import random_checkpoint, write_checkpoint, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,17 @@ def test_metadata_names_the_source(model: onnx.ModelProto, main_job: MainJob, tr
 def test_same_checkpoint_same_bytes(model: onnx.ModelProto, main_job: MainJob, trained: Checkpoint) -> None:
     again = to_onnx.export(trained, sha256(main_job.artifacts / "checkpoint.pt"))
     assert again.SerializeToString(deterministic=True) == (main_job.artifacts / "onnx" / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_features_are_what_the_probabilities_come_from(precision: str) -> None:
+    classifier = to_onnx.Classifier(random_checkpoint(), precision).eval()
+    images = torch.randint(0, 256, (3, 227, 227, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        features, probabilities = classifier.features(images), classifier(images)
+        logits = classifier.network.classifier[-1].float()(features)
+    assert (features.dtype, features.shape) == (torch.float32, (3, 256))
+    torch.testing.assert_close(logits.softmax(dim=1), probabilities, atol=2e-3, rtol=0)
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

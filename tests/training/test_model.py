@@ -48,6 +48,17 @@ def test_images_become_logits(name: str, overlap: bool) -> None:
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_owt"])
+def test_the_last_layer_makes_logits_of_the_last_hidden_one(name: str) -> None:
+    torch.manual_seed(0)
+    network = AlexNet(NetworkConfig(name, classes=7, width=1 / 16)).eval()
+    pixels = torch.randn(2, 3, network.config.input_size, network.config.input_size)
+    hidden = network.last_hidden(pixels)
+    assert hidden.shape == (2, network.config.units(4096))
+    assert hidden.min() >= 0, "after the activation"
+    torch.testing.assert_close(network.classifier[-1](hidden), network(pixels))
+
+
 def test_lrn_is_the_papers() -> None:
     """Against PyTorch's own module, which divides alpha by the size, forwards and backwards."""
     torch.manual_seed(0)
