@@ -12,6 +12,10 @@ DATASET ?= fashion-mnist
 
 BIN := .venv/bin
 ARTIFACTS ?= artifacts
+NETWORK ?= efficientnet-lite0
+WEIGHTS ?=
+LABELS ?=
+IMAGENET := $(ARTIFACTS)/imagenet$(if $(filter alexnet,$(NETWORK)),-alexnet)
 REPOSITORY ?= $(ARTIFACTS)/model_repository
 
 # Threads that wait for others sleep: spinning, they would take the cores from whatever else runs.
@@ -20,7 +24,7 @@ export OMP_WAIT_POLICY ?= passive
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo train export serve gateway status bench tune loadtest faults test coverage rights claims check clean
+.PHONY: help setup demo imagenet train export serve gateway status bench tune loadtest faults test coverage rights claims check clean
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -28,6 +32,9 @@ setup: .venv/.run ## .venv with what training, export, serving and the client ne
 
 demo: .venv/.run $(ARTIFACTS)/model_repository/classify/config.pbtxt ## everything, from nothing to classified images
 	@$(BIN)/python demo.py --repository $(ARTIFACTS)/model_repository --pictures $(ARTIFACTS)/pictures
+
+imagenet: .venv/.imagenet $(IMAGENET)/model_repository/classify/config.pbtxt ## photographs named out of 1,000 classes, without training: NETWORK=alexnet, WEIGHTS, LABELS
+	@$(BIN)/python demo.py --repository $(IMAGENET)/model_repository --pictures $(IMAGENET)/pictures
 
 train: $(ARTIFACTS)/checkpoint.pt ## AlexNet on Fashion-MNIST: BUDGET seconds (300), WIDTH times the channels (1), DATA a folder that holds the archives
 
@@ -91,6 +98,10 @@ clean: ## remove what was made, but not .venv
 	@$(PYTHON) install.py train export serve
 	@touch $@
 
+.venv/.imagenet: .venv/.run
+	@$(PYTHON) install.py train export serve imagenet
+	@touch $@
+
 .venv/.loadtest: .venv/.run
 	@$(PYTHON) install.py train export serve loadtest
 	@touch $@
@@ -100,8 +111,8 @@ clean: ## remove what was made, but not .venv
 	@touch $@
 
 .venv/.dev: pyproject.toml requirements.lock install.py
-	@$(PYTHON) install.py train export serve rtx dali loadtest gateway dev
-	@touch .venv/.run .venv/.loadtest .venv/.gateway $@
+	@$(PYTHON) install.py train export serve imagenet rtx dali loadtest gateway dev
+	@touch .venv/.run .venv/.imagenet .venv/.loadtest .venv/.gateway $@
 
 $(ARTIFACTS)/gateway/certificate.pem: export GATEWAY_SECRETS = $(ARTIFACTS)/gateway
 $(ARTIFACTS)/gateway/certificate.pem:
@@ -109,6 +120,9 @@ $(ARTIFACTS)/gateway/certificate.pem:
 
 .venv/.tools: tests/tools.py .venv/.dev
 	@$(BIN)/python tests/tools.py
+
+$(IMAGENET)/model_repository/classify/config.pbtxt: | .venv/.imagenet
+	@$(BIN)/alexnet-triton imagenet --network $(NETWORK) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(LABELS),--labels $(LABELS)) --output $(IMAGENET)
 
 # Servers to compare with, in an environment of their own.
 .venv-bench/.done: loadtest/bench/requirements.lock | .venv/.run

@@ -12,6 +12,7 @@ COMMANDS = {
     "claims": ("training.claims.command", "main", "the 2012 paper's claims, shown again on small networks"),
     "pictures": ("training.pictures", "main", "write images of a data set as files"),
     "imagenet-weights": ("training.torchvision_weights", "main", "published ImageNet weights to a checkpoint"),
+    "imagenet": ("export.imagenet", "main", "a network with published ImageNet weights, published without training"),
     "export": ("export.pipeline", "main", "a checkpoint to a published version: every precision, verified"),
     "to-onnx": ("export.to_onnx", "main", "a checkpoint to ONNX"),
     "verify": ("export.verify", "main", "compare networks with a reference on a whole test set"),

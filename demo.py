@@ -1,4 +1,4 @@
-"""The end of `make demo`: serve the built repository, classify a few pictures over gRPC and HTTP, and stop."""
+"""The end of `make demo` and `make imagenet`: serve a built repository, classify a few pictures, and stop."""
 
 import argparse
 import signal
@@ -9,12 +9,14 @@ from pathlib import Path
 
 from alexnet_triton.common.command import Parser, UserError, finish, leave_on_interrupt, positive_int
 
+REPOSITORY = Path("artifacts/model_repository")
+
 
 def main(words: Sequence[str]) -> int:
     leave_on_interrupt()
     parser = Parser(prog="demo", description=__doc__)
-    parser.add_argument("--repository", type=Path, default=Path("artifacts/model_repository"))
-    parser.add_argument("--pictures", type=Path, default=Path("artifacts/pictures"), help="<class>/ folders")
+    parser.add_argument("--repository", type=Path, default=REPOSITORY)
+    parser.add_argument("--pictures", type=Path, default=Path("artifacts/pictures"), help="pictures, or <class>/ folders")
     parser.add_argument("--count", type=positive_int, default=3, help="pictures to classify (default 3)")
     options = parser.parse_args(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -28,12 +30,13 @@ def _demo(options: argparse.Namespace) -> None:
     with Server(options.repository, http_port=0, grpc_port=0, metrics_port=0) as server:
         for url in (f"grpc://{server.grpc_address}", f"http://{server.http_address}"):
             classify(url, pictures)
-    print("\nThe server is stopped. `make serve` starts it again, in the foreground.")
+    given = "" if options.repository == REPOSITORY else f" REPOSITORY={options.repository}"
+    print(f"\nThe server is stopped. `make serve{given}` starts it again, in the foreground.")
 
 
 def pick(folder: Path, count: int) -> list[Path]:
-    """One picture of each of the first `count` classes."""
-    return [min(entry.iterdir()) for entry in sorted(folder.iterdir())[:count] if entry.is_dir()]
+    """The first `count` pictures, or one of each of the first `count` classes."""
+    return [min(entry.iterdir()) if entry.is_dir() else entry for entry in sorted(folder.iterdir())[:count]]
 
 
 def classify(url: str, pictures: list[Path]) -> None:

@@ -9,7 +9,7 @@ images without classes, by the class that both find most probable and by all pro
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from alexnet_triton.export import adapt, numerics, onnx_file, publish, report
 from alexnet_triton.export.errors import AccuracyError, ExportError, ModelError
 from alexnet_triton.export.images import LabelledImages, find_images
 from alexnet_triton.export.numerics import TIMED_BATCHES, Candidate, onnx_runtime, openvino
+from alexnet_triton.export.prepare import FILES, HINTS
 from alexnet_triton.export.quantize import CALIBRATION_IMAGES, quantize, to_half
 from alexnet_triton.export.settings import add_max_wait
 from alexnet_triton.export.verify import plan_report
@@ -44,7 +45,8 @@ class Sources:
     onnx: Path
     calibration: Path | None = None  # images that INT8 is calibrated on; None for a part of the test images
     limit: int | None = None  # test images to compare on; None for all
-    rounds: int = 7  # of the speed measurement
+    rounds: int = 7  # of the speed measurement; 0 for none
+    precisions: tuple[str, ...] = ("fp16", "int8")  # that are made; BF16 is OpenVINO's, of the FP32 model
 
     def find(self, classes: Sequence[str]) -> tuple[LabelledImages, LabelledImages]:
         """The images to calibrate on, and the others, to compare on.
@@ -83,13 +85,14 @@ def export_all(fp32: Path, sources: Sources, progress: Progress, command: Sequen
     model = onnx_file.read(fp32)
     batch, size = onnx_file.check_signature(model, fp32)
     calibration, test = sources.find(onnx_file.classes(model))
-    left_out = _write_others(fp32, calibration, test, size, start_bar)
-    candidates = _candidates(fp32, batch or LARGEST_TIMED_BATCH, left_out)
+    left_out = _write_others(fp32, sources.precisions, calibration, test, size, start_bar)
+    candidates = _candidates(fp32, batch or LARGEST_TIMED_BATCH, {*sources.precisions} - {*left_out})
     rows = numerics.compare(candidates, test, size, start_bar("comparing on the test set", len(test)))
     _demand_better_than_chance(rows[0], len(onnx_file.classes(model)), fp32)
     timed = test.pixels(size, 0, LARGEST_TIMED_BATCH)
     on_openvino = [each for each in candidates if each.runtime == "OpenVINO"]
-    rates = numerics.measure_rates(on_openvino, timed, sources.rounds, start_bar("measuring speed", sources.rounds))
+    advance = start_bar("measuring speed", sources.rounds) if sources.rounds else lambda rounds: None
+    rates = numerics.measure_rates(on_openvino, timed, sources.rounds, advance)
     return report.build(
         numerics.with_rates(rows, rates),
         command,
@@ -103,25 +106,31 @@ def export_all(fp32: Path, sources: Sources, progress: Progress, command: Sequen
 
 
 def _write_others(
-    fp32: Path, calibration: LabelledImages, test: LabelledImages, size: int, start_bar: StartBar
+    fp32: Path,
+    precisions: Sequence[str],
+    calibration: LabelledImages,
+    test: LabelledImages,
+    size: int,
+    start_bar: StartBar,
 ) -> dict[str, str]:
     """Write the models of other precisions; returns which could not be made, and why."""
+    makers = {
+        "fp16": lambda advance: _write_fp16(fp32, test.pixels(size, 0, FP16_CHECK_IMAGES), advance),
+        "int8": lambda advance: quantize(fp32, fp32.with_name(FILES["int8"]), calibration.pixels(size), advance),
+    }
+    totals = {"fp16": 1, "int8": len(calibration)}
     left_out = {}
-    advance = start_bar("fp16", 1)
-    try:
-        _write_fp16(fp32, test.pixels(size, 0, FP16_CHECK_IMAGES))
-    except (AccuracyError, ModelError) as error:
-        left_out["fp16"] = str(error)
-    advance(1)
-    try:
-        pixels = calibration.pixels(size)
-        quantize(fp32, fp32.with_name("model.int8.onnx"), pixels, start_bar("int8", len(pixels)))
-    except ExportError as error:
-        left_out["int8"] = str(error)
+    for precision in precisions:
+        try:
+            makers[precision](start_bar(precision, totals[precision]))
+        except ExportError as error:
+            left_out[precision] = str(error)
+    for precision in {*makers} - {*precisions}:
+        fp32.with_name(FILES[precision]).unlink(missing_ok=True)  # of an export before
     return left_out
 
 
-def _write_fp16(fp32: Path, pixels: np.ndarray) -> None:
+def _write_fp16(fp32: Path, pixels: np.ndarray, advance: Callable[[int], None]) -> None:
     """Raises AccuracyError, without a file left, where the answers differ by more than rounding explains."""
     source, path = onnx_file.read(fp32), fp32.with_name("model.fp16.onnx")
     onnx_file.write(to_half(source), path)
@@ -135,19 +144,19 @@ def _write_fp16(fp32: Path, pixels: np.ndarray) -> None:
     except (AccuracyError, ModelError):
         path.unlink()
         raise
+    advance(1)
 
 
-def _candidates(fp32: Path, batch: int, left_out: dict[str, str]) -> list[Candidate]:
-    fp16, int8 = fp32.with_name("model.fp16.onnx"), fp32.with_name("model.int8.onnx")
-    candidates = [
-        Candidate("fp32", "ONNX Runtime", fp32, onnx_runtime(fp32), batch),
-        *([] if "fp16" in left_out else [Candidate("fp16", "ONNX Runtime", fp16, onnx_runtime(fp16), batch)]),
-        Candidate("fp32", "OpenVINO", fp32, openvino(fp32, "f32"), batch),
-        Candidate("bf16", "OpenVINO", fp32, openvino(fp32, "bf16"), batch),
-    ]
-    return (
-        candidates if "int8" in left_out else [*candidates, Candidate("int8", "OpenVINO", int8, openvino(int8), batch)]
-    )
+def _candidates(fp32: Path, batch: int, others: Collection[str]) -> list[Candidate]:
+    """FP32 in two runtimes, BF16, and the other precisions that were made; the first is the reference."""
+    fp16, int8 = fp32.with_name(FILES["fp16"]), fp32.with_name(FILES["int8"])
+    candidates = [Candidate("fp32", "ONNX Runtime", fp32, onnx_runtime(fp32), batch)]
+    if "fp16" in others:
+        candidates.append(Candidate("fp16", "ONNX Runtime", fp16, onnx_runtime(fp16), batch))
+    candidates += [Candidate(each, "OpenVINO", fp32, openvino(fp32, HINTS[each]), batch) for each in ("fp32", "bf16")]
+    if "int8" in others:
+        candidates.append(Candidate("int8", "OpenVINO", int8, openvino(int8, HINTS["int8"]), batch))
+    return candidates
 
 
 def _demand_better_than_chance(row: numerics.Comparison, classes: int, path: Path) -> None:
@@ -169,7 +178,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("model", type=Path, help="checkpoint (.pt), or any image classifier (.onnx)")
     text = "test images in <class>/ folders, or images without labels"
     parser.add_argument("--test", type=Path, default=ARTIFACTS / "test", metavar="FOLDER", help=text)
-    add_export_options(parser)
+    _add_compare_options(parser)
+    add_publish_options(parser)
     publish.add_name(parser)
     adapt.add_options(parser.add_argument_group("with an ONNX model"))
     options = parser.parse_args(words)
@@ -179,8 +189,7 @@ def main(words: Sequence[str]) -> int:
     return finish(parser.prog, lambda: _run(options, [*parser.prog.split(), *words]))
 
 
-def add_export_options(parser: argparse.ArgumentParser) -> None:
-    """The options that decide how precisions are compared, and where they are published."""
+def _add_compare_options(parser: argparse.ArgumentParser) -> None:
     text = "images that INT8 is calibrated on (default: a part of the test images, which are not compared then)"
     parser.add_argument("--calibration", type=Path, metavar="FOLDER", help=text)
     parser.add_argument("--onnx", type=Path, default=ARTIFACTS / "onnx", help="folder for the models")
@@ -188,6 +197,10 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive_int, metavar="N", help="compare on N test images (default: all)")
     parser.add_argument("--rounds", type=positive_int, default=7, help="of the speed measurement (default 7)")
     parser.add_argument("--json", type=Path, help="write the report to this file too")
+
+
+def add_publish_options(parser: argparse.ArgumentParser) -> None:
+    """The options that publishing has wherever the model comes from."""
     add_max_wait(parser)
     parser.add_argument("--force", action="store_true", help=publish.FORCE_HELP)
 
@@ -202,22 +215,35 @@ def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
         from alexnet_triton.export.to_onnx import write_checkpoint  # PyTorch takes seconds to load
 
         write_checkpoint(options.model, options.test, fp32)
-    export_and_publish(fp32, options, command, note)
+    sources = Sources(options.test, options.onnx, options.calibration, options.limit, options.rounds)
+    settings = {"name": options.name, "force": options.force, "max_wait_s": options.max_wait}
+    export_and_publish(fp32, sources, options.repository, command, copy=options.json, note=note, **settings)
 
 
-def export_and_publish(fp32: Path, options: argparse.Namespace, command: Sequence[str], note: str = "") -> None:
+def export_and_publish(
+    fp32: Path,
+    sources: Sources,
+    repository: Path,
+    command: Sequence[str],
+    *,
+    copy: Path | None = None,
+    note: str = "",
+    **settings: Any,
+) -> None:
     """Write, compare and publish every precision of an FP32 model, and print what was found.
+
+    Args:
+        copy: a second file for the report.
+        settings: of `publish.publish`.
 
     Raises:
         UserError: a file cannot be used or written, FP32 itself fails, or the images decide nothing.
     """
-    sources = Sources(options.test, options.onnx, options.calibration, options.limit, options.rounds)
     columns = (TextColumn("{task.description:>25}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:  # a bar a stage
         found = export_all(fp32, sources, progress, command)
     report.show(found)
-    for path in (options.onnx / "report.json", *filter(None, [options.json])):
+    for path in (sources.onnx / "report.json", *filter(None, [copy])):
         write_json(path, found)
-    settings = {"name": options.name, "force": options.force, "max_wait_s": options.max_wait}
-    version = publish.publish(fp32, options.test, options.repository, **settings)
-    print(f"version {version} in {options.repository}" + (f"; {note}" if note else ""))
+    version = publish.publish(fp32, sources.test, repository, **settings)
+    print(f"version {version} in {repository}" + (f"; {note}" if note else ""))

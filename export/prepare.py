@@ -44,7 +44,7 @@ REFERENCE_CANDIDATES = 96
 MIDDLING = 0.6
 STEADY = 0.5  # of the tolerance, at most, is what the engines here differ by
 SHIFT_PIXELS = 8
-HINTS = {"bf16": "bf16", "int8": "f32"}  # OpenVINO's, of the precisions that it runs besides FP32
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # OpenVINO's, of the precisions that it runs
 FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "channels swapped": lambda pixels: np.ascontiguousarray(pixels[..., ::-1]),
     f"crop {SHIFT_PIXELS} pixels off": lambda pixels: np.roll(pixels, SHIFT_PIXELS, axis=2),
@@ -243,7 +243,9 @@ def choose_references(
     pixels = np.stack([decode(each, network.size) for each in candidates])
     expected = run(pixels)
     allowed = max(TOLERANCES[precision] for precision in served) * np.minimum(1, expected.max(axis=1) / MIDDLING)
-    others = [_in_batches(openvino(file, HINTS[name]), network) for name, file in served.items() if name in HINTS]
+    others = [
+        _in_batches(openvino(file, HINTS[name]), network) for name, file in served.items() if name in ("bf16", "int8")
+    ]
     unsteady = np.max([0 * allowed, *(_distances(each, pixels, expected) for each in others)], axis=0) / allowed
     moved = {name: _distances(run, fault(pixels), expected) for name, fault in FAULTS.items()}
     order = _order(expected, unsteady, moved)[:REFERENCE_IMAGES]

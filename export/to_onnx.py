@@ -79,7 +79,8 @@ def export(source: Checkpoint, source_sha256: str) -> onnx.ModelProto:
     """The network of a checkpoint as an ONNX model; the same checkpoint gives the same bytes."""
     classifier = Classifier.of(source)
     _use_lrn_nodes(classifier)
-    return trace(classifier, source.network.input_size, _metadata(source, source_sha256))
+    properties = describe(source.network.name, source.classes, source.data, source.metrics, source_sha256)
+    return trace(classifier, source.network.input_size, properties)
 
 
 def trace(classifier: Classifier, size: int, metadata: dict[str, str]) -> onnx.ModelProto:
@@ -129,12 +130,15 @@ def _clear_trace(model: onnx.ModelProto) -> None:
         value.ClearField("doc_string")
 
 
-def _metadata(source: Checkpoint, source_sha256: str) -> dict[str, str]:
+def describe(
+    network: str, classes: Sequence[str], data: str, metrics: dict[str, Any], source_sha256: str
+) -> dict[str, str]:
+    """What an ONNX model says of itself: its network, classes, data, accuracy, and the SHA-256 of its weights' file."""
     return {
-        "network": source.network.name,
-        "classes": json.dumps(source.classes, ensure_ascii=False),
-        "data": source.data,
-        "accuracy": json.dumps({key: source.metrics[key] for key in ("top1", "top5") if key in source.metrics}),
+        "network": network,
+        "classes": json.dumps(classes, ensure_ascii=False),
+        "data": data,
+        "accuracy": json.dumps({key: metrics[key] for key in ("top1", "top5") if key in metrics}),
         "checkpoint_sha256": source_sha256,
     }
 

@@ -58,10 +58,19 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
-    weights = fetch(WEIGHTS, options.fetched) if options.published else options.weights
-    converted = convert(weights, options.labels or fetch(LABELS, options.fetched))
+    converted = read(options.weights, options.labels, options.fetched)
     checkpoint.save(converted, options.output)
     print(f"{options.output}: alexnet_owt, {len(converted.classes):,} classes")
+
+
+def read(weights: Path | None, labels: Path | None, fetched: Path = FETCHED) -> Checkpoint:
+    """A state_dict and labels, the published ones where they are None: those are fetched once into `fetched`.
+
+    Raises:
+        DataError: a published file cannot be fetched, or is not the published one.
+        CheckpointError: as `convert`.
+    """
+    return convert(weights or fetch(WEIGHTS, fetched), labels or fetch(LABELS, fetched))
 
 
 def convert(weights: Path, labels: Path) -> Checkpoint:
@@ -86,9 +95,12 @@ def convert(weights: Path, labels: Path) -> Checkpoint:
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
-    """One a line. Equal labels (ImageNet has two cranes) get their numbers."""
     try:
-        names = path.read_text(encoding="utf-8").splitlines()
-        return tuple(f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names))
+        return unique(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: no readable list of labels ({error}); give one class a line") from error
+
+
+def unique(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with their numbers after equal ones (ImageNet has two cranes)."""
+    return tuple(f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names))

@@ -104,7 +104,15 @@ def test_a_plan_is_reported_from_its_sidecar(folder: Path, tmp_path: Path) -> No
     found = plan_report(folder / "model.plan")
     assert isinstance(found, dict)
     assert found["verified"] == SIDECAR["verified"]
-    row = {"precision": "fp32", "runtime": "PyTorch", "top1": 1.0, "top5": 1.0, "agreement": 1.0, "distance": 0.0, "images": 1}
+    row = {
+        "precision": "fp32",
+        "runtime": "PyTorch",
+        "top1": 1.0,
+        "top5": 1.0,
+        "agreement": 1.0,
+        "distance": 0.0,
+        "images": 1,
+    }
     row |= {"largest_difference": 0.0, "megabytes": 1.0, "images_per_second": {}}
     with (tmp_path / "table.txt").open("w") as file:
         report.show({"rows": [row], "hardware": "a processor", "tensorrt": found}, file)
