@@ -19,7 +19,7 @@ from alexnet_triton.common import files, provenance
 from alexnet_triton.common.command import Parser, finish, fraction, positive_float, positive_int
 from alexnet_triton.training.data import Dataset, add_data_options, hold_out, open_dataset
 from alexnet_triton.training.device import Group
-from alexnet_triton.training.errors import DataError
+from alexnet_triton.training.errors import DataError, InterruptedRunError
 from alexnet_triton.training.log import progress_bar
 from alexnet_triton.training.model import NetworkConfig
 from alexnet_triton.training.recipe import RECIPES, Recipe
@@ -88,7 +88,11 @@ def _run(options: argparse.Namespace) -> None:
     outcomes: list[Outcome] = []
     with progress_bar() as progress:
         for setting in GRIDS[options.recipe]:
-            outcomes.append(_train(setting, dataset, options, progress))
+            try:
+                outcomes.append(_train(setting, dataset, options, progress))
+            except InterruptedRunError:
+                done = f"{len(outcomes)} settings are in {options.json}" if options.json and outcomes else "start again"
+                raise InterruptedRunError(f"stopped at {setting!r}; {done}") from None
             if options.json:
                 files.write_json(options.json, _report(outcomes, dataset, options))
     print(_table(outcomes))

@@ -66,7 +66,7 @@ SERVED = Run({"http://127.0.0.1:8000": "{http}", "artifacts/pictures": "{picture
 PHOTOS = Covered("tests/test_readme.py::test_your_own_photographs")
 BENCH = Covered("tests/loadtest/bench/test_bench.py::test_every_stage_says_where_and_how_it_was_measured")
 SUITE = Covered("tests/faults/test_faults.py::test_the_short_form_passes")
-CLAIMS = Covered("tests/training/test_claims.py::test_every_claim_has_a_picture_a_line_and_figures")
+CLAIMS = Covered("tests/training/test_claims.py::test_every_claim_has_a_picture_a_verdict_a_line_and_figures")
 STEPS = Covered("tests/training/test_step_speed.py::test_every_variant_is_measured_in_every_round")
 CHOICE = Covered("tests/training/test_choose_recipe.py::test_every_setting_is_measured_on_held_out_images")
 EVALUATE = Covered("tests/training/test_evaluate.py::test_the_command_prints_and_writes_the_same_figures")
@@ -116,7 +116,7 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "python docs/step_speed.py --json step-speed.json": STEPS,
     "python docs/step_speed.py --batch 32 --rounds 5 --repeats 2": STEPS,
     "alexnet-triton claims --only dropout": Covered(
-        "tests/training/test_claims.py::test_one_claim_again_leaves_the_others"
+        "tests/training/test_claims.py::test_one_claim_again_leaves_the_others_and_what_was_found_before"
     ),
     # export
     "alexnet-triton to-onnx artifacts/photos/checkpoint.pt artifacts/photos/model.onnx --images photos/test": Photos(),

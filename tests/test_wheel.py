@@ -73,10 +73,26 @@ def test_one_name_at_the_top(installed: Installed) -> None:
     assert {name for name in names if not name.endswith(".dist-info")} == {"alexnet_triton"}
 
 
+def test_files_that_modules_read_are_in_it(installed: Installed) -> None:
+    names = zipfile.ZipFile(installed.wheel).namelist()
+    assert "alexnet_triton/training/claims/conditions.json" in names
+
+
 def test_help_lists_every_command(installed: Installed) -> None:
     shown = installed.run("alexnet-triton", "--help")
     assert shown.returncode == 0
-    for command in ("train", "evaluate", "export", "publish", "serve", "status", "stop", "loadtest", "bench"):
+    for command in (
+        "train",
+        "evaluate",
+        "figures",
+        "export",
+        "publish",
+        "serve",
+        "status",
+        "stop",
+        "loadtest",
+        "bench",
+    ):
         assert re.search(rf"^  {command} ", shown.stdout, re.MULTILINE)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -124,7 +125,8 @@ def new_figure(path: Path, width: float, height: float, title: str | None = None
 
 def from_zero(axes: Any) -> None:
     """Let the vertical axis start at zero, with room above the data."""
-    axes.set_ylim(0, max(axes.dataLim.ymax, 1e-9) * 1.06)
+    highest = axes.dataLim.ymax  # infinite where there are no data
+    axes.set_ylim(0, highest * 1.06 if 0 < highest < math.inf else 1)
 
 
 @contextmanager

@@ -1,10 +1,14 @@
 """The choice of a recipe's settings: on images held out of training, never on test images."""
 
 import json
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_triton.training.data import ArraySplit, Dataset
 from alexnet_triton.training.recipe import RECIPES
@@ -68,6 +72,30 @@ def test_the_first_of_equally_good_settings_is_chosen() -> None:
         Outcome(name, {}, top1, [1, 1]) for name, top1 in (("a", [0.5, 0.6]), ("b", [0.7, 0.6]), ("c", [0.6, 0.7]))
     ]
     assert choose_recipe.best(outcomes).setting == "b"
+
+
+class Interrupting:
+    """Training images that interrupt the process when training asks for one; it has looked at each once before."""
+
+    labels = np.arange(40) % 2
+
+    def __init__(self) -> None:
+        self.left = 40
+
+    def image(self, index: int) -> Image.Image:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Image.new("RGB", (28, 28))
+
+
+def test_an_interruption_says_what_is_there(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = replace(dataset, train=Interrupting())
+    monkeypatch.setattr(choose_recipe, "open_dataset", lambda source, folder: stopped)
+    assert choose_recipe.main(["--budget", "60", "--width", "0.05", "--held-out", "0.2"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "choose_recipe: stopped at 'start'; start again"
 
 
 def test_nothing_held_out_is_one_line(dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch import nn
 
 from alexnet_triton.training import pictures, train
 from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.log import History, draw_curves
 from alexnet_triton.training.recipe import RECIPES, Schedule, make_optimizer
 from main_job import MainJob
 
@@ -97,3 +99,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(
         arguments = ["--data-dir", str(fashion_mnist_folder), "--to", str(tmp_path / target), "--count", "1"]
         assert pictures.main(arguments) == 1
         assert reason in capsys.readouterr().err
+
+
+def test_a_run_that_stops_before_its_first_row_has_empty_curves(tmp_path: Path) -> None:
+    draw_curves(History(), "alexnet on noise", tmp_path / "run.curves.png")
+    with Image.open(tmp_path / "run.curves.png") as picture:
+        assert picture.width > 500

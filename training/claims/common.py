@@ -23,13 +23,20 @@ Curve = Sequence[tuple[float, float]]  # epochs so far and training error
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """The result of one claim: a line for people, and all figures for the report."""
+    """The result of one claim: a verdict on each of its statements, a line for people, and all figures."""
 
     claim: str
+    verdicts: dict[str, str]  # by statement
     line: str
-    picture: str
     values: dict[str, object]
-    seconds: float = 0.0
+
+
+def verdict(gains: Sequence[float], above: float) -> str:
+    """`shown` if the gain with every seed is above the bar, `not shown` if none is; else the seeds disagree."""
+    over = [gain > above for gain in gains]
+    if any(over) and not all(over):
+        return "not decided: the seeds disagree"
+    return "shown" if all(over) else "not shown"
 
 
 @dataclass(frozen=True)

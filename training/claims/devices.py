@@ -5,17 +5,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from alexnet_triton.training import pictures
-from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, with_spread
+from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, verdict, with_spread
 from alexnet_triton.training.errors import TrainingError
 from alexnet_triton.training.log import from_zero, two_charts
 
-IMAGES, EPOCHS, ROUNDS, BATCH = 640, 3, 2, 64
-WIDTH = 0.25  # a network of a quarter of the width exchanges its gradients quickly
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 ONE, TWO, BOTH = "one process on one core", "two processes, a core each", "one process on two cores"
 TRAIN_OPTIONS = ["--recipe", "fast", "--dropout", "0", "--holdout", "0", "--precision", "fp32", "--log-every", "1"]
@@ -26,15 +25,28 @@ SETUPS: dict[str, tuple[tuple[str, ...], int]] = {ONE: ((), 1), TWO: (TORCHRUN, 
 Outcome = tuple[list[float], list[float]]  # images a second of each epoch but the first, and the loss of each step
 
 
-def show(data: SmallDataset, folder: Path, note: Note) -> ClaimResult:
-    outcomes = _run_all(data.first(IMAGES), note)
+@dataclass(frozen=True)
+class DeviceConditions:
+    """What is run, and what counts as shown."""
+
+    images: int
+    batch: int
+    epochs: int
+    rounds: int
+    width: float  # a narrow network exchanges its gradients quickly
+    shown_above_times: float  # two processes are as many times as fast in every epoch
+    largest_loss_difference: float  # of a step
+
+
+def show(data: SmallDataset, conditions: DeviceConditions, picture: Path, note: Note) -> ClaimResult:
+    outcomes = _run_all(data.first(conditions.images), conditions, note)
     losses = {setup: np.array(of[0][1]) for setup, of in outcomes.items()}
     difference = float(np.abs(losses[TWO] - losses[ONE]).max())
     rates = {setup: [rate for epochs, _ in of for rate in epochs] for setup, of in outcomes.items()}
     times = float(np.mean(rates[TWO]) / np.mean(rates[ONE]))
-    _draw(rates, losses, folder / "devices.png")
+    _draw(rates, losses, picture)
     line = (
-        f"width {WIDTH:g}, {BATCH} images a step: {TWO} {with_spread(rates[TWO], 0)} images/s, "
+        f"width {conditions.width:g}, {conditions.batch} images a step: {TWO} {with_spread(rates[TWO], 0)} images/s, "
         f"{ONE} {with_spread(rates[ONE], 0)}: {times:.2f} times; {BOTH} {with_spread(rates[BOTH], 0)}; "
         f"losses of {len(losses[ONE])} steps differ by {difference:.1e} at most"
     )
@@ -45,18 +57,23 @@ def show(data: SmallDataset, folder: Path, note: Note) -> ClaimResult:
         "largest_difference": difference,
         "times": times,
     }
-    return ClaimResult("Two devices against one", line, "devices.png", values)
+    ratios = [two / one for two, one in zip(rates[TWO], rates[ONE], strict=True)]
+    verdicts = {
+        "faster": verdict(ratios, conditions.shown_above_times),
+        "the same losses": "shown" if difference <= conditions.largest_loss_difference else "not shown",
+    }
+    return ClaimResult("Two devices against one", verdicts, line, values)
 
 
-def _run_all(data: SmallDataset, note: Note) -> dict[str, list[Outcome]]:
+def _run_all(data: SmallDataset, conditions: DeviceConditions, note: Note) -> dict[str, list[Outcome]]:
     """The outcome of each round by setup. The setups take turns."""
     outcomes: dict[str, list[Outcome]] = {setup: [] for setup in SETUPS}
     with tempfile.TemporaryDirectory() as temporary:
         _write(data, Path(temporary, "data"))
-        for number in range(ROUNDS):
+        for number in range(conditions.rounds):
             for setup in SETUPS:
                 note(f"{setup}, round {number + 1}")
-                outcomes[setup].append(_run(setup, Path(temporary)))
+                outcomes[setup].append(_run(setup, conditions, Path(temporary)))
     return outcomes
 
 
@@ -67,10 +84,10 @@ def _write(data: SmallDataset, folder: Path) -> None:
         pictures.write(images, classes, len(images.labels), folder / name, "png")
 
 
-def _run(setup: str, folder: Path) -> Outcome:
+def _run(setup: str, conditions: DeviceConditions, folder: Path) -> Outcome:
     launcher, threads = SETUPS[setup]
     files = ["--data", str(folder / "data"), "--output", str(folder / "run.pt")]
-    sizes = f"--epochs {EPOCHS} --batch {BATCH} --width {WIDTH}".split()
+    sizes = f"--epochs {conditions.epochs} --batch {conditions.batch} --width {conditions.width}".split()
     command = [sys.executable, "-m", *launcher, "alexnet_triton", "train", *files, *sizes, *TRAIN_OPTIONS]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)

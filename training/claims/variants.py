@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 
-from alexnet_triton.training.claims.common import ClaimResult, Curve, Note, SmallDataset, draw_runs, train, with_spread
+from alexnet_triton.training.claims.common import (
+    ClaimResult,
+    Curve,
+    Note,
+    SmallDataset,
+    draw_runs,
+    train,
+    verdict,
+    with_spread,
+)
 from alexnet_triton.training.evaluate import predict
 from alexnet_triton.training.loading import center_crop, random_crop
 from alexnet_triton.training.log import from_zero, two_charts
@@ -17,19 +26,19 @@ from alexnet_triton.training.scores import topk_hits
 
 
 @dataclass(frozen=True)
-class VariantConfig:
-    """How much is run: a network of a quarter of the width, at 227 pixels."""
+class VariantConditions:
+    """What is run, and what counts as shown, of a network at 227 pixels."""
 
     images: int
+    batch: int
+    learning_rate: float
     epochs: int
-    seeds: int = 3
-    width: float = 0.25
-    augment: bool = True  # random crops and reflections
+    seeds: int
+    width: float  # times the published channels and units
+    augment: bool  # random crops and reflections, which regularise too
+    shown_above_points: float  # by which the test error falls with every seed
 
 
-# Without augmentation, which regularises too: without dropout, the network fits its few images after ten epochs.
-DROPOUT = VariantConfig(images=600, epochs=40, augment=False)
-IDEAS = VariantConfig(images=2_400, epochs=5)
 ERRORS = ("train_error", "test_error")
 
 
@@ -45,34 +54,34 @@ class VariantOutcome:
 Outcomes = dict[str, list[VariantOutcome]]  # by variant, one a seed
 
 
-def show_dropout(data: SmallDataset, folder: Path, note: Note) -> ClaimResult:
+def show_dropout(data: SmallDataset, conditions: VariantConditions, picture: Path, note: Note) -> ClaimResult:
     """Dropout against none on few images: how much nearer is the test error to the training error?"""
-    data = data.first(DROPOUT.images)
-    outcomes = _train_all({"dropout 0.5": {"dropout": 0.5}, "none": {}}, data, DROPOUT, note)
+    data = data.first(conditions.images)
+    outcomes = _train_all({"dropout 0.5": {"dropout": 0.5}, "none": {}}, data, conditions, note)
     described = [
         f"{name}: training error {_spread(runs, 'train_error')}, test error {_spread(runs, 'test_error')}"
         for name, runs in outcomes.items()
     ]
-    gain = _gain(outcomes["none"], outcomes["dropout 0.5"])
-    line = f"{'; '.join(described)}; dropout lowers the test error by {gain} points"
-    return _result("Dropout against none", line, folder / "dropout.png", outcomes, data, DROPOUT)
+    gains = {"dropout": _gains(outcomes["none"], outcomes["dropout 0.5"])}
+    line = f"{'; '.join(described)}; {_describe(gains)}"
+    claim = "Dropout against none" + (", with augmentation" if conditions.augment else "")
+    return _result(claim, gains, line, outcomes, data, conditions, picture)
 
 
-def show_ideas(data: SmallDataset, folder: Path, note: Note) -> ClaimResult:
+def show_ideas(data: SmallDataset, conditions: VariantConditions, picture: Path, note: Note) -> ClaimResult:
     """Overlapping against plain pooling, and response normalisation against none."""
-    data = data.first(IDEAS.images)
+    data = data.first(conditions.images)
     changes = {"the 2012 network": {}, "plain pooling": {"overlap": False}, "no normalisation": {"lrn": False}}
-    outcomes = _train_all(changes, data, IDEAS, note)
+    outcomes = _train_all(changes, data, conditions, note)
     whole = outcomes["the 2012 network"]
-    described = [f"test error {_spread(whole, 'test_error')}"]
-    for idea, without in (("overlapping", "plain pooling"), ("normalisation", "no normalisation")):
-        described.append(f"{idea} lowers it by {_gain(outcomes[without], whole)} points")
-    line = "; ".join(described)
-    return _result("Overlap and normalisation", line, folder / "ideas.png", outcomes, data, IDEAS)
+    without = {"overlapping pooling": "plain pooling", "normalisation": "no normalisation"}
+    gains = {idea: _gains(outcomes[other], whole) for idea, other in without.items()}
+    line = f"test error {_spread(whole, 'test_error')}; {_describe(gains)}"
+    return _result("Overlap and normalisation", gains, line, outcomes, data, conditions, picture)
 
 
 def _train_all(
-    changes: Mapping[str, Mapping[str, Any]], data: SmallDataset, config: VariantConfig, note: Note
+    changes: Mapping[str, Mapping[str, Any]], data: SmallDataset, config: VariantConditions, note: Note
 ) -> Outcomes:
     """Train each variant with each seed; `changes` are those of its NetworkConfig."""
     network = NetworkConfig(dropout=0.0, classes=data.classes, width=config.width)
@@ -84,11 +93,14 @@ def _train_all(
     return outcomes
 
 
-def _train_one(network_config: NetworkConfig, data: SmallDataset, config: VariantConfig, seed: int) -> VariantOutcome:
+def _train_one(
+    network_config: NetworkConfig, data: SmallDataset, config: VariantConditions, seed: int
+) -> VariantOutcome:
     torch.manual_seed(seed)
     network = AlexNet(network_config)
     initialize(network, "he")
-    recipe = Recipe("claim", 32, 4e-4, optimizer="adamw", weight_decay=0.0, epochs=config.epochs, seed=seed)
+    recipe = Recipe("claim", config.batch, config.learning_rate, "adamw", weight_decay=0.0, seed=seed)
+    recipe = replace(recipe, epochs=config.epochs)
     center = center_crop(network_config.input_size)
     crop = random_crop(network_config.input_size, seed) if config.augment else center
     normalize = data.normalize()
@@ -106,13 +118,23 @@ def _spread(outcomes: Sequence[VariantOutcome], field: str) -> str:
     return with_spread(_of(outcomes, field))
 
 
-def _gain(without: Sequence[VariantOutcome], with_it: Sequence[VariantOutcome]) -> str:
-    """By how many points an idea lowers the test error, compared seed by seed."""
-    return with_spread([100 * (a.test_error - b.test_error) for a, b in zip(without, with_it, strict=True)], 1)
+def _gains(without: Sequence[VariantOutcome], with_it: Sequence[VariantOutcome]) -> list[float]:
+    """By how many points an idea lowers the test error, with each seed."""
+    return [100 * (a.test_error - b.test_error) for a, b in zip(without, with_it, strict=True)]
+
+
+def _describe(gains: Mapping[str, list[float]]) -> str:
+    return "; ".join(f"{idea} lowers the test error by {with_spread(of, 1)} points" for idea, of in gains.items())
 
 
 def _result(
-    claim: str, line: str, picture: Path, outcomes: Outcomes, data: SmallDataset, config: VariantConfig
+    claim: str,
+    gains: Mapping[str, list[float]],
+    line: str,
+    outcomes: Outcomes,
+    data: SmallDataset,
+    config: VariantConditions,
+    picture: Path,
 ) -> ClaimResult:
     images = f"{len(data.train.labels):,} images of {data.name}"
     _draw(outcomes, images, picture)
@@ -121,13 +143,12 @@ def _result(
         "data": data.name,
         "training_images": len(data.train.labels),
         "test_images": len(data.test.labels),
-        "epochs": config.epochs,
-        "width": config.width,
-        "augment": config.augment,
+        "gains_points": dict(gains),
         "errors": {name: {field: _of(runs, field) for field in ERRORS} for name, runs in outcomes.items()},
     }
     line = f"width {config.width:g}, {images}{views}, {config.epochs} epochs: {line}"
-    return ClaimResult(claim, line, picture.name, values)
+    verdicts = {idea: verdict(of, config.shown_above_points) for idea, of in gains.items()}
+    return ClaimResult(claim, verdicts, line, values)
 
 
 def _draw(outcomes: Outcomes, title: str, path: Path) -> None:
