@@ -123,13 +123,13 @@ STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 90rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { grid-column: 1 / -1; font-size: 1.1rem; margin: 1rem 0 0; }
 h2 small, figcaption small { font-weight: normal; opacity: .7; }
-main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
+main { display: grid; gap: 1rem; margin-top: 1rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
 figure { border: 1px solid var(--line); border-radius: 6px; margin: 0; overflow: hidden; }
 figure img, figure span { display: block; height: 10rem; object-fit: contain; width: 100%; background: #8881; }
 figcaption { padding: .5rem .7rem; } figcaption small { display: block; overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: 1fr 3.4rem; margin: 0 0 .4rem; }
+dl { display: grid; gap: 2px 0; grid-template-columns: 1fr 3.4rem; margin: 0 0 .4rem; }
 dt { overflow: hidden; padding: 0 .3rem; text-overflow: ellipsis; white-space: nowrap;
-  background: linear-gradient(#2f6feb55, #2f6feb55) no-repeat 0 / var(--p) 100%; }
+  background: linear-gradient(#2f6feb44, #2f6feb44) no-repeat 0 / var(--p) 100%; }
 dd { margin: 0; text-align: right; } dt:first-of-type { font-weight: 600; }
 input { margin-left: 1rem; } ul { overflow-wrap: anywhere; }
 #least:checked ~ main h2, #most:checked ~ main h2 { display: none; }

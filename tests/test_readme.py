@@ -119,6 +119,7 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton evaluate artifacts/checkpoint.pt --data fashion-mnist": EVALUATE,
     "alexnet-triton evaluate artifacts/checkpoint.pt --data fashion-mnist --crops 10 "
     "--confusion confusion.png --json accuracy.json": EVALUATE,
+    "alexnet-triton evaluate artifacts/checkpoint.pt --data fashion-mnist --mistakes mistakes.html": EVALUATE,
     "python docs/step_speed.py --json step-speed.json": STEPS,
     "python docs/step_speed.py --batch 32 --rounds 5 --repeats 2": STEPS,
     "alexnet-triton claims --only dropout": Covered(
@@ -154,6 +155,9 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "python client/classify.py artifacts/pictures/Bag/00030.jpeg": SERVED,
     "python client/classify.py artifacts/pictures/*/00*.jpeg --url http://127.0.0.1:8000 --format json": SERVED,
     "alexnet-classify artifacts/pictures/Bag/00030.jpeg --url http://127.0.0.1:8000": SERVED,
+    "alexnet-classify --recursive artifacts/pictures --save-annotated answers": Run(
+        {"artifacts/pictures": "{pictures}/Bag", "answers": "{own}/answers"}
+    ),
     "alexnet-classify info": SERVED,
     "alexnet-classify --recursive photos --output photos.jsonl --concurrency 32 --resume "
     "--save-annotated answers": Photos(),
