@@ -46,9 +46,11 @@ class AnnotatedFolder:
         """Make the folder; `resume` keeps what an earlier run put on the page.
 
         Raises:
-            UsageError: it cannot be written, or holds entries that cannot be read.
+            UsageError: it cannot be written, or holds a page of something else.
         """
         self._folder = Path(folder)
+        if (self._folder / PAGE).exists() and not (self._folder / ENTRIES).exists():
+            raise UsageError(f"--save-annotated {folder}: holds another {PAGE}; give another folder")
         with _usage_errors(folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._entries = EntryFile(self._folder / ENTRIES, resume)

@@ -127,7 +127,7 @@ main { display: grid; gap: 1rem; margin-top: 1rem; grid-template-columns: repeat
 figure { border: 1px solid var(--line); border-radius: 6px; margin: 0; overflow: hidden; }
 figure img, figure span { display: block; height: 10rem; object-fit: contain; width: 100%; background: #8881; }
 figcaption { padding: .5rem .7rem; } figcaption small { display: block; overflow-wrap: anywhere; }
-dl { display: grid; gap: 2px 0; grid-template-columns: 1fr 3.4rem; margin: 0 0 .4rem; }
+dl { display: grid; gap: 2px 0; grid-template-columns: 1fr 3.8rem; margin: 0 0 .4rem; }
 dt { overflow: hidden; padding: 0 .3rem; text-overflow: ellipsis; white-space: nowrap;
   background: linear-gradient(#2f6feb44, #2f6feb44) no-repeat 0 / var(--p) 100%; }
 dd { margin: 0; text-align: right; } dt:first-of-type { font-weight: 600; }
