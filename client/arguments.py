@@ -47,6 +47,10 @@ results
   remove their lines to try them again.
   FILE.settings remembers --model, --model-version, --top, --threshold and --labels.
   --resume with others is refused, as the results would not be alike.
+  --save-annotated FOLDER writes each image, at most 720 pixels wide and high, with its
+  classes under it, and index.html: thumbnails with classes and bars, by class or with
+  the least sure first, failures at the end. It shows the first 10,000 images. With
+  --resume it goes on with those that FOLDER/entries.jsonl holds.
 
 when things go wrong
   A request that met a broken connection, a busy or a restarting server is sent again
@@ -80,6 +84,7 @@ URL_HELP = """\
 grpc://, grpcs://, http:// or https://HOST:PORT; several, repeated or with commas, take over from one another
 (default: grpc://127.0.0.1:8001, or the port GRPC_PORT)"""
 HEADER_HELP = "sent with every request, or @FILE with one a line, which keeps a key out of the process list; repeatable"
+ANNOTATED_HELP = "write each image there with its classes and bars, and index.html, a page of all of them"
 BATCH_HELP = f"images a request (default: 1 until --concurrency requests are in flight, then {AUTO_BATCH})"
 SEND_HELP = "files as they are, or pixels decoded here (default: what the model takes)"
 
@@ -147,6 +152,7 @@ def _add_output_options(parser: Parser) -> None:
     _add_number(group, "--top", Config.top, "N", "classes an image")
     group.add_argument("--threshold", type=fraction, default=0.0, metavar="P", help="leave out classes below P (0..1)")
     group.add_argument("--labels", metavar="FILE", help="names of the classes, one a line, in place of the server's")
+    group.add_argument("--save-annotated", metavar="FOLDER", help=ANNOTATED_HELP)
     group.add_argument("--no-progress", action="store_true", help="no progress bar on a terminal")
     group.add_argument("--verbose", "-v", action="store_true", help="print where the time of each request went")
 

@@ -1,12 +1,15 @@
 """One run of the command: classify what it names, write the results, and print where the time went."""
 
 import argparse
+import asyncio
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from alexnet_triton.client.annotated import AnnotatedFolder, refuse_folder_within
 from alexnet_triton.client.arguments import PROGRAM
 from alexnet_triton.client.classifier import AsyncClassifier
 from alexnet_triton.client.config import Config
@@ -43,6 +46,8 @@ class Job:
         form = options.format or SUFFIX_FORMATS.get(Path(options.output or "").suffix.lower(), "text")
         if options.resume and (options.output is None or form == "text"):
             raise UsageError("--resume needs --output FILE and --format json or csv: it reads what FILE holds")
+        if options.save_annotated and options.recursive:
+            refuse_folder_within(options.save_annotated, options.images)
         url_timeout_s = options.timeout if options.allow_urls else None
         return cls(options, Sources(tuple(options.images), options.recursive, url_timeout_s), form)
 
@@ -58,21 +63,35 @@ async def run(job: Job, config: Config) -> int:
 
     Raises:
         ServerError: no server answered.
-        UsageError: the file of labels cannot be used, or the results cannot be written or resumed.
+        UsageError: the file of labels cannot be used, or the results or pictures cannot be written or resumed.
     """
+    options = job.options
     async with AsyncClassifier.from_config(config) as classifier:
-        if job.options.wait:
-            await classifier.wait(job.options.wait)
+        if options.wait:
+            await classifier.wait(options.wait)
         await classifier.session.inference()  # if no server answers, the output stays as it was
-        labels = () if job.options.labels is None else await read_labels(job.options.labels, classifier.session)
-        with open_writer(job.options.output, job.form, job.options.resume) as writer:
-            if job.options.output and job.form != "text":
-                settings = RunSettings(config.model_name, config.version, config.top, job.options.threshold, labels)
-                keep_settings(job.options.output, settings, begun=bool(writer.completed.end))
-            return writer.completed.failed + await _classify(job, classifier, writer, labels)
+        labels = () if options.labels is None else await read_labels(options.labels, classifier.session)
+        with open_writer(options.output, job.form, options.resume) as writer:
+            if options.output and job.form != "text":
+                settings = RunSettings(config.model_name, config.version, config.top, options.threshold, labels)
+                keep_settings(options.output, settings, begun=bool(writer.completed.end))
+            with _open_annotated(options) as annotated:
+                return writer.completed.failed + await _classify(job, classifier, writer, labels, annotated)
 
 
-async def _classify(job: Job, classifier: AsyncClassifier, writer: ResultWriter, labels: tuple[str, ...]) -> int:
+def _open_annotated(options: argparse.Namespace) -> "AnnotatedFolder | nullcontext[None]":
+    if options.save_annotated is None:
+        return nullcontext()
+    return AnnotatedFolder(options.save_annotated, options.resume)
+
+
+async def _classify(
+    job: Job,
+    classifier: AsyncClassifier,
+    writer: ResultWriter,
+    labels: tuple[str, ...],
+    annotated: AnnotatedFolder | None,
+) -> int:
     top = classifier.config.top
     coloured = job.options.output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     to_text = formatter(job.form, top, coloured)
@@ -82,10 +101,14 @@ async def _classify(job: Job, classifier: AsyncClassifier, writer: ResultWriter,
     await timings.start()
     counted = job.shows_progress and job.sources.countable
     total = sum(1 for _ in _left(job.sources, writer)) if counted else None
+    images = _left(job.sources, writer)
     with Progress(total, job.shows_progress) as progress:
         try:
-            async for result in classifier.classify_many(_left(job.sources, writer)):
-                writer.write(to_text(_adapted(result, labels, job.options.threshold)))
+            async for answer in classifier.classify_many(annotated.watch(images) if annotated else images):
+                result = _adapted(answer, labels, job.options.threshold)
+                if annotated:
+                    await asyncio.to_thread(annotated.add, result)
+                writer.write(to_text(result))
                 progress.add(result)
                 timings.add(result)
                 if isinstance(result, Failure):

@@ -3,6 +3,7 @@
 `TABLE` has a row for each command. A command without a row fails, and so does a row without a command.
 """
 
+import json
 import os
 import re
 import shlex
@@ -19,10 +20,12 @@ from PIL import Image
 
 from alexnet_triton.__main__ import COMMANDS as SUBCOMMANDS
 from alexnet_triton.__main__ import main
+from alexnet_triton.client import Classifier
+from alexnet_triton.client.protocol import parse_label
 from alexnet_triton.common.command import Parser
 from alexnet_triton.serving.server import Server
 from main_job import ROOT, MainJob
-from tests.serving.tiny import running_server
+from tests.serving.tiny import jpeg, running_server
 
 BIN = Path(sys.prefix) / "bin"
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("[!.a]*/README.md")), *sorted(ROOT.glob("loadtest/*/README.md"))]
@@ -75,6 +78,15 @@ STALL = Covered("tests/loadtest/test_truth.py::test_the_open_loop_sees_a_stall_a
 LOCUST_PAGE = Covered("tests/loadtest/test_locust.py::test_the_web_page_starts_a_load")
 LOCUST_WORKERS = Covered("tests/loadtest/test_locust.py::test_two_workers_add_up")
 
+# A request's JSON, the file's length in 4 bytes, and the file, to curl.
+CURL = (
+    "n=$(wc -c <artifacts/pictures/Bag/00030.jpeg); { printf "
+    """'{"inputs":[{"name":"encoded","datatype":"BYTES","shape":[1,1],"parameters":{"binary_data_size":%8d}}],"""
+    """"outputs":[{"name":"probabilities","parameters":{"classification":5}}]}' $((n+4)); printf $(printf """
+    r"'\\%03o' $((n%256)) $((n/256%256)) $((n/65536%256)) $((n/16777216))); cat artifacts/pictures/Bag/00030.jpeg; } "
+    "| curl -s"
+)
+
 TABLE: dict[str, Run | Parse | Covered] = {
     # the targets of make
     "make demo": Covered("tests/test_main_job.py::test_demo_printed_five_labels_a_picture_over_both_protocols"),
@@ -113,6 +125,7 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton figures artifacts/checkpoint.pt --images artifacts/pictures --to artifacts/figures": Covered(
         "tests/training/test_figures.py::test_one_command_draws_both_figures"
     ),
+    "alexnet-triton evaluate artifacts/checkpoint.pt --data fashion-mnist --mistakes mistakes.html": EVALUATE,
     "python docs/step_speed.py --json step-speed.json": STEPS,
     "python docs/step_speed.py --batch 32 --rounds 5 --repeats 2": STEPS,
     "alexnet-triton claims --only dropout": Covered(
@@ -148,11 +161,14 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "python client/classify.py artifacts/pictures/Bag/00030.jpeg": SERVED,
     "python client/classify.py artifacts/pictures/*/00*.jpeg --url http://127.0.0.1:8000 --format json": SERVED,
     "alexnet-classify artifacts/pictures/Bag/00030.jpeg --url http://127.0.0.1:8000": SERVED,
+    "alexnet-classify --recursive artifacts/pictures --save-annotated answers": Run(
+        {"artifacts/pictures": "{pictures}/Bag", "answers": "{own}/answers"}
+    ),
     "alexnet-classify info": SERVED,
-    "alexnet-classify --recursive photos --output photos.jsonl --concurrency 32 --resume": Photos(),
-    "curl -s -H 'Content-Type: application/octet-stream' -H 'Inference-Header-Content-Length: 0' "
-    "--data-binary @artifacts/pictures/Bag/00030.jpeg http://127.0.0.1:8000/v2/models/classify/infer "
-    "| tail -c 40 | od -A n -t f4": SERVED,
+    "alexnet-classify --recursive photos --output photos.jsonl --concurrency 32 --resume "
+    "--save-annotated answers": Photos(),
+    f"{CURL} -H 'Content-Type: application/octet-stream' -H 'Inference-Header-Content-Length: 178' --data-binary @- "
+    "http://127.0.0.1:8000/v2/models/classify/infer": Covered("tests/test_readme.py::test_labels_by_plain_curl"),
     # load
     "alexnet-triton loadtest run --rate 100 --duration 30s --slo p99=100ms,errors=0.1%,rate=95": Run(
         {
@@ -187,6 +203,11 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "make faults QUICK=1": SUITE,
     "make faults QUICK=1 IMAGES=photos": SUITE,
     # docker
+    f'{CURL} --cacert artifacts/gateway/certificate.pem -H @<(echo "Authorization: Bearer $(docker/key.sh me)") '
+    "-H 'Content-Type: application/octet-stream' -H 'Inference-Header-Content-Length: 178' --data-binary @- "
+    "https://localhost:8443/v2/models/classify/infer": Covered(
+        "tests/docker/test_gateway.py::test_labels_by_plain_curl"
+    ),
     "git clone REPOSITORY alexnet-triton && cd alexnet-triton": Parse("the repository has no address yet"),
     "docker/prepare.sh": Covered("tests/docker/test_images.py::test_prepare_keeps_what_is_there"),
     "docker compose -f docker/compose.yaml --profile gpu build": GPU,
@@ -305,6 +326,23 @@ def test_run_on_the_server(command: Command, main_job: MainJob, server: Server, 
     assert done.stdout
 
 
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+@pytest.mark.parametrize("size", [(320, 240), (3000, 2200)])  # of three bytes' length too
+def test_labels_by_plain_curl(shell: str, size: tuple[int, int], tiny_server: Server, tmp_path: Path) -> None:
+    """The answer is JSON with the five most probable classes."""
+    (text,) = [command.text for command in COMMANDS if "curl" in command.text and command.document == "README.md"]
+    picture = tmp_path / "picture.jpeg"
+    picture.write_bytes(jpeg(3, *size))
+    address = f"http://{tiny_server.http_address}"
+    places = {"artifacts/pictures/Bag/00030.jpeg": str(picture), "http://127.0.0.1:8000": address}
+    done = run(f"{shell} -c {shlex.quote(replaced(text, places))}", ROOT)
+    (output,) = json.loads(done.stdout)["outputs"]
+    classes = [parse_label(each) for each in output["data"]]
+    with Classifier(address) as classifier:
+        assert classes == list(classifier.classify(picture).top)
+    assert len(classes) == 5
+
+
 def test_your_own_photographs(tmp_path: Path, server: Server) -> None:
     """The commands that make, publish and classify a user's own photographs, and a server on what they made."""
     for split in ("train", "test"):
@@ -320,6 +358,7 @@ def test_your_own_photographs(tmp_path: Path, server: Server) -> None:
         done = run(replaced(text, row.replace), tmp_path, **ports(server))
         assert done.returncode == 0, done.stderr
     assert len((tmp_path / "photos.jsonl").read_text().splitlines()) == 32
+    assert (tmp_path / "answers/index.html").is_file()
     with running_server(tmp_path / "artifacts/photos/model_repository") as running:
         running.check()
     shutil.rmtree(tmp_path / "artifacts")

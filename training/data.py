@@ -117,6 +117,18 @@ def damaged_paths(split: Split) -> frozenset[Path]:
     return frozenset(split.damaged) if isinstance(split, FileSplit) else frozenset()
 
 
+def answered(split: Split, damaged: frozenset[Path]) -> np.ndarray:
+    """The indices of a split's images that are not damaged, int64 [M]: those that a network has answered."""
+    if not isinstance(split, FileSplit):
+        return np.arange(len(split.labels))
+    return np.array([index for index, path in enumerate(split.paths) if path not in damaged], np.int64)
+
+
+def name_of(split: Split, index: int) -> str:
+    """What people call an image of a split: its path, or its number where it has none."""
+    return str(split.paths[index]) if isinstance(split, FileSplit) else f"image {index:05}"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A training and a test split of the same classes."""

@@ -14,9 +14,18 @@ from torch import Tensor, nn
 
 from alexnet_triton.common import files, provenance
 from alexnet_triton.common.command import Parser, finish
+from alexnet_triton.imaging import sheet
 from alexnet_triton.training import checkpoint, device
 from alexnet_triton.training.checkpoint import Checkpoint
-from alexnet_triton.training.data import SPLITS, Split, add_data_options, open_dataset
+from alexnet_triton.training.data import (
+    SPLITS,
+    Split,
+    add_data_options,
+    answered,
+    damaged_paths,
+    name_of,
+    open_dataset,
+)
 from alexnet_triton.training.device import PRECISIONS, Group
 from alexnet_triton.training.errors import DataError
 from alexnet_triton.training.loading import CROPS, Crop, batches, in_order
@@ -26,6 +35,8 @@ from alexnet_triton.training.scores import Accuracy, accuracy, confusion
 
 PROG = "alexnet-triton evaluate"
 BATCH = 100
+WORST = 100  # mistakes on a page
+SHOWN_CLASSES = 3  # of each
 
 
 def predict(
@@ -90,6 +101,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--crops", type=int, choices=CROPS, default=1, help="views an image, averaged (default 1)")
     parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto")
     parser.add_argument("--confusion", type=Path, metavar="PNG", help="write the confusion matrix as a picture")
+    parser.add_argument("--mistakes", type=Path, metavar="HTML", help=f"write a page of the {WORST} surest mistakes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     options = parser.parse_args(words)
     return finish(PROG, lambda: _run(options))
@@ -99,29 +111,66 @@ def _run(options: argparse.Namespace) -> None:
     device.keep_freed_memory()
     with device.join() as group:
         trained = checkpoint.load(options.checkpoint)
-        probabilities, labels = _predict_split(options, trained, group)
+        split = _open_split(options, trained)
+        probabilities, labels = _predict_split(options, trained, split, group)
+        damaged: frozenset[Path] = frozenset().union(*group.gather(damaged_paths(split)))
     if not group.is_first:
         return
     measured, counts = accuracy(probabilities, labels), confusion(probabilities, labels)
     if options.confusion:
         draw_confusion(counts, trained.classes, options.confusion)
+    if options.mistakes:
+        write_mistakes(options.mistakes, split, answered(split, damaged), probabilities, trained.classes)
     if options.json:
         files.write_json(options.json, _report(measured, counts, trained, options))
     print(_table(measured, options))
 
 
-def _predict_split(options: argparse.Namespace, trained: Checkpoint, group: Group) -> tuple[np.ndarray, np.ndarray]:
-    network = trained.build()
+def _open_split(options: argparse.Namespace, trained: Checkpoint) -> Split:
     dataset = open_dataset(options.data, options.data_dir)
     if dataset.classes != trained.classes:
         raise DataError(
             f"{options.data}: its {len(dataset.classes)} classes are not the {len(trained.classes)} of "
             f"{options.checkpoint}; give the data that it was trained on"
         )
-    split = dataset.train if options.split == "train" else dataset.test
+    return dataset.train if options.split == "train" else dataset.test
+
+
+def _predict_split(
+    options: argparse.Namespace, trained: Checkpoint, split: Split, group: Group
+) -> tuple[np.ndarray, np.ndarray]:
     normalize, crop = Normalize(trained.mean, trained.std), CROPS[options.crops](trained.network.input_size)
     with progress_bar(group.is_first) as progress:
-        return predict(network, normalize, split, crop, precision=options.precision, group=group, progress=progress)
+        return predict(
+            trained.build(), normalize, split, crop, precision=options.precision, group=group, progress=progress
+        )
+
+
+def write_mistakes(
+    path: Path, split: Split, indices: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> None:
+    """A page of the wrong answers that the network is surest of, at most `WORST`, with what each image shows.
+
+    Args:
+        indices: of the images in the split, int64 [N].
+        probabilities: the answers to them, float32 [N, classes].
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != split.labels[indices])
+    worst = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:WORST]
+    entries = [_mistake(split, int(indices[row]), probabilities[row], classes) for row in worst]
+    heading = f"The {len(entries)} surest of {len(wrong):,} mistakes in {len(indices):,} images"
+    sheet.write_page(path, heading, entries, order="most")
+
+
+def _mistake(split: Split, index: int, probabilities: np.ndarray, classes: Sequence[str]) -> sheet.Entry:
+    best = np.argsort(-probabilities, kind="stable")[:SHOWN_CLASSES]
+    answers = [(classes[each], float(probabilities[each])) for each in best]
+    image = split.image(index)
+    thumbnail = sheet.to_jpeg(sheet.reduced(image, sheet.THUMBNAIL_SIDE)) if image else b""
+    return sheet.Entry(name_of(split, index), answers, truth=classes[split.labels[index]], thumbnail=thumbnail)
 
 
 def _report(measured: Accuracy, counts: np.ndarray, trained: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What goes through the gateway, and what does not."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from alexnet_triton.common.infer_request import HEADER_LENGTH
 from alexnet_triton.serving import Server
 from tests.docker.gateway import GRPC, INFER, ROOT, Gateway, infer_request
 from tests.serving.tiny import jpeg
+from tests.test_readme import find_commands
 
 SCHEMES = {"https": "http", "grpcs": "grpc"}
 
@@ -52,6 +54,23 @@ def test_classify_command(gateway: Gateway, scheme: str, tmp_path: Path) -> None
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["top"][0]["label"] == "Trouser"
+
+
+def test_labels_by_plain_curl(gateway: Gateway, tmp_path: Path) -> None:
+    """The line of the README, which looks for the key where `docker/prepare.sh` has made it."""
+    (line,) = [line for line in find_commands(ROOT / "docker/README.md") if "--data-binary" in line.text]
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(jpeg(1))
+    command = line.text.replace("artifacts/pictures/Bag/00030.jpeg", str(picture))
+    command = command.replace("https://localhost:8443", gateway.url())
+    command = command.replace("artifacts/gateway/certificate.pem", gateway.ca)
+    environment = os.environ | gateway.environment
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    (output,) = json.loads(done.stdout)["outputs"]
+    assert len(output["data"]) == 5
+    assert output["data"][0].endswith(":1:Trouser")
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, TYPE_UINT8, ModelConfig
+from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, TYPE_UINT8, ModelConfig, ModelInput
 
 from alexnet_triton.export.repository import SOURCE
 from alexnet_triton.serving.errors import RepositoryError
 from alexnet_triton.serving.repository import Repository
-from tests.serving.tiny import build_repository
+from tests.serving.tiny import build_repository, publication, publish
 
 CONFIGS = sorted(SOURCE.glob("**/*.pbtxt"))
 TENSORS = {
@@ -28,6 +28,15 @@ def test_triton_parses_every_config_and_its_tensors_are_the_contract_s(path: Pat
     assert config.max_batch_size > 1
     given = tuple((side[0].name, side[0].data_type, list(side[0].dims)) for side in (config.input, config.output))
     assert given == TENSORS[config.name]
+    assert config.input[0].format == (ModelInput.FORMAT_NHWC if config.name == "alexnet" else ModelInput.FORMAT_NONE)
+
+
+@pytest.mark.parametrize("variant", ["gpu", "cpu", "onnxruntime"])
+def test_publishing_keeps_the_layout_of_the_pixels_whatever_the_network(variant: str, tmp_path: Path) -> None:
+    """Clients that send pixels read it; Triton refuses it for an input of other than three dimensions."""
+    publish(tmp_path / "built", publication(tmp_path, name="other", size=64))
+    (images,) = Repository.open(tmp_path / "built", variant).configs["other"].input
+    assert (images.format, list(images.dims)) == (ModelInput.FORMAT_NHWC, [64, 64, 3])
 
 
 def test_missing(tmp_path: Path) -> None:

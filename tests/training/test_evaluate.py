@@ -1,7 +1,9 @@
 """Accuracy, crops and confusion against direct computations."""
 
 import json
+import re
 import shutil
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from torch import Tensor, nn
 
 from alexnet_triton.training import checkpoint, evaluate
 from alexnet_triton.training.checkpoint import Checkpoint
-from alexnet_triton.training.data import ArraySplit
+from alexnet_triton.training.data import ArraySplit, FileSplit, answered, name_of
 from alexnet_triton.training.device import Group
-from alexnet_triton.training.evaluate import merge, predict
+from alexnet_triton.training.evaluate import merge, predict, write_mistakes
 from alexnet_triton.training.loading import center_crop, ten_crops
 from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize
 from alexnet_triton.training.scores import accuracy, confusion, cross_entropy, topk_hits
@@ -125,8 +127,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_prints_and_writes_the_same_figures(
     trained: Path, tmp_path: Path, crops: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture, figures = tmp_path / "confusion.png", tmp_path / "figures.json"
-    files = ["--confusion", str(picture), "--json", str(figures)]
+    picture, figures, page = tmp_path / "confusion.png", tmp_path / "figures.json", tmp_path / "mistakes.html"
+    files = ["--confusion", str(picture), "--json", str(figures), "--mistakes", str(page)]
     data = str(trained / "pets")
     assert evaluate.main([str(trained / "pets.pt"), "--data", data, "--crops", str(crops), *files]) == 0
     written = json.loads(figures.read_text())
@@ -138,6 +140,10 @@ def test_the_command_prints_and_writes_the_same_figures(
     assert f"{written['top1']:.4f}   {written['top1_error']:.4f}" in capsys.readouterr().out
     with Image.open(picture) as image:
         assert image.format == "PNG"
+    mistakes = 12 - np.trace(counts)
+    assert mistakes > 0
+    assert page.read_text().count("<figure ") == mistakes
+    assert f"The {mistakes} surest of {mistakes} mistakes in 12 images" in page.read_text()
 
 
 def test_other_classes_are_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,4 +153,44 @@ def test_other_classes_are_refused(trained: Path, tmp_path: Path, capsys: pytest
     assert evaluate.main([str(trained / "pets.pt"), "--data", str(tmp_path / "pets")]) == 1
     error = capsys.readouterr().err
     assert "its 2 classes are not the 2 of" in error
+    assert error.count("\n") == 1
+
+
+def test_the_surest_mistakes_come_first_with_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "WORST", 2)
+    split = ArraySplit(np.zeros((5, 28, 28), np.uint8), np.array([0, 1, 1, 0, 1]))
+    answers = np.array([[0.9, 0.1], [0.6, 0.4], [0.99, 0.01], [0.3, 0.7]])
+    write_mistakes(tmp_path / "page.html", split, np.array([0, 1, 2, 3]), answers, ("<cat>", "dog"))
+    text = unescape((tmp_path / "page.html").read_text())
+    assert re.findall(r"shows: (.*?)</b><small>(.*?)</small>", text) == [
+        ("dog", "image 00002"),
+        ("<cat>", "image 00003"),
+    ]
+    assert "The 2 surest of 3 mistakes in 4 images" in text
+    assert 'id="most" checked' in text
+
+
+def test_no_mistakes_are_a_page_too(tmp_path: Path) -> None:
+    split = ArraySplit(np.zeros((1, 8, 8, 3), np.uint8), np.array([0]))
+    write_mistakes(tmp_path / "page.html", split, np.array([0]), np.array([[0.9, 0.1]]), ("cat", "dog"))
+    assert "The 0 surest of 0 mistakes in 1 images" in (tmp_path / "page.html").read_text()
+
+
+def test_damaged_images_do_not_shift_the_others(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    split = FileSplit(paths, np.array([0, 0, 1, 1]))
+    assert answered(split, frozenset([paths[1]])).tolist() == [0, 2, 3]
+    assert name_of(split, 2) == str(paths[2])
+
+
+@pytest.mark.parametrize("name", ["file/page.html", "folder"])
+def test_a_page_that_cannot_be_written_is_one_line(
+    trained: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    words = [str(trained / "pets.pt"), "--data", str(trained / "pets"), "--mistakes", str(tmp_path / name)]
+    assert evaluate.main(words) == 1
+    error = capsys.readouterr().err
+    assert "cannot be written" in error
     assert error.count("\n") == 1
