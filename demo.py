@@ -16,7 +16,9 @@ def main(words: Sequence[str]) -> int:
     leave_on_interrupt()
     parser = Parser(prog="demo", description=__doc__)
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
-    parser.add_argument("--pictures", type=Path, default=Path("artifacts/pictures"), help="pictures, or <class>/ folders")
+    parser.add_argument(
+        "--pictures", type=Path, default=Path("artifacts/pictures"), help="pictures, or <class>/ folders"
+    )
     parser.add_argument("--count", type=positive_int, default=3, help="pictures to classify (default 3)")
     options = parser.parse_args(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
@@ -56,7 +57,25 @@ def to_half(fp32: onnx.ModelProto) -> onnx.ModelProto:
     half = convert_float_to_float16(fp32, keep_io_types=True, op_block_list=FLOAT32_OPERATORS)
     ordered = ir.from_proto(half)
     ordered.graph.sort()  # the conversion leaves its last casts after the nodes that read them
+    _skip_rounding(ordered.graph)
+    RemoveUnusedNodesPass()(ordered)
     return ir.to_proto(ordered)
+
+
+def _skip_rounding(graph: ir.Graph) -> None:
+    """Let every cast to float32 read what a cast to float16 before it reads."""
+    for node in graph:
+        before = node.inputs[0].producer() if node.op_type == "Cast" and node.inputs[0] else None
+        if (
+            before
+            and before.op_type == "Cast"
+            and (_target(before), _target(node)) == (ir.DataType.FLOAT16, ir.DataType.FLOAT)
+        ):
+            node.replace_input_with(0, before.inputs[0])
+
+
+def _target(cast: ir.Node) -> int:
+    return cast.attributes["to"].as_int()
 
 
 class _Reader(CalibrationDataReader):
