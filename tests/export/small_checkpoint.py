@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from alexnet_triton.export.to_onnx import Classifier
+from alexnet_triton.imaging import decode
 from alexnet_triton.training import checkpoint
 from alexnet_triton.training.checkpoint import Checkpoint
 from alexnet_triton.training.model import AlexNet, NetworkConfig, initialize
@@ -25,6 +27,15 @@ def random_checkpoint(name: str = "alexnet") -> Checkpoint:
 def write_checkpoint(path: Path) -> Path:
     checkpoint.save(random_checkpoint(), path)
     return path
+
+
+def sort_by_answer(folder: Path) -> None:
+    """Move the pictures of `folder` to the classes that the random network finds most probable."""
+    run = Classifier.of(random_checkpoint()).run
+    for picture in sorted(folder.glob("*/*")):
+        target = folder / CLASSES[int(run(np.stack([decode(picture.read_bytes(), 227)])).argmax())]
+        target.mkdir(exist_ok=True)
+        picture.replace(target / picture.name)
 
 
 def write_pictures(folder: Path, count: int) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_triton.serving.repository import LOCK, Repository
 from main_job import ROOT
-from tests.export.small_checkpoint import write_checkpoint, write_pictures
+from tests.export.small_checkpoint import sort_by_answer, write_checkpoint, write_pictures
 
 IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
@@ -21,7 +21,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint, and pictures to test and to calibrate on."""
     folder = tmp_path_factory.mktemp("inputs")
     write_checkpoint(folder / "checkpoint.pt")
-    write_pictures(folder / "test", 36)
+    sort_by_answer(write_pictures(folder / "test", 36))
     write_pictures(folder / "calibration", 136)
     return folder
 
