@@ -24,6 +24,9 @@ from alexnet_triton.client import Classifier
 from alexnet_triton.client.protocol import parse_label
 from alexnet_triton.common.command import Parser
 from alexnet_triton.serving.server import Server
+from alexnet_triton.training import checkpoint
+from alexnet_triton.training.checkpoint import Checkpoint
+from alexnet_triton.training.model import AlexNet, NetworkConfig
 from main_job import ROOT, MainJob
 from tests.serving.tiny import jpeg, running_server
 
@@ -73,6 +76,7 @@ CLAIMS = Covered("tests/training/test_claims.py::test_every_claim_has_a_picture_
 STEPS = Covered("tests/training/test_step_speed.py::test_every_variant_is_measured_in_every_round")
 CHOICE = Covered("tests/training/test_choose_recipe.py::test_every_setting_is_measured_on_held_out_images")
 EVALUATE = Covered("tests/training/test_evaluate.py::test_the_command_prints_and_writes_the_same_figures")
+DIVIDED = Covered("tests/training/test_survey.py::test_a_divided_folder_is_trained_on_and_its_test_split_written")
 LOCUST = Covered("tests/loadtest/test_locust.py::test_every_user_on_a_real_server")
 STALL = Covered("tests/loadtest/test_truth.py::test_the_open_loop_sees_a_stall_and_the_closed_loop_hides_it")
 LOCUST_PAGE = Covered("tests/loadtest/test_locust.py::test_the_web_page_starts_a_load")
@@ -105,9 +109,19 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "make loadtest": Covered("tests/loadtest/test_sweep.py::test_batching_off_is_measured_on_a_server_of_its_own"),
     "make claims DATASET=cifar10": CLAIMS,
     # training
-    "alexnet-triton train --data photos --recipe fast --budget 3600 --output artifacts/photos/checkpoint.pt": Photos(
-        {"--budget 3600": "--budget 2 --width 0.25"}
+    "alexnet-triton train --data photos --check": Photos(),
+    "alexnet-triton train --data photos --init imagenet --budget 600 --output artifacts/photos/checkpoint.pt": Photos(
+        {"--init imagenet --budget 600": "--init trained.pt --budget 2"}  # the test's own: nothing is fetched
     ),
+    "alexnet-triton train --data photos --init imagenet": Covered(
+        "tests/training/test_finetune.py::test_published_weights_are_fetched_and_taken_over"
+    ),
+    "python docs/finetune.py --images photos --json finetune.json": Covered(
+        "tests/training/test_finetune.py::test_the_comparison_with_training_from_nothing"
+    ),
+    "alexnet-triton pictures --data photos --to artifacts/photos/test": DIVIDED,
+    "alexnet-triton to-onnx artifacts/photos/checkpoint.pt artifacts/photos/model.onnx "
+    "--images artifacts/photos/test": PHOTOS,
     "alexnet-triton train --data fashion-mnist": Covered("tests/training/test_train.py::test_a_short_training_learns"),
     "alexnet-triton train --data fashion-mnist --recipe fast --budget 1500": LONG,
     "alexnet-triton train --data fashion-mnist --recipe fast --budget 2400": LONG,
@@ -351,6 +365,9 @@ def test_your_own_photographs(tmp_path: Path, server: Server) -> None:
             folder.mkdir(parents=True)
             for number in range(8):
                 Image.new("RGB", (64, 48 + number), colour).save(folder / f"{number}.jpg")
+    network = NetworkConfig("alexnet_owt", classes=2, width=0.25)  # in the place of the published one
+    trained = Checkpoint(network, AlexNet(network).state_dict(), ("a", "b"), (127.0,) * 3, (60.0,) * 3, "nothing")
+    checkpoint.save(trained, tmp_path / "trained.pt")
     found = {command.key for command in rows(Photos)}
     for text in [text for text in TABLE if text in found]:
         row = TABLE[text]

@@ -28,6 +28,7 @@ class Checkpoint:
     recipe: dict[str, Any] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)  # numbers of training, held-out and test images
     metrics: dict[str, Any] = field(default_factory=dict)
+    taken_over: dict[str, Any] = field(default_factory=dict)  # the trained network that the run started from
 
     def build(self) -> AlexNet:
         """The network with these weights, in evaluation mode.

@@ -1,27 +1,35 @@
 """Data sets: labelled images in memory or in files, by name or from a folder of photographs."""
 
 import argparse
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from alexnet_triton.common.command import complain
-from alexnet_triton.common.files import is_image
+from alexnet_triton.common.files import is_image, sha256
 from alexnet_triton.imaging import ImageError, open_image
 from alexnet_triton.training import cifar10, fashion_mnist
 from alexnet_triton.training.errors import DataError
+from alexnet_triton.training.log import progress_bar
 
 NAMED: dict[str, ModuleType] = {"fashion-mnist": fashion_mnist, "cifar10": cifar10}
 SPLITS = ("train", "test")
 TEST_FOLDERS = ("test", "val")
 FETCHED = Path("artifacts/data")
 DAMAGED_FRACTION = 0.01  # of the images of a split; more damaged images than that stop the run
+TEST_FRACTION = 0.2  # of the images of a folder that has no split
+BAR_AFTER_S = 2.0
+BLOCK = 1000  # files whose results are waited for at a time
+Result = TypeVar("Result")
 
 
 class Split(Protocol):
@@ -71,12 +79,17 @@ class FileSplit:
                 return
             self.damaged.add(path)
             count, total = len(self.damaged), len(self.paths)
-        if count > DAMAGED_FRACTION * total:
+        if too_many_damaged(count, total):
             raise DataError(
                 f"{path}: {reason}; {count} of {total:,} images are damaged, more than "
                 f"{DAMAGED_FRACTION:.0%}: remove or replace them"
             )
         complain("alexnet-triton", f"{path}: {reason}; skipped ({count} of {total:,} images)")
+
+
+def too_many_damaged(count: int, total: int) -> bool:
+    """Whether so many damaged images of a split stop a run."""
+    return count > DAMAGED_FRACTION * total
 
 
 @dataclass(frozen=True)
@@ -131,17 +144,18 @@ def name_of(split: Split, index: int) -> str:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split of the same classes."""
+    """A training and a test split of the same classes. `divided`: by the content of the images, see `is_test`."""
 
     name: str
     classes: tuple[str, ...]
     train: Split
     test: Split
+    divided: bool = False
 
 
 def add_data_options(parser: argparse.ArgumentParser, default: str | None = "fashion-mnist") -> None:
     """The options --data and --data-dir of a command; without a default, --data is required."""
-    description = "fashion-mnist, cifar10, or a folder with train/ and test/"
+    description = "fashion-mnist, cifar10, or a folder: train/<class>/ and test/<class>/, or <class>/ to be divided"
     parser.add_argument("--data", default=default, required=default is None, help=description)
     parser.add_argument("--data-dir", type=Path, help="folder that holds the archives of fashion-mnist or cifar10")
 
@@ -157,34 +171,83 @@ def open_dataset(source: str, folder: Path | None = None) -> Dataset:
         DataError: the data are not available, or are laid out in another way.
     """
     if source not in NAMED:
-        return Dataset(Path(source).name, *open_folder(Path(source)))
+        return open_folder(Path(source))
     module = NAMED[source]
     archive = module.locate(folder, FETCHED / source)
     train, test = (ArraySplit(*module.load(archive, split)) for split in SPLITS)
     return Dataset(source, module.CLASSES, train, test)
 
 
-def open_folder(folder: Path) -> tuple[tuple[str, ...], FileSplit, FileSplit]:
-    """Classes, training and test split of `folder/train/<class>/*` and `folder/test/<class>/*` (or `val`).
+def open_folder(folder: Path) -> Dataset:
+    """The data set of `folder/train/<class>/*` and `folder/test/<class>/*` (or `val`).
 
-    Classes are in alphabetical order.
+    A folder of `<class>/*` alone is divided: see `is_test`. Classes are in alphabetical order.
 
     Raises:
         DataError: a folder is missing, a class has no images, or the classes of the two splits differ.
     """
     train = folder / "train"
+    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+    if not train.is_dir() and test is None:
+        return _divide(folder)
     if not train.is_dir():
         raise DataError(f"{folder}: no folder train/<class>/ in it; put the photographs there, with test/ beside it")
-    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
     if test is None:
         raise DataError(f"{folder}: neither test/ nor val/ in it; put test photographs there")
-    classes = _class_folders(train)
-    if len(classes) < 2:
-        raise DataError(f"{train}: {len(classes)} class folders; at least 2 are needed")
+    classes = _require_classes(train)
     for name in set(_class_folders(test)) ^ set(classes):
         present, missing = (train, test) if name in classes else (test, train)
         raise DataError(f"{missing}: no folder for class {name!r} of {present}; add it, or remove the class everywhere")
-    return classes, _file_split(train, classes), _file_split(test, classes)
+    return Dataset(folder.absolute().name, classes, _file_split(train, classes), _file_split(test, classes))
+
+
+def _require_classes(folder: Path) -> tuple[str, ...]:
+    classes = _class_folders(folder)
+    if len(classes) < 2:
+        raise DataError(f"{folder}: {len(classes)} class folders; at least 2 are needed")
+    return classes
+
+
+def _divide(folder: Path) -> Dataset:
+    """The data set of `folder/<class>/*`."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give one of photographs, as train/<class>/ and test/<class>/")
+    classes = _require_classes(folder)
+    whole = _file_split(folder, classes)
+    tested = np.array(list(map_files(is_test, whole.paths, "dividing")))
+    train, test = (
+        FileSplit([path for path, each in zip(whole.paths, chosen, strict=True) if each], whole.labels[chosen])
+        for chosen in (~tested, tested)
+    )
+    for label in set(range(len(classes))) - set(train.labels.tolist()):
+        raise DataError(f"{folder / classes[label]}: too few images, all of them fall to the test split; add some")
+    if not len(test.labels):
+        raise DataError(f"{folder}: too few images, none of them falls to the test split; add some, or make test/")
+    return Dataset(folder.absolute().name, classes, train, test, divided=True)
+
+
+def is_test(path: Path) -> bool:
+    """Whether an image of a folder without train/ and test/ is a test image: TEST_FRACTION of all images are.
+
+    The SHA-256 of the file decides. So copies of a file are on the same side, and files that are added or renamed
+    move no other. A file that cannot be read is a training image.
+    """
+    try:
+        return int(sha256(path)[:8], 16) < TEST_FRACTION * 2**32
+    except OSError:
+        return False
+
+
+def map_files(work: Callable[[Path], Result], paths: Sequence[Path], what: str) -> Iterator[Result]:
+    """What `work` returns of each file, in order, by threads. A bar on stderr when it takes over BAR_AFTER_S."""
+    start, done = perf_counter(), 0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress_bar() as progress:
+        task = progress.add_task(what, total=len(paths), visible=False, note="")
+        for first in range(0, len(paths), BLOCK):
+            for result in pool.map(work, paths[first : first + BLOCK]):
+                done += 1
+                progress.update(task, completed=done, visible=perf_counter() - start > BAR_AFTER_S)
+                yield result
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +32,9 @@ class Recipe:
     epochs: int = 10
     budget_s: float | None = None  # seconds of training, instead of epochs
     seed: int = 0
+    # Of a run that starts from a trained network:
+    new_layer_alone: float = 0.1  # fraction of the run in which the new last layer trains, and nothing else
+    taken_over_rate: float = 0.1  # learning rate of the layers that were taken over, times the new layer's
 
     def learning_rate_at(self, progress: float) -> float:
         """Linear warm-up, then a half cosine to zero (Loshchilov and Hutter 2017); progress from 0 to 1."""
@@ -66,15 +70,35 @@ PAPER = Recipe(
 )
 # A few epochs on a small machine.
 FAST = Recipe("fast", 64, 3e-4, "adamw", weight_decay=0.05, label_smoothing=0.05, dropout=0.1, holdout=0.02, epochs=5)
-RECIPES = {recipe.name: recipe for recipe in (DEMO, PAPER, FAST)}
+# A trained network and a few hundred images, which the run sees many times: much regularisation, nothing held out.
+FINE_TUNE = Recipe(
+    "finetune", 32, 1e-3, "adamw", weight_decay=0.05, label_smoothing=0.1, dropout=0.5, lighting=0.1, budget_s=300.0
+)
+RECIPES = {recipe.name: recipe for recipe in (DEMO, PAPER, FAST, FINE_TUNE)}
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser, fused: one pass over the 58 million weights instead of one for each operation."""
-    parameters, rate, decay = network.parameters(), recipe.learning_rate, recipe.weight_decay
+def make_optimizer(network: nn.Module, recipe: Recipe, new_layer: nn.Module | None = None) -> torch.optim.Optimizer:
+    """The recipe's optimiser, fused: one pass over the 58 million weights instead of one for each operation.
+
+    With a `new_layer` of the network, all other layers have a learning rate of their own, lower by a factor.
+    """
+    parameters, rate, decay = _parameter_groups(network, recipe, new_layer), recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, rate, betas=(recipe.momentum, 0.95), weight_decay=decay, fused=True)
     return torch.optim.SGD(parameters, rate, recipe.momentum, weight_decay=decay, fused=True)
+
+
+def _parameter_groups(network: nn.Module, recipe: Recipe, new_layer: nn.Module | None) -> list[dict[str, Any]]:
+    """The new layer's parameters first, then the others. `factor` is the group's learning rate over the recipe's."""
+    if new_layer is None:
+        return [{"params": list(network.parameters()), "factor": 1.0}]
+    new = list(new_layer.parameters())
+    others = [each for each in network.parameters() if all(each is not one for one in new)]
+    factor = recipe.taken_over_rate
+    return [
+        {"params": new, "factor": 1.0},
+        {"params": others, "factor": factor, "lr": factor * recipe.learning_rate},
+    ]
 
 
 class Schedule:
@@ -86,12 +110,13 @@ class Schedule:
 
     @property
     def learning_rate(self) -> float:
+        """The recipe's at this time; that of a new layer, where there is one."""
         return self.optimizer.param_groups[0]["lr"]
 
     def before_step(self, progress: float) -> None:
         if self.recipe.schedule == "cosine":
             for group in self.optimizer.param_groups:
-                group["lr"] = self.recipe.learning_rate_at(progress)
+                group["lr"] = group["factor"] * self.recipe.learning_rate_at(progress)
 
     def after_epoch(self, top1: float) -> None:
         """Top-1 of the held-out images, from 0 to 1."""

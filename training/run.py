@@ -16,6 +16,7 @@ from alexnet_triton.training.data import Dataset, damaged_paths, hold_out, pixel
 from alexnet_triton.training.device import Group, keep_freed_memory
 from alexnet_triton.training.errors import InterruptedRunError
 from alexnet_triton.training.evaluate import predict
+from alexnet_triton.training.finetune import Initial
 from alexnet_triton.training.loading import center_crop, make_crop
 from alexnet_triton.training.log import EpochRow, History, Scalars, StepRow, draw_curves, write_csv
 from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize, initialize
@@ -37,6 +38,7 @@ class RunConfig:
     output: Path
     resume: bool = False
     log_every: int = 50  # steps
+    initial: Initial | None = None  # the trained network to start from
 
 
 class TrainingRun:
@@ -48,6 +50,8 @@ class TrainingRun:
         self.saving_s = 0.0
         self.train_split, self.held_split = hold_out(dataset.train, config.recipe.holdout)
         self.pixels = pixel_statistics(self.train_split)
+        if config.initial:
+            self.pixels = config.initial.normalize_as_before(self.pixels)
         self.normalize = Normalize(self.pixels.mean, self.pixels.std)
         self.trainer = self._make_trainer()
         network, precision = self.trainer.network, self.trainer.precision
@@ -66,9 +70,11 @@ class TrainingRun:
         torch.manual_seed(recipe.seed)
         network = AlexNet(network_config)
         initialize(network, recipe.initialization)
+        initial = self.config.initial
+        new_layer = initial.hand_over(network) if initial else None
         torch.manual_seed(recipe.seed + self.group.rank)  # dropout differs from process to process
         crop = make_crop(network_config.input_size, recipe, self.pixels)
-        return Trainer(network, self.normalize, self.train_split, crop, recipe, self.group)
+        return Trainer(network, self.normalize, self.train_split, crop, recipe, self.group, new_layer)
 
     def _beside(self, suffix: str) -> Path:
         """A file of the same run: `checkpoint.pt` to `checkpoint.epochs.csv`."""
@@ -87,6 +93,7 @@ class TrainingRun:
         checkpoint.require_space(self.config.output.parent, weights * BYTES_A_WEIGHT)
         if self.config.resume:
             self._resume()
+        self._say_what_was_taken_over()
         images = self.trainer.position.images
         self.scalars = Scalars(self._beside(".tensorboard"), images) if self.group.is_first else None
         self.task = self.progress.add_task("training", total=1.0, note="")
@@ -94,6 +101,16 @@ class TrainingRun:
             while not self.trainer.finished:
                 self._epoch(stop)
         return self._finish()
+
+    def _say_what_was_taken_over(self) -> None:
+        initial, recipe = self.config.initial, self.config.recipe
+        if not initial or not self.group.is_first:
+            return
+        self.progress.console.print(initial.summary(len(self.dataset.classes)), markup=False)
+        self.progress.console.print(
+            f"the last layer trains alone for {recipe.new_layer_alone:.0%} of the run; then all layers train, those "
+            f"taken over at {recipe.taken_over_rate:g} of its learning rate"
+        )
 
     def _epoch(self, stop: Event) -> None:
         seconds_before = self.trainer.seconds - self.epoch_seconds
@@ -185,6 +202,7 @@ class TrainingRun:
             "classes": list(self.dataset.classes),
             "images": len(self.train_split.labels),
             "processes": self.group.world,
+            "init": self.config.initial and self.config.initial.sha256,
         }
 
     def _save_state(self) -> None:
@@ -237,6 +255,7 @@ class TrainingRun:
             asdict(self.config.recipe),
             sizes,
             {**measured, **self._speed()},
+            self.config.initial.describe() if self.config.initial else {},
         )
 
     def _speed(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The training loop: steps, epochs, the state to resume from, and requests to stop."""
 
+import gc
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,11 @@ class RunningMetrics:
 
 @dataclass
 class Trainer:
-    """A network in training. Iterate over `epoch()`; each step yields its RunningMetrics."""
+    """A network in training. Iterate over `epoch()`; each step yields its RunningMetrics.
+
+    With a `new_layer`, the others were taken over from a trained network: at first they are frozen, then they train
+    at a lower learning rate.
+    """
 
     network: nn.Module
     normalize: Normalize
@@ -86,13 +91,15 @@ class Trainer:
     crop: Crop
     recipe: Recipe
     group: Group = field(default_factory=Group)
+    new_layer: nn.Module | None = None  # of the network
 
     def __post_init__(self) -> None:
         self.device = pick_device()
         place(self.network, self.device)
         self.normalize.to(self.device)
+        self.alone = False  # whether the new layer trains alone
         self.wrapped = self.group.wrap(self.network)
-        self.optimizer = make_optimizer(self.network, self.recipe)
+        self.optimizer = make_optimizer(self.network, self.recipe, self.new_layer)
         self.schedule = Schedule(self.optimizer, self.recipe)
         self.precision = pick_precision(self.recipe.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -111,6 +118,7 @@ class Trainer:
         start, seconds_before = perf_counter(), self.seconds
         for images, labels, waited_s in self._batches():
             self.schedule.before_step(self.progress)
+            self._freeze_or_release()
             loss, hits = self._step(images, labels)
             self.seconds = seconds_before + perf_counter() - start
             self._advance()
@@ -118,6 +126,19 @@ class Trainer:
             if self.finished:
                 return
         self.position.epoch, self.position.step = self.position.epoch + 1, 0
+
+    def _freeze_or_release(self) -> None:
+        """Freeze the layers that were taken over for the first part of the run, and release them after it."""
+        alone = self.new_layer is not None and self.progress < self.recipe.new_layer_alone
+        if alone == self.alone:
+            return
+        self.alone = alone
+        self.network.requires_grad_(not alone)
+        if self.new_layer is not None:
+            self.new_layer.requires_grad_()
+        self.wrapped = self.network
+        gc.collect()  # the old wrapper is in a cycle, and its hooks would go on averaging
+        self.wrapped = self.group.wrap(self.network)  # the gradients that are averaged are chosen here
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
         """This process's share of the batches, with the seconds that it waited for each."""

@@ -103,7 +103,8 @@ def test_too_many_damaged_photographs_stop_the_run(tmp_path: Path, capsys: pytes
     for number in (1, 2):
         (folder / "train" / "cat" / f"{number}.png").write_text("no picture")
     assert train.main(["--data", str(folder), "--output", str(tmp_path / "pets.pt"), *TINY]) == 1
-    named, stopped = capsys.readouterr().err.splitlines()
+    summary, named, stopped = capsys.readouterr().err.splitlines()
+    assert "; 2 damaged, " in summary
     assert "skipped (1 of 120 images)" in named
     assert "2 of 120 images are damaged, more than 1%: remove or replace them" in stopped
     assert not (tmp_path / "pets.pt").exists()
