@@ -75,7 +75,7 @@ def export_all(fp32: Path, sources: Sources, progress: Progress, command: Sequen
     """Write fp16 and int8 models beside an FP32 model in this project's signature, and compare all; returns the report.
 
     Raises:
-        UserError: a file cannot be used or written, or the FP32 model is right no more often than chance.
+        UserError: a file cannot be used or written.
     """
 
     def start_bar(name: str, total: int) -> Callable[[int], None]:
@@ -88,7 +88,6 @@ def export_all(fp32: Path, sources: Sources, progress: Progress, command: Sequen
     left_out = _write_others(fp32, sources.precisions, calibration, test, size, start_bar)
     candidates = _candidates(fp32, batch or LARGEST_TIMED_BATCH, {*sources.precisions} - {*left_out})
     rows = numerics.compare(candidates, test, size, start_bar("comparing on the test set", len(test)))
-    _demand_better_than_chance(rows[0], len(onnx_file.classes(model)), fp32)
     timed = test.pixels(size, 0, LARGEST_TIMED_BATCH)
     on_openvino = [each for each in candidates if each.runtime == "OpenVINO"]
     advance = start_bar("measuring speed", sources.rounds) if sources.rounds else lambda rounds: None
@@ -159,15 +158,15 @@ def _candidates(fp32: Path, batch: int, others: Collection[str]) -> list[Candida
     return candidates
 
 
-def _demand_better_than_chance(row: numerics.Comparison, classes: int, path: Path) -> None:
+def _demand_better_than_chance(row: dict[str, Any], fp32: Path) -> None:
     """Refuse a top-1 that guessing reaches: within three deviations of the mean of that many guesses."""
-    if row.top1 is None or classes < 2:
-        return
-    mean = row.images / classes
-    if row.top1 * row.images <= mean + 3 * math.sqrt(mean * (1 - 1 / classes)):
+    images, classes = row["images"], len(onnx_file.classes(onnx_file.read(fp32)))
+    mean = images / classes
+    most = mean + 3 * math.sqrt(mean * (1 - 1 / classes))
+    if row["top1"] is not None and classes > 1 and row["top1"] * images <= most:
         raise AccuracyError(
-            f"{path}: top-1 {row.top1:.4f} on {row.images:,} images of {classes:,} classes is no better than guessing; "
-            "check --preset or --mean and --std, and the order of the labels"
+            f"{fp32}: top-1 {row['top1']:.4f} on {images:,} images of {classes:,} classes is no better than guessing; "
+            "check --preset or --mean and --std, and the order of the labels; or publish all the same with --force"
         )
 
 
@@ -237,7 +236,8 @@ def export_and_publish(
         settings: of `publish.publish`.
 
     Raises:
-        UserError: a file cannot be used or written, FP32 itself fails, or the images decide nothing.
+        UserError: a file cannot be used or written, FP32 itself fails or is right no more often than chance, or the
+            images decide nothing.
     """
     columns = (TextColumn("{task.description:>25}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:  # a bar a stage
@@ -245,5 +245,7 @@ def export_and_publish(
     report.show(found)
     for path in (sources.onnx / "report.json", *filter(None, [copy])):
         write_json(path, found)
+    if not settings.get("force"):
+        _demand_better_than_chance(found["rows"][0], fp32)
     version = publish.publish(fp32, sources.test, repository, **settings)
     print(f"version {version} in {repository}" + (f"; {note}" if note else ""))

@@ -93,6 +93,7 @@ CURL = (
 
 TABLE: dict[str, Run | Parse | Covered] = {
     # the targets of make
+    "make imagenet": Covered("tests/export/test_imagenet.py::test_photographs_are_named_without_training"),
     "make demo": Covered("tests/test_main_job.py::test_demo_printed_five_labels_a_picture_over_both_protocols"),
     "make test": Parse("these tests"),
     "make help": Run(),
@@ -146,18 +147,15 @@ TABLE: dict[str, Run | Parse | Covered] = {
         "tests/training/test_claims.py::test_one_claim_again_leaves_the_others_and_what_was_found_before"
     ),
     # export
-    "alexnet-triton to-onnx artifacts/photos/checkpoint.pt artifacts/photos/model.onnx --images photos/test": Photos(),
-    "alexnet-triton publish artifacts/photos/model.onnx --images photos/test "
-    "--repository artifacts/photos/model_repository": Photos(),
+    "alexnet-triton export artifacts/photos/checkpoint.pt --test photos/test --onnx artifacts/photos/onnx "
+    "--repository artifacts/photos/model_repository": Photos({"--onnx": "--rounds 1 --force --onnx"}),
     "alexnet-triton export artifacts/checkpoint.pt --test artifacts/test --calibration artifacts/calibration": Covered(
         "tests/export/test_pipeline.py::test_every_precision_is_compared"
     ),
     "alexnet-triton to-onnx artifacts/checkpoint.pt artifacts/onnx/model.onnx --images artifacts/pictures": PHOTOS,
     "alexnet-triton publish artifacts/onnx/model.onnx --images artifacts/pictures": PHOTOS,
-    "alexnet-triton publish --onnx resnet50.onnx --labels labels.txt --name resnet50 "
-    "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375": Covered(
-        "tests/export/test_resnet_example.py::test_published_served_and_asked"
-    ),
+    "alexnet-triton export resnet50.onnx --labels labels.txt --preset torchvision --test photos/test --name resnet50 "
+    "--onnx artifacts/resnet50": Covered("tests/export/test_resnet_example.py::test_published_served_and_asked"),
     "alexnet-triton rollback": Covered(
         "tests/export/test_live.py::test_publish_rollback_and_broken_publications_under_load"
     ),
@@ -359,11 +357,11 @@ def test_labels_by_plain_curl(shell: str, size: tuple[int, int], tiny_server: Se
 
 def test_your_own_photographs(tmp_path: Path, server: Server) -> None:
     """The commands that make, publish and classify a user's own photographs, and a server on what they made."""
-    for split in ("train", "test"):
+    for split, count in (("train", 8), ("test", 32)):  # 32 of the test images calibrate INT8
         for colour in ("blue", "red"):
             folder = tmp_path / "photos" / split / colour
             folder.mkdir(parents=True)
-            for number in range(8):
+            for number in range(count):
                 Image.new("RGB", (64, 48 + number), colour).save(folder / f"{number}.jpg")
     network = NetworkConfig("alexnet_owt", classes=2, width=0.25)  # in the place of the published one
     trained = Checkpoint(network, AlexNet(network).state_dict(), ("a", "b"), (127.0,) * 3, (60.0,) * 3, "nothing")
@@ -374,7 +372,7 @@ def test_your_own_photographs(tmp_path: Path, server: Server) -> None:
         assert isinstance(row, Photos)
         done = run(replaced(text, row.replace), tmp_path, **ports(server))
         assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "photos.jsonl").read_text().splitlines()) == 32
+    assert len((tmp_path / "photos.jsonl").read_text().splitlines()) == 80
     assert (tmp_path / "answers/index.html").is_file()
     with running_server(tmp_path / "artifacts/photos/model_repository") as running:
         running.check()
