@@ -70,9 +70,11 @@ PAPER = Recipe(
 )
 # A few epochs on a small machine.
 FAST = Recipe("fast", 64, 3e-4, "adamw", weight_decay=0.05, label_smoothing=0.05, dropout=0.1, holdout=0.02, epochs=5)
-# A trained network and a few hundred images, which the run sees many times: much regularisation, nothing held out.
+# A trained network and a few hundred images, which the run sees many times. Nothing is held out: they are few.
+# The best of seven pairs of learning rate and dropout, at width 0.25, compared on training images of CIFAR-10 that none
+# of the runs had trained on.
 FINE_TUNE = Recipe(
-    "finetune", 32, 1e-3, "adamw", weight_decay=0.05, label_smoothing=0.1, dropout=0.5, lighting=0.1, budget_s=300.0
+    "finetune", 32, 3e-3, "adamw", weight_decay=0.05, label_smoothing=0.1, dropout=0.2, lighting=0.1, budget_s=300.0
 )
 RECIPES = {recipe.name: recipe for recipe in (DEMO, PAPER, FAST, FINE_TUNE)}
 

@@ -134,7 +134,7 @@ def _run(options: argparse.Namespace) -> None:
     with join() as group:
         dataset = open_dataset(options.data, options.data_dir)
         initial = load_initial(options.init, group) if options.init else None
-        if group.is_first and options.data not in NAMED:
+        if group.is_first and options.data not in NAMED and not options.resume:
             print(printable(short_summary(dataset)), file=sys.stderr, flush=True)
         config = make_config(options, len(dataset.classes), group.world, initial)
         with progress_bar(group.is_first) as progress:
