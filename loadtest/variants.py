@@ -18,7 +18,7 @@ from alexnet_triton.serving import Server
 from alexnet_triton.serving.repository import Repository, config_file
 
 Setting = Mapping[str, str]
-Edit = Callable[[Mapping[str, ModelConfig]], None]  # of all models' configurations, in place
+Edit = Callable[[Mapping[str, ModelConfig]], None]  # of the configurations by their source's names, in place
 NETWORK, DECODER, VARIANT = "alexnet", "preprocess", "cpu"
 
 
@@ -68,10 +68,10 @@ def edit_in_place(repository: Path, edit: Edit) -> None:
     Raises:
         RepositoryError: the repository cannot be read.
     """
-    before, after = (Repository.open(repository, VARIANT).configs for _ in range(2))
-    edit(after)
-    for name, config in after.items():
-        if config != before[name]:
+    before, after = (Repository.open(repository, VARIANT) for _ in range(2))
+    edit(after.by_source_name)
+    for name, config in after.configs.items():
+        if config != before.configs[name]:
             write_text(config_file(repository / name, VARIANT), text_format.MessageToString(config))
 
 

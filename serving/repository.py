@@ -88,6 +88,12 @@ class Repository:
         """The models that an image passes in `classify`."""
         return [step.model_name for step in self.configs["classify"].ensemble_scheduling.step]
 
+    @property
+    def by_source_name(self) -> dict[str, ModelConfig]:
+        """The configurations of `preprocess`, `alexnet` and `classify`, whatever the first two are called here."""
+        names = dict(zip(("preprocess", "alexnet"), self.classify_steps, strict=True))
+        return {source: self.configs[name] for source, name in {**names, "classify": "classify"}.items()}
+
     def reference_answers(self, version: str) -> list[ReferenceAnswer]:
         """The reference images of a version of `classify`, and their answers.
 

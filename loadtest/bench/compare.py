@@ -20,7 +20,6 @@ from alexnet_triton.loadtest.bench.report import Rows, build_result, medians, su
 from alexnet_triton.loadtest.bench.servers import PEERS, TRITON_HEADERS, Triton, peer, triton
 from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_load, jpeg_request, pixels_request
 from alexnet_triton.loadtest.variants import variant_of
-from alexnet_triton.serving.repository import Repository
 
 TARGETS = (BOUND, OURS, *PEERS)
 WARM_UP_CONNECTIONS = 16
@@ -89,7 +88,7 @@ def measure_tensors(config: BenchConfig, advance: Advance) -> dict[str, Any]:
         return [{"connections": 0, "images_per_s": bound.network_alone(config, setting, config.seconds)}]
 
     with triton(config.repository, config.folder) as server:
-        load = partial(grpc_load, server, "alexnet", _pixel_requests(config), CONCURRENT)
+        load = partial(grpc_load, server, config.network_config.name, _pixel_requests(config), CONCURRENT)
         load(config.warm_up_s)
         targets = {ENGINE_ALONE: measure_engine, PIXELS: lambda: [asdict(load(config.seconds))]}
         rows = take_turns(config, advance, targets)
@@ -99,8 +98,9 @@ def measure_tensors(config: BenchConfig, advance: Advance) -> dict[str, Any]:
 
 
 def _pixel_requests(config: BenchConfig) -> list[bytes]:
-    size = Repository.open(config.repository, "cpu").configs["alexnet"].input[0].dims[0]
-    return [pixels_request(decode(body, size)) for body in config.load_images()[:PIXEL_REQUESTS]]
+    network = config.network_config
+    pixels = [decode(body, network.input[0].dims[0]) for body in config.load_images()[:PIXEL_REQUESTS]]
+    return [pixels_request(network.name, each) for each in pixels]
 
 
 def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
@@ -113,11 +113,11 @@ def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
 
 
 def _load_both(config: BenchConfig, repository: Path, name: str) -> Iterator[dict[str, Any]]:
-    requests = _pixel_requests(config)
+    requests, network = _pixel_requests(config), config.network_config.name
     with triton(repository, config.folder) as server:
         send: dict[str, Callable[[float], Load]] = {
             JPEG: lambda seconds: jpeg_load(server, CONCURRENT, seconds, config.bodies),
-            PIXELS: lambda seconds: grpc_load(server, "alexnet", requests, CONCURRENT, seconds),
+            PIXELS: lambda seconds: grpc_load(server, network, requests, CONCURRENT, seconds),
         }
         for kind, load in send.items():
             load(config.warm_up_s)

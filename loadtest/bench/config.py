@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_triton.common.command import UserError
 from alexnet_triton.common.files import JPEG_SUFFIXES
 from alexnet_triton.common.provenance import usable_cores
+from alexnet_triton.serving.repository import Repository
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS, OURS_GRPC, BOUND = "this server, HTTP", "this server, gRPC", "bound, no server"
@@ -50,9 +52,14 @@ class BenchConfig:
     client_images: int = 10_000
 
     @property
+    def network_config(self) -> ModelConfig:
+        """The configuration of the network that `classify` asks."""
+        return Repository.open(self.repository, "cpu").by_source_name["alexnet"]
+
+    @property
     def network(self) -> Path:
-        """The newest version folder of `alexnet`: every target runs the engine file in it."""
-        versions = [path for path in (self.repository / "alexnet").iterdir() if path.name.isdecimal()]
+        """The newest version folder of the network: every target runs the engine file in it."""
+        versions = [path for path in (self.repository / self.network_config.name).iterdir() if path.name.isdecimal()]
         return max(versions, key=lambda path: int(path.name)).absolute()
 
     @property

@@ -10,7 +10,7 @@ from alexnet_triton.loadtest.bench.servers import Triton, triton
 from alexnet_triton.loadtest.bench.wrk import jpeg_load
 from alexnet_triton.loadtest.measure import Measured, Setup, measure_in_process
 from alexnet_triton.loadtest.recorder import Times
-from alexnet_triton.loadtest.workload import Plan
+from alexnet_triton.loadtest.workload import Plan, Users
 from alexnet_triton.serving.errors import ControlError
 
 CONNECTIONS = 64  # give the sustained rate
@@ -21,20 +21,26 @@ REFUSED = "HTTP 503"
 
 
 def measure_overload(config: BenchConfig, advance: Advance) -> dict[str, Any]:
-    """Twice the sustained rate from clients that do not wait, and the time until single requests are fast again."""
+    """Twice the sustained rate from clients that do not wait, and the time until single requests are fast again.
+
+    The same load generator finds the sustained rate: it runs on the server's cores, so another one's cost differs.
+    """
     with triton(config.repository, config.folder) as server:
         jpeg_load(server, CONNECTIONS, config.warm_up_s, config.bodies)
         advance("the sustained rate")
-        rounds = [jpeg_load(server, CONNECTIONS, config.seconds, config.bodies) for _ in range(config.repeats)]
-        peaks = [each.images_per_s for each in rounds]
+        target = Config(urls=(f"http://{server.http}",))
+        users = Setup(Users(CONNECTIONS, config.seconds), connections=CONNECTIONS, timeout_s=OVERLOAD_TIMEOUT_S)
+        rounds = [measure_in_process(target, config.bodies, users) for _ in range(config.repeats)]
+        peaks = [each.right / each.seconds for each in rounds]
         peak = median(peaks)
         before_ms = jpeg_load(server, 1, config.seconds / 2, config.bodies).p99_ms
         advance(f"{OVERLOAD * peak:.0f} requests a second for {config.overload_s:g} s")
         load = Plan(OVERLOAD * peak, config.overload_s, arrivals="poisson")
         setup = Setup(load, connections=OVERLOAD_CONNECTIONS, timeout_s=OVERLOAD_TIMEOUT_S)
-        measured = measure_in_process(Config(urls=(f"http://{server.http}",)), config.bodies, setup)
+        measured = measure_in_process(target, config.bodies, setup)
         normal_s = _time_to_normal(server, config.load_images()[0], 2 * before_ms)
-    return {"sustained_per_s": peaks, **_evaluate(measured, peak), "normal_after_s": normal_s}
+    cores = {"sustained": rounds[-1].generator.cores, "overload": measured.generator.cores}
+    return {"sustained_per_s": peaks, "generator_cores": cores, **_evaluate(measured, peak), "normal_after_s": normal_s}
 
 
 def _evaluate(measured: Measured, peak: float) -> dict[str, Any]:

@@ -27,7 +27,7 @@ CLEARLY_BETTER = 1.02  # times the rate of before; less is noise
 
 def read_settings(repository: Path) -> TunedSettings:
     """The settings of a built repository. A queue with priorities wants two instances of a model or more."""
-    configs = Repository.open(repository, "cpu").configs
+    configs = Repository.open(repository, "cpu").by_source_name
     network = configs["alexnet"]
     return TunedSettings(
         instance_count(configs["preprocess"]),

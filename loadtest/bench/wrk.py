@@ -71,9 +71,9 @@ def jpeg_request(images: Sequence[bytes]) -> bytes:
     return _serialize("classify", "encoded", "BYTES", (len(images), 1), bytes_tensor(images))
 
 
-def pixels_request(pixels: np.ndarray) -> bytes:
-    """A serialised request to `alexnet`, of one image, uint8 [height, width, 3]."""
-    return _serialize("alexnet", "images", "UINT8", (1, *pixels.shape), pixels.tobytes())
+def pixels_request(model: str, pixels: np.ndarray) -> bytes:
+    """A serialised request to a network, of one image, uint8 [height, width, 3]."""
+    return _serialize(model, "images", "UINT8", (1, *pixels.shape), pixels.tobytes())
 
 
 def _serialize(model: str, name: str, datatype: str, shape: Sequence[int], content: bytes) -> bytes:
