@@ -1,7 +1,6 @@
 """The core under both classifiers: finds the model, classifies batches, and isolates bad images."""
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from alexnet_triton.client.images import RemoteImage, Source, blank, path_of, pa
 from alexnet_triton.client.inference import Inference, Outcome
 from alexnet_triton.client.protocol import Classification, Failure, Json, Result, Signature, Transport, read_signature
 from alexnet_triton.client.servers import Deadline, Dispatcher, Endpoint, Pool
+from alexnet_triton.common.provenance import usable_cores
 
 POLL_S = 0.1
 POLL_TIMEOUT_S = 2.0
@@ -34,7 +34,7 @@ class Session:
         self._inference: Inference | None = None
         self._opening = asyncio.Lock()
         self._in_flight = asyncio.Semaphore(config.concurrency)
-        self._readers = ThreadPoolExecutor(max(READERS, os.cpu_count() or 1), thread_name_prefix="classify-read")
+        self._readers = ThreadPoolExecutor(max(READERS, usable_cores()), thread_name_prefix="classify-read")
 
     async def wait(self, wait_s: float) -> None:
         """Wait until one of the servers has the model ready.

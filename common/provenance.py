@@ -1,5 +1,6 @@
 """Where and with what a figure was made: the machine, the versions, the command."""
 
+import math
 import os
 import platform
 import shlex
@@ -9,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 SECRET_OPTIONS = ("--header",)
+MOST_CORES = 1e6
+_GROUPS = Path("/sys/fs/cgroup")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -45,8 +48,32 @@ def processor_name() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: by its affinity, and by the quota of its control groups, rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, math.ceil(quota_cores())))
+
+
+def quota_cores(groups: Path = _GROUPS, own: Path = Path("/proc/self/cgroup")) -> float:
+    """Cores' worth of time that the control groups of this process allow; at most a million. See cgroups(7)."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:  # no Linux
+        return MOST_CORES
+    folders = [groups / path.strip("/") for _, controllers, path in lines if not controllers]
+    folders += [groups / "cpu" / path.strip("/") for _, controllers, path in lines if "cpu" in controllers.split(",")]
+    return min((_quota(each) for folder in folders for each in (folder, *folder.parents)), default=MOST_CORES)
+
+
+def _quota(folder: Path) -> float:
+    """Of one group: cpu.max holds quota and period in microseconds (version 2), or each has a file (version 1)."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = (folder.joinpath(f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else MOST_CORES
+    except (OSError, ValueError):  # no such group, or no bound: "max"
+        return MOST_CORES
 
 
 def gpu_names() -> list[str]:

@@ -1,7 +1,6 @@
 """One network in several runtimes, each compared with a reference on real images: answers, accuracy, speed."""
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.export.errors import AccuracyError, ModelError
 from alexnet_triton.export.images import LabelledImages
 from alexnet_triton.serving.engine import openvino_core
@@ -54,7 +54,7 @@ def openvino(model: Path, precision: str = "f32") -> Runner:
     Raises:
         ModelError: OpenVINO cannot compile it.
     """
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": os.cpu_count() or 1}
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": usable_cores()}
     try:
         compiled = openvino_core().compile_model(str(model), "CPU", settings)
     except RuntimeError as error:

@@ -16,7 +16,7 @@ from tritonclient.grpc.model_config_pb2 import TYPE_UINT8, ModelConfig, ModelWar
 
 from alexnet_triton.common.files import replacing, sync, write_errors, write_json
 from alexnet_triton.export.errors import PublishError
-from alexnet_triton.export.settings import MAX_WAIT_S, MachineSettings, read_tuned
+from alexnet_triton.export.settings import MAX_WAIT_S, SIZES, MachineSettings, file_for_cores, read_tuned
 from alexnet_triton.serving.repository import PARKED, ReferenceAnswer, unpark, write_references
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
@@ -25,6 +25,7 @@ CONFIGS = {
     "config.pbtxt": ("config.pbtxt",),
     "configs/cpu.pbtxt": ("configs/cpu.pbtxt",),
     "configs/onnxruntime.pbtxt": ("configs/onnxruntime.pbtxt", "configs/cpu.pbtxt"),
+    **{file_for_cores(cores): ("configs/cpu.pbtxt",) for cores in SIZES},
 }
 MANIFEST = "manifest.json"
 # A file where Python would make a folder for the compiled model.py: a folder that changes after a version's load makes

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,12 @@ from alexnet_triton.export.errors import PublishError
 
 MAX_WAIT_S = 2.5
 TUNED = "settings.json"  # of a repository
-TUNED_VARIANT = "configs/cpu.pbtxt"
+# Numbers of cores that a publication writes configurations for; fewer than the first have what the source says. The
+# server takes the largest that the cores it may use are enough for.
+SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
+MOST_NETWORKS = 24  # processes, each of which holds a compiled copy of the network; then they get more threads
+DECODERS_A_CORE = 0.75  # decoding takes two fifths of the cores; processes that decode also wait
+QUEUE_A_CORE = 1024  # requests, at most, that wait for a model
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class TunedSettings:
     threads: int  # of each network
     batch: int  # the largest
     delay_us: int  # how long the first image of a batch waits for more
+    cores: int = 0  # of the configuration that was tuned: one of `SIZES`, 0 for fewer than those
 
     def apply(self, model: str, config: ModelConfig) -> None:
         """Change a configuration of one of the source's models, in place."""
@@ -45,11 +52,30 @@ class MachineSettings:
 
     def fit(self, model: str, file: str, config: ModelConfig) -> None:
         """Change `file` of one of the source's models, in place; the variants share that of `classify`."""
-        if self.tuned and (file == TUNED_VARIANT or model == "classify"):
+        for cores in SIZES:
+            if file == file_for_cores(cores):
+                _scale(model, config, cores)
+        if self.tuned and (file == file_for_cores(self.tuned.cores) or model == "classify"):
             self.tuned.apply(model, config)
         if config.HasField("dynamic_batching"):
             policy = config.dynamic_batching.default_queue_policy
             policy.default_timeout_microseconds = round(self.max_wait_s * 1e6)
+
+
+def file_for_cores(cores: int) -> str:
+    """The configuration, in a model's folder, that a server takes on so many cores of `SIZES`, or on fewer (0)."""
+    return f"configs/cpu-{cores}.pbtxt" if cores else "configs/cpu.pbtxt"
+
+
+def _scale(model: str, config: ModelConfig, cores: int) -> None:
+    """Change a configuration of one of the source's models for so many cores, in place."""
+    threads = math.ceil(cores / MOST_NETWORKS)
+    if model == "preprocess":
+        config.instance_group[0].count = math.ceil(DECODERS_A_CORE * cores)
+    elif model == "alexnet":
+        config.instance_group[0].count = cores // threads
+        config.parameters["threads"].string_value = str(threads)
+    config.dynamic_batching.default_queue_policy.max_queue_size = QUEUE_A_CORE * cores
 
 
 def read_tuned(repository: Path) -> TunedSettings | None:

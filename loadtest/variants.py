@@ -15,7 +15,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from alexnet_triton.common.files import write_text
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.serving import Server
-from alexnet_triton.serving.repository import Repository, config_file
+from alexnet_triton.serving.repository import Repository
 
 Setting = Mapping[str, str]
 Edit = Callable[[Mapping[str, ModelConfig]], None]  # of the configurations by their source's names, in place
@@ -72,7 +72,7 @@ def edit_in_place(repository: Path, edit: Edit) -> None:
     edit(after.by_source_name)
     for name, config in after.configs.items():
         if config != before.configs[name]:
-            write_text(config_file(repository / name, VARIANT), text_format.MessageToString(config))
+            write_text(after.config_file(name), text_format.MessageToString(config))
 
 
 def describe_setting(setting: Setting) -> str:

@@ -135,9 +135,7 @@ def _stop(name: str | None) -> None:
 def _serve_options(words: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog=SERVE, description="Serve a built repository with Triton, until Ctrl-C or SIGTERM.")
     parser.add_argument("--repository", type=Path, default=Path("artifacts/model_repository"))
-    parser.add_argument(
-        "--variant", choices=sorted(VARIANTS), default="cpu", help="which configurations (default: cpu)"
-    )
+    parser.add_argument("--variant", choices=VARIANTS, default="cpu", help="which configurations (default: cpu)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     for name, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         variable = f"{name.upper()}_PORT"

@@ -1,7 +1,6 @@
 """The network on a processor: OpenVINO, one batch at a time. The model `alexnet` runs this when there is no GPU."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.serving.errors import EngineError
 
 # OpenVINO takes bf16 by itself where the processor has it. The precision is said instead, so that an
@@ -84,7 +84,7 @@ class Engine:
         path = folder / MODEL_FILES[precision]
         if not path.is_file():
             raise EngineError(f"no {path}: publish the model in precision {precision}")
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         threads = config.threads or cores
         settings = {
             "PERFORMANCE_HINT": "LATENCY",

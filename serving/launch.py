@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.serving.control import KEY_HEADER
 from alexnet_triton.serving.errors import InstallationError, PortTakenError, ServingError
 from alexnet_triton.serving.repository import Repository
@@ -30,7 +31,7 @@ EXIT_TIMEOUT_S = 7  # for requests in flight; below the supervisor's grace
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 # More than half the cores for reading requests would, when there are too many, refuse them faster than the models
 # answer the others: refusing costs a twentieth of answering, and callers ask again at once.
-HTTP_THREADS = max(1, (os.cpu_count() or 1) // 2)
+HTTP_CORES = 2  # a thread
 SHM_BYTES = 16 * 2**20  # a Python backend instance: a batch of images in, its answers out
 QUEUE_BYTES, PIDFD_GETFD = 2**22, 438  # wanted; the system call's number
 _ARG_START, _ARG_END = 48, 49  # fields of /proc/pid/stat, counted from 1, proc(5)
@@ -213,7 +214,7 @@ def build_command(
         "http-address": config.host,
         "grpc-address": config.host,
         "metrics-address": config.host,
-        "http-thread-count": HTTP_THREADS,
+        "http-thread-count": max(1, usable_cores() // HTTP_CORES),
         **{f"{name}-port": port for name, port in ports.items()},
         "http-restricted-api": f"{CLOSED_APIS}:{KEY_HEADER}={key}",
         "grpc-restricted-protocol": f"{CLOSED_APIS}:{KEY_HEADER}={key}",

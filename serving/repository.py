@@ -17,6 +17,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_triton.common.command import complain
 from alexnet_triton.common.files import write_json
+from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.serving.errors import RepositoryError
 
 CLASSIFY = Path("classify", "config.pbtxt")  # names the version that is served
@@ -24,7 +25,7 @@ PARKED = ".previous"  # <model>/<version> in it: versions that Triton is not to 
 LOCK = ".lock"
 LOCK_TIMEOUT_S = 120.0
 _LOCK_POLL_S = 0.1
-VARIANTS = {"gpu": "config.pbtxt", "cpu": "configs/cpu.pbtxt", "onnxruntime": "configs/onnxruntime.pbtxt"}
+VARIANTS = ("cpu", "gpu", "onnxruntime")
 # Between engines of one precision, and between a processor and a GPU, answers differ by this much at most; each
 # published precision may be the one that is served.
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 5e-2}
@@ -67,6 +68,8 @@ class Repository:
     def open(cls, path: str | Path, variant: str) -> "Repository":
         """Check a repository and read the configurations of the models that have a version to load.
 
+        The variant `cpu` becomes that of the cores that this process may use, such as `cpu-16`, where there is one.
+
         Raises:
             RepositoryError: it is missing, empty, unreadable, or a configuration is broken or absent.
         """
@@ -74,6 +77,7 @@ class Repository:
         try:
             models = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
             loaded = [model for model in models if has_versions(model)]
+            variant = fit_variant(loaded, variant, usable_cores())
             configs = {model.name: _read_config(config_file(model, variant)) for model in loaded}
         except FileNotFoundError as error:
             raise RepositoryError(f"no {error.filename}: build the repository with `make export`") from error
@@ -87,6 +91,10 @@ class Repository:
     def classify_steps(self) -> list[str]:
         """The models that an image passes in `classify`."""
         return [step.model_name for step in self.configs["classify"].ensemble_scheduling.step]
+
+    def config_file(self, model: str) -> Path:
+        """The file that a model's configuration was read from."""
+        return config_file(self.path / model, self.variant)
 
     @property
     def by_source_name(self) -> dict[str, ModelConfig]:
@@ -260,8 +268,18 @@ def config_file(model: Path, variant: str) -> Path:
 
     https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_configuration.md
     """
-    own = model / VARIANTS[variant]
-    return own if own.is_file() else model / VARIANTS["gpu"]
+    own = model / "configs" / f"{variant}.pbtxt"
+    return own if own.is_file() else model / "config.pbtxt"
+
+
+def fit_variant(models: Sequence[Path], variant: str, cores: int) -> str:
+    """For `cpu` the variant `cpu-N` of the most cores that these are enough for, if every model on the CPU has it."""
+    configs = [model / "configs" for model in models if (model / "configs" / "cpu.pbtxt").is_file()]
+    if variant != "cpu" or not configs:
+        return variant
+    sizes = [{path.stem.removeprefix("cpu-") for path in folder.glob("cpu-*.pbtxt")} for folder in configs]
+    fitting = [int(size) for size in set.intersection(*sizes) if size.isdecimal() and int(size) <= cores]
+    return f"cpu-{max(fitting)}" if fitting else variant
 
 
 def instance_count(config: ModelConfig) -> int:

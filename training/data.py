@@ -1,7 +1,6 @@
 """Data sets: labelled images in memory or in files, by name or from a folder of photographs."""
 
 import argparse
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from PIL import Image
 
 from alexnet_triton.common.command import complain
 from alexnet_triton.common.files import is_image, sha256
+from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.imaging import ImageError, open_image
 from alexnet_triton.training import cifar10, fashion_mnist
 from alexnet_triton.training.errors import DataError
@@ -241,7 +241,7 @@ def is_test(path: Path) -> bool:
 def map_files(work: Callable[[Path], Result], paths: Sequence[Path], what: str) -> Iterator[Result]:
     """What `work` returns of each file, in order, by threads. A bar on stderr when it takes over BAR_AFTER_S."""
     start, done = perf_counter(), 0
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress_bar() as progress:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool, progress_bar() as progress:
         task = progress.add_task(what, total=len(paths), visible=False, note="")
         for first in range(0, len(paths), BLOCK):
             for result in pool.map(work, paths[first : first + BLOCK]):

@@ -1,6 +1,5 @@
 """Images ready for the network: crops for training and evaluation, and batches that threads prepare ahead."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.imaging import SHORT_SIDE, Box, center_box, resample
 from alexnet_triton.training.data import PixelStatistics, Split
 from alexnet_triton.training.recipe import Recipe
@@ -131,7 +131,7 @@ def batches(split: Split, chunks: Iterable[Chunk], crop: Crop, pin: bool = False
 
     Threads prepare a few batches ahead: decoding and scaling release the interpreter lock.
     """
-    all_labels, workers = split.labels, len(os.sched_getaffinity(0))
+    all_labels, workers = split.labels, usable_cores()
 
     def prepare(chunk: Chunk) -> Batch:
         opened = [(split.image(int(index)), int(index), int(place)) for index, place in zip(*chunk, strict=True)]

@@ -27,7 +27,8 @@ CLEARLY_BETTER = 1.02  # times the rate of before; less is noise
 
 def read_settings(repository: Path) -> TunedSettings:
     """The settings of a built repository. A queue with priorities wants two instances of a model or more."""
-    configs = Repository.open(repository, "cpu").by_source_name
+    opened = Repository.open(repository, "cpu")
+    configs = opened.by_source_name
     network = configs["alexnet"]
     return TunedSettings(
         instance_count(configs["preprocess"]),
@@ -35,6 +36,7 @@ def read_settings(repository: Path) -> TunedSettings:
         int(network.parameters["threads"].string_value),
         network.max_batch_size,
         network.dynamic_batching.max_queue_delay_microseconds,
+        int(opened.variant.partition("-")[2] or 0),
     )
 
 

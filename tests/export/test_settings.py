@@ -1,6 +1,6 @@
 """The longest wait is written into every queue, and a publication keeps what was tuned."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ import pytest
 from alexnet_triton.common.files import write_json
 from alexnet_triton.export import publish
 from alexnet_triton.export.errors import PublishError
-from alexnet_triton.export.settings import TUNED, TunedSettings
+from alexnet_triton.export.settings import SIZES, TUNED, TunedSettings
 from alexnet_triton.serving.repository import VARIANTS, Repository, instance_count
 from tests.export.test_publishers import write_model
 from tests.serving.tiny import publication
@@ -51,7 +51,30 @@ def test_no_wait_of_this_world(
         assert f"--max-wait: {value!r}: give seconds from 0.001 to 3600" in error
 
 
-def test_what_was_tuned_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cores", SIZES)
+def test_processes_and_threads_follow_the_cores(cores: int, tmp_path: Path) -> None:
+    publish_tiny(tmp_path / "built", publication(tmp_path))
+    configs = Repository.open(tmp_path / "built", f"cpu-{cores}").configs
+    network, decoder = configs["alexnet"], configs["preprocess"]
+    threads = int(network.parameters["threads"].string_value)
+    assert 0.8 * cores <= instance_count(network) * threads <= cores
+    assert instance_count(network) <= 24
+    assert 0.7 * cores <= instance_count(decoder) <= cores
+    queues = [config.dynamic_batching.default_queue_policy.max_queue_size for config in (network, decoder)]
+    assert queues == [1024 * cores] * 2
+
+
+def test_what_was_tuned_on_another_size_leaves_this_one(tmp_path: Path) -> None:
+    repository = tmp_path / "built"
+    publish_tiny(repository, publication(tmp_path, 0))
+    write_json(repository / TUNED, asdict(replace(TUNING, cores=8)))
+    publish_tiny(repository, publication(tmp_path, 1))
+    counts = {name: instance_count(Repository.open(repository, name).configs["alexnet"]) for name in ("cpu-4", "cpu-8")}
+    assert counts == {"cpu-4": 4, "cpu-8": TUNING.networks}
+
+
+def test_what_was_tuned_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_triton.serving.repository.usable_cores", lambda: 2)
     repository = tmp_path / "built"
     publish_tiny(repository, publication(tmp_path, 0))
     write_json(repository / TUNED, asdict(TUNING))

@@ -12,7 +12,7 @@ from subprocess import CompletedProcess, TimeoutExpired
 
 from alexnet_triton.common.command import FAILED
 from alexnet_triton.loadtest.bench.config import ROOT
-from alexnet_triton.serving.repository import served_version
+from alexnet_triton.serving.repository import Repository, served_version
 from tests.faults.server import HOST, ServedCopy, link_tree
 from tests.faults.suite import GIVE_UP_S, Context, FaultClass, Seen
 from tests.faults.wire import RIGHT, Door, Tally, ask
@@ -81,7 +81,9 @@ def _change_models(copy: Path, version: str, change: Callable[[bytes], bytes]) -
 
 DAMAGES: dict[str, Damage] = {
     "half a model": lambda copy, version: _change_models(copy, version, lambda content: content[:100_000]),
-    "a configuration that is none": lambda copy, version: _overwrite(copy / "alexnet/configs/cpu.pbtxt", b"{ nothing"),
+    "a configuration that is none": lambda copy, version: _overwrite(
+        Repository.open(copy, "cpu").config_file("alexnet"), b"{ nothing"
+    ),
     "a manifest that is none": lambda copy, version: _overwrite(copy / "alexnet" / version / "manifest.json", b"{"),
     "no reference answer": lambda copy, version: _overwrite(copy / "classify" / version / "reference.json", b"[]"),
     "a model of zeros": lambda copy, version: _change_models(copy, version, lambda _: bytes(1000)),

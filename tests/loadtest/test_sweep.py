@@ -110,7 +110,8 @@ def test_settings_are_combined() -> None:
 
 
 def test_a_variant_leaves_the_original_alone(tiny_repository: Path) -> None:
-    before = (tiny_repository / "alexnet/configs/cpu.pbtxt").read_bytes()
+    file = Repository.open(tiny_repository, "cpu").config_file("alexnet")
+    before = file.read_bytes()
     setting = {"delay": "500", "instances": "3", "decoders": "1", "precision": "fp32", "threads": "2"}
     with variant_of(tiny_repository, setting) as copy:
         configs = Repository.open(copy, "cpu").configs
@@ -119,7 +120,7 @@ def test_a_variant_leaves_the_original_alone(tiny_repository: Path) -> None:
     assert [configs[name].instance_group[0].count for name in ("alexnet", "preprocess")] == [3, 1]
     assert configs["alexnet"].parameters["precision"].string_value == "fp32"
     assert not copy.exists()
-    assert (tiny_repository / "alexnet/configs/cpu.pbtxt").read_bytes() == before
+    assert file.read_bytes() == before
 
 
 def test_batching_off_is_measured_on_a_server_of_its_own(tiny_repository: Path, pictures: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from alexnet_triton.client.protocol import Classification
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.pixels import DaliDecoder, decode_requests, make_decoder
+from alexnet_triton.serving.repository import Repository
 from tests.serving.tiny import SIZE, answer, build_repository, jpeg, network, running_server
 
 CLOSE = 1.5  # of 255, on average: DALI decodes at full size, `imaging` at a reduced scale where that is enough
@@ -104,7 +105,7 @@ def test_a_decoder_that_is_none() -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = build_repository(tmp_path_factory.mktemp("dali") / "model_repository")
-    path = repository / "preprocess" / "configs" / "cpu.pbtxt"
+    path = Repository.open(repository, "cpu").config_file("preprocess")
     config = text_format.Parse(path.read_text(), ModelConfig())
     config.parameters["decoder"].string_value = "dali"
     path.write_text(text_format.MessageToString(config))

@@ -9,8 +9,8 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, TYPE_UINT
 
 from alexnet_triton.export.repository import SOURCE
 from alexnet_triton.serving.errors import RepositoryError
-from alexnet_triton.serving.repository import Repository
-from tests.serving.tiny import build_repository, publication, publish
+from alexnet_triton.serving.repository import Repository, fit_variant
+from tests.serving.tiny import build_repository, publication, publish, running_server
 
 CONFIGS = sorted(SOURCE.glob("**/*.pbtxt"))
 TENSORS = {
@@ -57,15 +57,15 @@ def test_a_file_is_no_repository(tmp_path: Path) -> None:
 
 def test_broken_config_is_named(tmp_path: Path) -> None:
     built = build_repository(tmp_path / "built")
-    (built / "alexnet" / "configs" / "cpu.pbtxt").write_text("name: alexnet {")
-    with pytest.raises(RepositoryError, match=r"alexnet/configs/cpu\.pbtxt is broken"):
+    Repository.open(built, "cpu").config_file("alexnet").write_text("name: alexnet {")
+    with pytest.raises(RepositoryError, match=r"alexnet/configs/cpu(-\d+)?\.pbtxt is broken"):
         Repository.open(built, "cpu")
 
 
 def test_config_of_bytes_is_named(tmp_path: Path) -> None:
     built = build_repository(tmp_path / "built")
-    (built / "alexnet" / "configs" / "cpu.pbtxt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RepositoryError, match=r"alexnet/configs/cpu\.pbtxt is broken"):
+    Repository.open(built, "cpu").config_file("alexnet").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RepositoryError, match=r"alexnet/configs/cpu(-\d+)?\.pbtxt is broken"):
         Repository.open(built, "cpu")
 
 
@@ -96,3 +96,20 @@ def test_dali_may_decode_a_little_otherwise(tmp_path: Path) -> None:
     built = build_repository(tmp_path / "built")
     tolerances = [Repository.open(built, variant).reference_answers("1")[0].tolerance for variant in ("cpu", "gpu")]
     assert tolerances == [1e-3, 5e-2]
+
+
+def test_the_variant_of_the_most_cores_that_are_there(tmp_path: Path) -> None:
+    built = build_repository(tmp_path / "built")
+    models = [built / "alexnet", built / "classify", built / "preprocess"]
+    names = {cores: fit_variant(models, "cpu", cores) for cores in (1, 3, 4, 7, 16, 20, 500)}
+    assert names == {1: "cpu", 3: "cpu", 4: "cpu-4", 7: "cpu-6", 16: "cpu-16", 20: "cpu-16", 500: "cpu-96"}
+    assert fit_variant(models, "gpu", 16) == "gpu"
+    (built / "preprocess" / "configs" / "cpu-16.pbtxt").unlink()  # one model has it no more
+    assert fit_variant(models, "cpu", 16) == "cpu-12"
+
+
+def test_a_server_for_more_cores_than_there_are_answers(tmp_path: Path) -> None:
+    with running_server(build_repository(tmp_path / "built"), variant="cpu-4") as server:
+        assert len(server.stubs()) == 3 + 4
+        assert server.missing_stubs() == []
+        server.check()
