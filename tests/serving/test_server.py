@@ -51,9 +51,11 @@ def _status(server: Server, file: bytes) -> int:
 
 
 def test_requests_are_batched(tiny_server: Server) -> None:
+    """A few large photographs keep the decoders busy, while the others wait together."""
+    images = [jpeg(seed, 4000, 3000) for seed in range(4)] + [jpeg(seed) for seed in range(28)]
     before = _settled_executions(tiny_server)
     with ThreadPoolExecutor(32) as pool:
-        list(pool.map(lambda seed: tiny_server.control.classify(jpeg(seed), timeout_s=30), range(32)))
+        list(pool.map(lambda image: tiny_server.control.classify(image, timeout_s=30), images))
     after = _settled_executions(tiny_server)
     for model in ("preprocess", "alexnet"):
         inferences, executions = (after[model][i] - before[model][i] for i in range(2))
