@@ -93,6 +93,9 @@ CURL = (
 
 TABLE: dict[str, Run | Parse | Covered] = {
     # the targets of make
+    "python docs/served_accuracy.py --repository artifacts/imagenet/model_repository --images photos": Covered(
+        "tests/loadtest/test_served_accuracy.py::test_photographs_through_a_server_in_two_precisions"
+    ),
     "make imagenet": Covered("tests/export/test_imagenet.py::test_photographs_are_named_without_training"),
     "make demo": Covered("tests/test_main_job.py::test_demo_printed_five_labels_a_picture_over_both_protocols"),
     "make test": Parse("these tests"),
