@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -112,8 +112,11 @@ class Triton:
 
     def _stubs(self) -> list[str]:
         assert self.process is not None
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return [pid for children in threads for pid in children.read_text().split()]
+        found: list[str] = []
+        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+                found += children.read_text().split()
+        return found
 
     def _sweep(self) -> None:
         for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
