@@ -148,8 +148,8 @@ class Watcher:
             time.sleep(min(0.1, seconds))
 
     def _count(self, name: str, **details: Any) -> None:
-        self.counts[name] += 1
-        self._event(name.removesuffix("s"), count=self.counts[name], **details)
+        self._event(name.removesuffix("s"), count=self.counts[name] + 1, **details)
+        self.counts[name] += 1  # who sees the count finds the event
 
 
 def watcher_metrics(watcher: Watcher) -> str:

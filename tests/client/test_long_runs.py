@@ -168,6 +168,7 @@ def test_one_writer_a_file(url: str, many: Path, tmp_path: Path) -> None:
     first = subprocess.Popen(command("-r", many, "--url", url, "-o", file), stderr=subprocess.DEVNULL)
     while size(file) < 1000:
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it does not end before the second one looks
     second = classify("-r", many, "--url", url, "-o", file, "--resume")
     first.kill()
     first.wait()

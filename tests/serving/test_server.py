@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -148,8 +149,9 @@ def test_stopped_under_load_it_answers_what_it_has_taken_and_leaves_nothing(tiny
     with Server(tiny_repository, http_port=0, grpc_port=0, metrics_port=0) as server, ThreadPoolExecutor(8) as pool:
         pids, run = [server.pid, *server.stubs()], server.log_path.parent
         assert list(SHARED_MEMORY.glob(f"*{run.name}*"))
-        callers = [pool.submit(_ask_until_refused, server.http_address) for _ in range(8)]
-        time.sleep(0.5)
+        first_answers = [threading.Event() for _ in range(8)]
+        callers = [pool.submit(_ask_until_refused, server.http_address, first) for first in first_answers]
+        assert all(first.wait(30) for first in first_answers)
         server.stop()
         ends = [caller.result() for caller in callers]
     assert {status for _, status in ends} == {404}  # a refusal, and never a cut connection
@@ -160,7 +162,7 @@ def test_stopped_under_load_it_answers_what_it_has_taken_and_leaves_nothing(tiny
     assert not run.exists()
 
 
-def _ask_until_refused(address: str) -> tuple[int, int]:
+def _ask_until_refused(address: str, first: threading.Event) -> tuple[int, int]:
     """Requests one after another on one connection: how many were answered, and the status that ended it."""
     body, answered = jpeg(seed=4), 0
     connection = http.client.HTTPConnection(address, timeout=20)
@@ -172,6 +174,7 @@ def _ask_until_refused(address: str) -> tuple[int, int]:
             connection.close()
             return answered, response.status
         answered += 1
+        first.set()
 
 
 def test_goes_when_its_program_is_killed(tiny_repository: Path) -> None:
