@@ -216,7 +216,7 @@ TABLE: dict[str, Run | Parse | Covered] = {
     ),
     "make faults": SUITE,
     "make faults QUICK=1": SUITE,
-    "make faults QUICK=1 IMAGES=photos": SUITE,
+    "make faults IMAGES=photos": SUITE,
     # docker
     f'{CURL} --cacert artifacts/gateway/certificate.pem -H @<(echo "Authorization: Bearer $(docker/key.sh me)") '
     "-H 'Content-Type: application/octet-stream' -H 'Inference-Header-Content-Length: 178' --data-binary @- "

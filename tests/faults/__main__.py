@@ -14,7 +14,7 @@ from pathlib import Path
 from alexnet_triton.common.command import FAILED as FAILED_CODE
 from alexnet_triton.common.command import Parser, finish, printable
 from alexnet_triton.common.files import write_json, write_text
-from alexnet_triton.common.provenance import describe_hardware, describe_run
+from alexnet_triton.common.provenance import describe_command, describe_hardware, describe_run
 from alexnet_triton.loadtest.bench.config import ROOT, BenchConfig, BenchError, prepare_images
 from alexnet_triton.loadtest.bench.gateway import running_gateway
 from tests.faults import breakage, callers, malformed, starts
@@ -182,7 +182,8 @@ def _provenance() -> dict[str, object]:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     date = datetime.now(timezone.utc).date().isoformat()
-    return {"date": date, "commit": commit, **describe_run(PACKAGES)}
+    command = describe_command(["python", "-m", "tests.faults", *sys.argv[1:]])
+    return {"date": date, "commit": commit, **describe_run(PACKAGES), "command": command}
 
 
 if __name__ == "__main__":

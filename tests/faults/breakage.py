@@ -202,6 +202,7 @@ class Publishing:
         self.problems: list[str] = []
         self._context, self._repository = context, context.server.repository
         self._before = served_version(self._repository) or 0
+        self._newest = max(versions(self._repository), default=0)  # above the served one after a rollback
         self._model = context.model or _own_model(self._repository, self._before)
         self._pool = ThreadPoolExecutor(1)
 
@@ -221,7 +222,7 @@ class Publishing:
 
     def wait_for_files(self) -> None:
         """Until the new version's files are there, and it is about to be served."""
-        while not self._future.done() and max(versions(self._repository), default=0) == self._before:
+        while not self._future.done() and max(versions(self._repository), default=0) == self._newest:
             time.sleep(0.05)
 
     def check(self) -> str:
@@ -230,11 +231,11 @@ class Publishing:
         now, left = served_version(self._repository) or 0, versions(self._repository)
         if done.returncode:
             self.problems += one_line(done, "publish")
-            if now != self._before or max(left) != self._before:
+            if now != self._before or max(left) != self._newest:
                 self.problems.append(f"publish failed, and left version {max(left)} with {now} served")
             return f"refused ({' '.join(done.stderr.split())[:160]})"
-        if now != self._before + 1:
-            self.problems.append(f"published, and version {now} is served, not {self._before + 1}")
+        if now != self._newest + 1:
+            self.problems.append(f"published, and version {now} is served, not {self._newest + 1}")
         return f"version {now} published"
 
 
