@@ -22,7 +22,7 @@ from alexnet_triton.common.files import write_errors
 from alexnet_triton.export import adapt
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.prepare import prepare
-from alexnet_triton.export.repository import Publication, add_version, remove_leftovers, stage, versions
+from alexnet_triton.export.repository import Publication, add_again, add_version, remove_leftovers, stage, versions
 from alexnet_triton.export.rollout import serve_version
 from alexnet_triton.export.settings import MAX_WAIT_S, add_max_wait
 from alexnet_triton.imaging import decode
@@ -96,11 +96,16 @@ def smoke_test(staging: Path, publication: Publication) -> None:
         raise PublishError(f"the new version of {network.name} does not run: {error}") from error
 
 
-def rollback(repository: Path) -> int:
-    """Have `classify` answer with the version before the served one; returns its number.
+def rollback(repository: Path) -> tuple[int, int]:
+    """Have `classify` answer with the version before the served one, published again as the next.
+
+    Triton answers with the highest version that is loaded, and while the callers move two are.
+
+    Returns:
+        The new number, and that of the version before.
 
     Raises:
-        PublishError: there is none.
+        PublishError: there is none, or it does not answer.
     """
     if not versions(repository):
         raise PublishError(f"{repository}: {NOTHING_BEFORE}")
@@ -109,8 +114,9 @@ def rollback(repository: Path) -> int:
         earlier = [version for version in versions(repository) if served is not None and version < served]
         if not earlier:
             raise PublishError(f"{repository}: {NOTHING_BEFORE}")
-        serve_version(repository, earlier[-1])
-        return earlier[-1]
+        version = add_again(repository, earlier[-1])
+        serve_version(repository, version, new=True)
+        return version, earlier[-1]
 
 
 def main(words: Sequence[str]) -> int:
@@ -165,4 +171,9 @@ def rollback_main(words: Sequence[str]) -> int:
     parser = Parser(prog="alexnet-triton rollback", description="Serve the version before the one that is served.")
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
     options = parser.parse_args(words)
-    return finish(parser.prog, lambda: print(f"version {rollback(options.repository)} in {options.repository}"))
+    return finish(parser.prog, lambda: _roll_back(options.repository))
+
+
+def _roll_back(repository: Path) -> None:
+    version, before = rollback(repository)
+    print(f"version {version} in {repository}, which is version {before} again")

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,18 +82,10 @@ def stage(repository: Path, publication: Publication) -> Iterator[Path]:
     Raises:
         WriteError: it cannot be written.
     """
-    folder = repository / f"{STAGING}{secrets.token_hex(4)}"  # containers have the same process ids
-    try:
+    with _staging(repository) as folder:
         with write_errors(repository):
-            lock = _make_locked(folder)
-        try:
-            with write_errors(repository):
-                _fill(folder, publication)
-            yield folder
-        finally:
-            os.close(lock)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            _fill(folder, publication)
+        yield folder
 
 
 def add_version(repository: Path, staging: Path, publication: Publication) -> int:
@@ -118,12 +110,38 @@ def add_version(repository: Path, staging: Path, publication: Publication) -> in
         _write_text(folder / _labels_file(version), _lines(publication.labels))
         _rename(staging / "classify", folder / str(version))
         if not (folder / "config.pbtxt").is_file():
-            _write_configs(folder, "classify", network, settings, version)
+            _write_configs(folder, "classify", network, settings, [version])
     return version
 
 
-def set_served_version(repository: Path, version: int) -> None:
+def add_again(repository: Path, version: int) -> int:
+    """Add a parked version once more, as the next; returns its number. Needs the repository's lock.
+
+    The files of both are the same ones on the disk. The manifest's `again` names the first version of them.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    again, network, classify = max(versions(repository)) + 1, read_network(repository, version), repository / "classify"
+    parked = repository / PARKED / network.name
+    labels = (classify / _labels_file(version)).read_text(encoding="utf-8")
+    with _staging(repository) as staging:
+        with write_errors(repository):
+            _link(parked / str(version), staging / "network", version)
+            _link(classify / str(version), staging / "classify", version)
+            for path in (repository / network.name / "labels.txt", classify / _labels_file(again)):
+                _write_text(path, labels)
+        _rename(staging / "network", parked / str(again))
+        _rename(staging / "classify", classify / str(again))
+    return again
+
+
+def set_served_version(repository: Path, version: int, before: int | None = None) -> None:
     """Have Triton find a published version, beside the served one, and `classify` answer with it at its next load.
+
+    Args:
+        before: a version that `classify` keeps beside it, a lower number. Triton answers with the highest; it makes
+            a request's labels only while the version that had the request is loaded.
 
     Raises:
         WriteError: it cannot be written.
@@ -131,7 +149,8 @@ def set_served_version(repository: Path, version: int) -> None:
     with write_errors(repository):
         unpark(repository, version)
     settings = MachineSettings(read_tuned(repository))
-    _write_configs(repository / "classify", "classify", read_network(repository, version), settings, version)
+    kept = [version] if before is None else [before, version]
+    _write_configs(repository / "classify", "classify", read_network(repository, version), settings, kept)
 
 
 def remove_version(repository: Path, version: int) -> None:
@@ -154,6 +173,21 @@ def remove_leftovers(repository: Path) -> None:
     for folder in (repository / PARKED).glob("*/[0-9]*"):
         if folder.name not in published:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _staging(repository: Path) -> Iterator[Path]:
+    """A folder that no reader looks at, and that goes at the end."""
+    folder = repository / f"{STAGING}{secrets.token_hex(4)}"  # containers have the same process ids
+    try:
+        with write_errors(repository):
+            lock = _make_locked(folder)
+        try:
+            yield folder
+        finally:
+            os.close(lock)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_locked(folder: Path) -> int:
@@ -189,6 +223,23 @@ def _fill(staging: Path, publication: Publication) -> None:
             sync(path)
 
 
+def _link(source: Path, target: Path, version: int) -> None:
+    """A folder of a version once more: hard links where the file system has them, and a manifest of its own."""
+    shutil.copytree(source, target, copy_function=_link_file)
+    manifest = json.loads((source / MANIFEST).read_text())
+    write_json(target / MANIFEST, {"again": version, **manifest})
+    sync(target / MANIFEST)
+    sync(target)
+
+
+def _link_file(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        sync(Path(target))
+
+
 def _check_neighbours(repository: Path, network: Network) -> None:
     """All versions of a model share its configuration: they must have the same sizes."""
     for version in versions(repository):
@@ -209,22 +260,22 @@ def _write_preprocess(folder: Path, network: Network, settings: MachineSettings)
 
 
 def _write_configs(
-    target: Path, model: str, network: Network, settings: MachineSettings, version: int | None = None
+    target: Path, model: str, network: Network, settings: MachineSettings, loaded: Sequence[int] = ()
 ) -> None:
-    """Every variant's configuration of one of the source's models; `version` is of `classify`."""
+    """Every variant's configuration of one of the source's models; `loaded` are versions of `classify`."""
     for file, candidates in CONFIGS.items():
         sources = [SOURCE / model / candidate for candidate in candidates if (SOURCE / model / candidate).is_file()]
         if sources:
             config = text_format.Parse(sources[0].read_text(), ModelConfig())
             settings.fit(model, file, config)
-            _fit_config(config, network, version)
+            _fit_config(config, network, loaded)
             _write_text(target / file, text_format.MessageToString(config))
         else:  # an older publication may have left one, which Triton would prefer to config.pbtxt
             (target / file).unlink(missing_ok=True)
 
 
-def _fit_config(config: ModelConfig, network: Network, version: int | None) -> None:
-    """Put a network's names and sizes, and for `classify` the version, into a configuration, in place."""
+def _fit_config(config: ModelConfig, network: Network, loaded: Sequence[int]) -> None:
+    """Put a network's names and sizes, and for `classify` its versions, into a configuration, in place."""
     names = {"preprocess": network.preprocess, "alexnet": network.name, "classify": "classify"}
     config.name = names[config.name]
     config.max_batch_size = min(config.max_batch_size, network.max_batch_size)
@@ -235,12 +286,13 @@ def _fit_config(config: ModelConfig, network: Network, version: int | None) -> N
         tensor.dims[:] = dims[tensor.name]
     if config.optimization.cuda.graphs:
         _write_graphs(config, dims["images"])
-    if version is not None:
-        _fit_version(config, names, version)
+    if loaded:
+        _fit_versions(config, names, loaded)
 
 
-def _fit_version(config: ModelConfig, names: dict[str, str], version: int) -> None:
-    config.version_policy.specific.versions[:] = [version]
+def _fit_versions(config: ModelConfig, names: dict[str, str], loaded: Sequence[int]) -> None:
+    version = max(loaded)
+    config.version_policy.specific.versions[:] = loaded
     config.output[0].label_filename = _labels_file(version)
     for step in config.ensemble_scheduling.step:
         if step.model_name == "alexnet":

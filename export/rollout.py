@@ -1,7 +1,7 @@
 """Another version for all servers that run on a repository: every one answers with it, or none does.
 
 A server loads the version beside the one that it answers with, is asked the reference image, moves its callers, and
-then drops the one before: only while it switches does it hold two.
+drops the one before when that has answered what it was asked: only while it switches does it hold two.
 """
 
 import time
@@ -13,13 +13,15 @@ from pathlib import Path
 from alexnet_triton.common.files import write_errors
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.repository import Network, read_network, remove_version, set_served_version, versions
-from alexnet_triton.serving.control import ask_loaded_version, ask_reference_image
+from alexnet_triton.serving.control import Control, ask_loaded_version, ask_reference_image
 from alexnet_triton.serving.errors import ControlError, ServingError, WrongAnswerError
 from alexnet_triton.serving.repository import Repository, has_versions, served_version, settle_versions, unpark
 from alexnet_triton.serving.runs import FoundServer, find_servers
 
 LOAD_TIMEOUT_S = 120.0
-BUSY_S = 30.0  # as long as a server may have no room for a reference image
+BUSY_S = 30.0  # as long as a server may have no room for a reference image, or callers before the switch their answers
+QUIET_S = 1.0  # a version that completes nothing for so long after its callers have moved has no request left
+_POLL_S = 0.1
 
 
 def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
@@ -37,7 +39,7 @@ def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
         servers = find_servers(repository)
         if servers:
             _load_beside(servers, repository, version)
-        set_served_version(repository, version)
+        set_served_version(repository, version, before if servers else None)
         for server in servers:
             _answer_with(server, repository, version)
     except BaseException as error:  # Ctrl-C too
@@ -47,6 +49,8 @@ def serve_version(repository: Path, version: int, *, new: bool = False) -> None:
         if lost and isinstance(error, PublishError):
             raise PublishError(f"{error}; not back at version {before}: {', '.join(lost)}; restart them") from error
         raise
+    if before is not None:
+        _leave(servers, repository, before)
     with write_errors(repository):
         settle_versions(repository)
     _drop_others(servers, repository, version, before)
@@ -83,10 +87,32 @@ def _answer_with(server: FoundServer, repository: Path, version: int) -> None:
         raise PublishError(
             f"classify of server {server.name} does not answer with version {version}: {error}"
         ) from error
-    if answered != [str(version)]:
+    if answered[-1:] != [str(version)]:
         raise PublishError(
             f"classify of server {server.name} answers with version {', '.join(answered)}, not {version}"
         )
+
+
+def _leave(servers: Sequence[FoundServer], repository: Path, before: int) -> None:
+    """Wait until the version before has answered the requests that it still has.
+
+    Triton looks a request's version up once more when it makes the labels, and answers 503 if that is unloading. Once
+    the callers have moved, only those requests run in the network of the version before.
+    """
+    network = read_network(repository, before).name
+    for server in servers:
+        with suppress(ServingError):  # one that does not answer has nothing to wait for
+            _wait_for_quiet(server.control, network, str(before))
+
+
+def _wait_for_quiet(control: Control, model: str, version: str) -> None:
+    start = changed = time.monotonic()
+    last = control.completed(model, version)
+    while time.monotonic() < min(changed + QUIET_S, start + BUSY_S):
+        time.sleep(_POLL_S)
+        now = control.completed(model, version)
+        if now != last:
+            last, changed = now, time.monotonic()
 
 
 def _ask_patiently(server: FoundServer, repository: Repository) -> None:
@@ -126,9 +152,9 @@ def _drop_others(servers: Sequence[FoundServer], repository: Path, version: int,
     now = _models(read_network(repository, version))
     others = _models(read_network(repository, before)) - now if before is not None else set()
     for server in servers:
-        for name in (read_network(repository, version).name, *sorted(others)):
+        for name in ("classify", read_network(repository, version).name, *sorted(others)):
             with suppress(ServingError):
-                if name in now and has_versions(repository / name):
+                if name not in others and has_versions(repository / name):
                     server.control.load(name, LOAD_TIMEOUT_S)
                 else:
                     server.control.unload(name, LOAD_TIMEOUT_S)

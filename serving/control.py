@@ -101,6 +101,16 @@ class Control:
             counts[model] += int(float(count))
         return counts
 
+    def completed(self, model: str, version: str, timeout_s: float = 5.0) -> int:
+        """Requests that a version of a model has answered or refused since its load.
+
+        Raises:
+            ControlError: no answer, or no such version.
+        """
+        answer = self._ask_json("GET", f"/v2/models/{model}/versions/{version}/stats", timeout_s=timeout_s)
+        counts = answer["model_stats"][0]["inference_stats"]
+        return counts["success"]["count"] + counts["fail"]["count"]
+
     def load(self, model: str, timeout_s: float = 60.0) -> None:
         """Load a model, or load it again where its files have changed: callers see either the old one or the new.
 

@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_triton.common.command import complain
-from alexnet_triton.common.files import write_json
+from alexnet_triton.common.files import write_bytes, write_json
 from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.serving.errors import RepositoryError
 
@@ -162,13 +162,13 @@ def has_versions(model: Path) -> bool:
 
 
 def served_version(repository: Path) -> int | None:
-    """The version that `classify` is configured to answer with; None before the first publication.
+    """The version that `classify` is configured to answer with, its highest; None before the first publication.
 
     Raises:
         RepositoryError: the configuration of `classify` is broken.
     """
     path = repository / CLASSIFY
-    return _read_config(path).version_policy.specific.versions[0] if path.is_file() else None
+    return max(_read_config(path).version_policy.specific.versions, default=None) if path.is_file() else None
 
 
 def unpark(repository: Path, version: int) -> None:
@@ -182,17 +182,22 @@ def unpark(repository: Path, version: int) -> None:
 
 
 def settle_versions(repository: Path) -> None:
-    """Have the network that is served found by Triton, and every other version of every network parked.
+    """Have `classify` name the served version alone, its network found by Triton, and every other version parked.
 
     Triton loads each version in a model's folder: two take twice the memory, and one that does not load, because
     another GPU or another TensorRT built its plan, fails the whole model. An interrupted switch leaves both there.
 
     Raises:
         OSError: a folder cannot be moved.
+        WriteError: the configuration cannot be written.
     """
     served = served_version(repository)
     if served is None:
         return
+    config = _read_config(repository / CLASSIFY)
+    if len(config.version_policy.specific.versions) > 1:
+        config.version_policy.specific.versions[:] = [served]
+        write_bytes(repository / CLASSIFY, text_format.MessageToString(config).encode())
     unpark(repository, served)
     for manifest in sorted(repository.glob("[!.]*/[0-9]*/manifest.json")):
         folder = manifest.parent

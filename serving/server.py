@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from alexnet_triton.common.files import write_json
+from alexnet_triton.common.files import WriteError, write_json
 from alexnet_triton.serving.control import Control, ask_reference_image, check_health, drain
 from alexnet_triton.serving.errors import (
     BackendAbortError,
@@ -336,7 +336,7 @@ def _no_publication(repository: Path) -> Iterator[None]:
     Where the repository cannot be written, or a publication hangs, the server starts on what is there.
     """
     with ExitStack() as stack:
-        with suppress(OSError, RepositoryError):
+        with suppress(OSError, RepositoryError, WriteError):
             Repository.open(repository, "cpu")  # in what is no repository there is nothing to lock
             stack.enter_context(locked(repository, "alexnet-triton serve", shared=True, timeout_s=LOCK_WAIT_S))
             settle_versions(repository)

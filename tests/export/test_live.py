@@ -4,13 +4,14 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc
+import tritonclient.http
 
 from alexnet_triton.export import publish
 from alexnet_triton.export.errors import PublishError
@@ -19,7 +20,7 @@ from alexnet_triton.export.rollout import serve_version
 from alexnet_triton.serving.control import Control
 from alexnet_triton.serving.repository import served_version
 from alexnet_triton.serving.server import Server
-from tests.serving.tiny import answer, network, publication, running_server, write_version
+from tests.serving.tiny import LABELS, answer, network, publication, running_server, write_version
 from tests.serving.tiny import publish as publish_tiny
 from tests.waiting import wait_for
 
@@ -30,27 +31,56 @@ Answer = tuple[str, int]  # version, class
 
 
 @contextmanager
+def ask_over_grpc(server: Server, image: bytes) -> Iterator[Callable[[], Answer]]:
+    """Asks for probabilities."""
+    tensor = tritonclient.grpc.InferInput("encoded", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[image]], np.object_))
+    with tritonclient.grpc.InferenceServerClient(server.grpc_address) as client:
+
+        def ask() -> Answer:
+            result = client.infer("classify", [tensor], client_timeout=60)
+            return result.get_response().model_version, int(result.as_numpy("probabilities").argmax())
+
+        yield ask
+
+
+@contextmanager
+def ask_for_labels(server: Server, image: bytes) -> Iterator[Callable[[], Answer]]:
+    """Asks for labels over HTTP: Triton makes them when the probabilities are there."""
+    tensor = tritonclient.http.InferInput("encoded", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[image]], np.object_))
+    output = tritonclient.http.InferRequestedOutput("probabilities", class_count=1)
+    with tritonclient.http.InferenceServerClient(server.http_address, network_timeout=60) as client:
+
+        def ask() -> Answer:
+            result = client.infer("classify", [tensor], outputs=[output])
+            label = result.as_numpy("probabilities").ravel()[0].decode().split(":", 2)[2]
+            return result.get_response()["model_version"], LABELS.index(label)
+
+        yield ask
+
+
+@contextmanager
 def asking(server: Server, image: bytes) -> Iterator[list[list[Answer]]]:
-    """32 clients, one request after another each; any failed request fails the test.
+    """32 clients over both protocols, one request after another each; any failed request fails the test.
 
     Yields the answers of each client, once each has had one. Ends when each has had another after the block.
     """
     answers: list[list[Answer]] = [[] for _ in range(CLIENTS)]
     started, stop = threading.Barrier(CLIENTS + 1, timeout=60), threading.Event()
 
-    def ask(client: tritonclient.grpc.InferenceServerClient, own: list[Answer]) -> None:
-        tensor = tritonclient.grpc.InferInput("encoded", [1, 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[image]], np.object_))
-        last = False
-        while not last:
-            last = stop.is_set()
-            result = client.infer("classify", [tensor], client_timeout=60)
-            own.append((result.get_response().model_version, int(result.as_numpy("probabilities").argmax())))
-            if len(own) == 1:
-                started.wait()
+    def ask(way: Callable[[Server, bytes], AbstractContextManager[Callable[[], Answer]]], own: list[Answer]) -> None:
+        with way(server, image) as asked:
+            last = False
+            while not last:
+                last = stop.is_set()
+                own.append(asked())
+                if len(own) == 1:
+                    started.wait()
 
-    with tritonclient.grpc.InferenceServerClient(server.grpc_address) as client, ThreadPoolExecutor(CLIENTS) as pool:
-        clients = [pool.submit(ask, client, own) for own in answers]
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        ways = itertools.cycle((ask_over_grpc, ask_for_labels))
+        clients = [pool.submit(ask, way, own) for way, own in zip(ways, answers, strict=False)]
         try:
             started.wait()
             yield answers
@@ -100,11 +130,13 @@ def test_publish_rollback_and_broken_publications_under_load(tmp_path: Path) -> 
         assert changes(answers) == {(new,)}
 
         with asking(server, image) as answers:
-            assert publish.rollback(repository) == 1
-        assert changes(answers) == {(new, old)}
-        assert served_version(repository) == 1
+            assert publish.rollback(repository) == (3, 1)
+        assert changes(answers) == {(new, ("3", old[1]))}
+        assert (server.control.versions("alexnet"), server.control.versions("classify")) == (["3"], ["3"])
+    assert (served_version(repository), versions(repository)) == (3, [2, 3])
     with running_server(repository) as server:
-        assert server.control.classify(image)[0] == "1"
+        assert server.control.classify(image)[0] == "3"
+        assert publish.rollback(repository) == (4, 2)
 
 
 def stubs(server: Server, model: str) -> dict[int, str]:
@@ -149,7 +181,7 @@ def test_only_the_served_version_is_loaded_and_switching_touches_nothing_else(tm
         assert set(during.values()) == {"1", "2"}
         # Those that answer now are those that were asked before the callers came: none was started again.
         assert stubs(server, "alexnet").items() <= during.items()
-        change_to(lambda: publish.rollback(repository), "1")
+        change_to(lambda: publish.rollback(repository), "3")
 
 
 def test_a_version_before_that_no_longer_loads_does_not_stop_the_server(tmp_path: Path) -> None:
@@ -160,20 +192,22 @@ def test_a_version_before_that_no_longer_loads_does_not_stop_the_server(tmp_path
         path.write_bytes(b"not for this machine")
     with running_server(repository) as server:
         server.check()
-        with pytest.raises(PublishError, match="version 1 of alexnet does not answer"):
+        with pytest.raises(PublishError, match="version 3 of alexnet does not answer"):
             publish.rollback(repository)
         server.check()
         assert server.control.versions("alexnet") == ["2"]
     assert versions(repository) == [1, 2]
 
 
-@pytest.mark.parametrize("answers_with", [1, 2])
-def test_a_server_ends_the_switch_that_a_killed_publication_left(tmp_path: Path, answers_with: int) -> None:
+@pytest.mark.parametrize(("answers_with", "before"), [(1, None), (2, None), (2, 1)])
+def test_a_server_ends_the_switch_that_a_killed_publication_left(
+    tmp_path: Path, answers_with: int, before: int | None
+) -> None:
     repository = tmp_path / "model_repository"
     for seed in (0, 1):
         publish_tiny(repository, publication(tmp_path, seed))
-    for version in (1, answers_with):
-        set_served_version(repository, version)
+    set_served_version(repository, 1)
+    set_served_version(repository, answers_with, before)
     assert {path.name for path in (repository / "alexnet").glob("[0-9]*")} == {"1", "2"}
     with running_server(repository) as server:
         assert server.control.versions("alexnet") == server.control.versions("classify") == [str(answers_with)]
@@ -186,7 +220,7 @@ def test_another_network_takes_the_place_of_the_one_before(tmp_path: Path) -> No
         other = write_version(repository, publication(tmp_path, 1, name="other"))
         serve_version(repository, other, new=True)
         wait_for(lambda: server.control.loaded() == ["classify", "other", "preprocess"])
-        assert publish.rollback(repository) == 1
+        assert publish.rollback(repository) == (3, 1)
         wait_for(lambda: server.control.loaded() == ["alexnet", "classify", "preprocess"])
         server.check()
         wrong = publication(tmp_path, 1, name="third").references

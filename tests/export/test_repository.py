@@ -1,5 +1,6 @@
 """The built repository can be read at every moment, whatever ends a publication."""
 
+import json
 import os
 import resource
 import shutil
@@ -13,8 +14,15 @@ import pytest
 from alexnet_triton.common.files import WriteError
 from alexnet_triton.export.errors import PublishError
 from alexnet_triton.export.publish import smoke_test
-from alexnet_triton.export.repository import Publication, remove_version, set_served_version, stage, versions
-from alexnet_triton.serving.repository import Repository, served_version
+from alexnet_triton.export.repository import (
+    Publication,
+    add_again,
+    remove_version,
+    set_served_version,
+    stage,
+    versions,
+)
+from alexnet_triton.serving.repository import PARKED, Repository, served_version, settle_versions
 from tests.serving.tiny import publication, publish, running_server, write_version
 
 
@@ -70,6 +78,33 @@ def test_killed_in_the_first_publication_it_can_be_repeated(tmp_path: Path) -> N
         killed_at(step, repository, publication(tmp_path, 0))
         publish(repository, publication(tmp_path, 0))
         assert_served(repository, set(versions(repository)))
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_version_that_is_added_again_has_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    def without_links(source: str, target: str) -> None:
+        raise OSError("Operation not permitted")
+
+    if not linked:
+        monkeypatch.setattr(os, "link", without_links)
+    repository = tmp_path / "built"
+    for seed in (0, 1):
+        publish(repository, publication(tmp_path, seed))
+    assert add_again(repository, 1) == 3
+    for folder, name in ((repository / PARKED / "alexnet", "model.onnx"), (repository / "classify", "reference.json")):
+        first, again = (folder / version / name for version in ("1", "3"))
+        assert first.read_bytes() == again.read_bytes()
+        assert first.samefile(again) == linked
+    manifests = [
+        json.loads((repository / "classify" / str(n) / "manifest.json").read_text()) for n in versions(repository)
+    ]
+    assert [manifest.get("again") for manifest in manifests] == [None, None, 1]
+    set_served_version(repository, 3)
+    settle_versions(repository)
+    assert add_again(repository, 1) == 4
+    assert not list(repository.glob(".staging*"))
 
 
 def test_networks_of_several_sizes_stand_side_by_side(tmp_path: Path) -> None:
