@@ -30,6 +30,7 @@ certificate=${GATEWAY_CERT:-}
 certificate_key=${GATEWAY_CERT_KEY:-}
 page=${GATEWAY_PAGE:-$here/../page}
 access_log=${GATEWAY_LOG:-/dev/stdout}
+modules=${GATEWAY_MODULES:-/usr/lib/nginx/modules}
 
 absolute() { # FILE
     case $1 in
@@ -99,6 +100,13 @@ check_keys() {
 }
 
 command -v "$nginx" >/dev/null || refuse "no nginx at '$nginx': start with \`make gateway\`, or name one in GATEWAY_NGINX"
+case $("$nginx" -V 2>&1) in
+*--add-module=*njs*) load= ;;
+*) # as in nginx's own image
+    [ -f "$modules/ngx_http_js_module.so" ] || refuse "no njs in '$nginx' or '$modules': install nginx-module-njs, or name its folder in GATEWAY_MODULES"
+    load="load_module $modules/ngx_http_js_module.so;"
+    ;;
+esac
 case $listen in
 *[!0-9A-Za-z.:[\]-]*) refuse "GATEWAY_LISTEN is '$listen': give ADDRESS:PORT" ;;
 esac
@@ -143,11 +151,11 @@ trap 'rm -rf "$run"' EXIT
 mkdir "$run/page"
 cp "$page"/* "$run/page/"
 chmod -R a+rX "$run/page"
-cp "$here/mime.types" "$run/"
+cp "$here/mime.types" "$here/requests.js" "$run/"
 
 access_log=$(absolute "$access_log")
 mkdir -p "$(dirname "$access_log")"
-sed -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * connections))|" -e "s|@CONNECTIONS@|$connections|" \
+sed -e "s|@MODULES@|$load|" -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * connections))|" -e "s|@CONNECTIONS@|$connections|" \
     -e "s|@RESOLVER@|$resolver|" -e "s|@KEYS@|$(absolute "$keys")|" -e "s|@BODY_MIB@|$body_mib|g" \
     -e "s|@BUFFER_MIB@|$((body_mib + 1))|" -e "s|@LARGE@|$large|" -e "s|@SMALL@|$small|" \
     -e "s|@LARGE_OF_KEY@|$large_of_key|" -e "s|@PRIORITY_KEYS@|$priority_keys|" -e "s|@NO_PRIORITY@|$no_priority|" \

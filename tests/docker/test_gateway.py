@@ -178,7 +178,7 @@ def test_what_would_end_a_triton_does_not_reach_it(gateway: Gateway, tritons: li
     nested = gateway.ask("POST", INFER, b"[" * 1_000_000)
     long_header = gateway.ask("POST", INFER, b"[" * 1_000_000, {"Inference-Header-Content-Length": "1000000"})
     packed = gateway.ask("POST", INFER, b"", {"Content-Encoding": "gzip", **length})
-    assert [answer.status for answer in (form, nested, long_header, packed)] == [500, 422, 422, 415]
+    assert [answer.status for answer in (form, nested, long_header, packed)] == [400, 422, 422, 415]
     for server in tritons:
         server.check()
 
@@ -197,13 +197,60 @@ def test_header_length_above_the_body_is_400(gateway: Gateway) -> None:
                 assert_header_length_refused(gateway, bytes(body), str(length))
             else:
                 answer = gateway.ask("POST", INFER, bytes(body), {HEADER_LENGTH: str(length)})
-                assert "Inference-Header" not in answer.json["error"], (body, length)
+                assert "is no number, or above" not in answer.json["error"], (body, length)
 
 
 def assert_header_length_refused(gateway: Gateway, body: bytes, length: str) -> None:
     answer = gateway.ask("POST", INFER, body, {HEADER_LENGTH: length})
-    assert (answer.status, HEADER_LENGTH in answer.json["error"]) == (400, True), (len(body), length)
+    named = f"{HEADER_LENGTH} is no number, or above" in answer.json["error"]
+    assert (answer.status, named) == (400, True), (len(body), length)
     assert answer.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("change", [-100, -30, -1, 1, 100])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_json_that_ends_elsewhere_than_its_length_says_is_400(gateway: Gateway, change: int, chunked: bool) -> None:
+    """Triton says 500."""
+    body, headers = infer_request(jpeg(1))
+    assert_json_refused(gateway, body, {HEADER_LENGTH: str(int(headers[HEADER_LENGTH]) + change)}, chunked)
+
+
+@pytest.mark.parametrize(
+    "json",
+    [
+        b"{",
+        b"{}",
+        b'{"inputs":{}}',
+        b"[]",
+        b"1",
+        b"null",
+        b'"x"',
+        b"{'a': 1}",
+        b"{}x",
+        b"\xff",
+        b"[" * 9000 + b"]" * 900,
+    ],
+)
+@pytest.mark.parametrize("behind", [b"", b"image"])
+def test_json_that_cannot_be_read_is_400(gateway: Gateway, json: bytes, behind: bytes) -> None:
+    assert_json_refused(gateway, json + behind, {HEADER_LENGTH: str(len(json))} if behind else {})
+
+
+def test_json_in_chunks_longer_than_the_body_is_400(gateway: Gateway) -> None:
+    assert_json_refused(gateway, b"{}", {HEADER_LENGTH: "3"}, chunked=True)
+
+
+@pytest.mark.parametrize("text", ["é\u2028\U0001f600", "\\u0000 \\ud83d\\ude00", '\\"}{'])
+def test_json_of_any_text_is_read(gateway: Gateway, text: str) -> None:
+    body, headers = infer_request(jpeg(1))
+    length = int(headers[HEADER_LENGTH])
+    head = body[:1] + f' "id" : "{text}", '.encode() + body[1:length]
+    assert gateway.ask("POST", INFER, head + body[length:], {HEADER_LENGTH: str(len(head))}).status == 200
+
+
+def assert_json_refused(gateway: Gateway, body: bytes, headers: dict[str, str], chunked: bool = False) -> None:
+    answer = gateway.ask("POST", INFER, iter([body]) if chunked else body, headers)
+    assert (answer.status, "does not begin with a JSON object" in answer.json["error"]) == (400, True), answer
 
 
 def test_compressed_grpc_is_refused(gateway: Gateway) -> None:

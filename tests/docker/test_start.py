@@ -48,6 +48,17 @@ def test_refuses_in_one_line(new_gateway: type[Gateway], variable: str, value: s
     assert words in refusal(new_gateway(), **{variable: value})
 
 
+def test_njs_is_built_in_or_loaded_as_in_the_image_of_nginx(new_gateway: type[Gateway], tmp_path: Path) -> None:
+    gateway, nginx = new_gateway(), tmp_path / "nginx"
+    nginx.write_text(f'#!/bin/sh\necho "configure arguments: --with-compat" >&2\n[ -z "$6" ] || cp "$6" {tmp_path}\n')
+    nginx.chmod(0o755)
+    changes = {"GATEWAY_NGINX": str(nginx), "GATEWAY_MODULES": str(tmp_path)}
+    assert f"no njs in '{nginx}' or '{tmp_path}': install nginx-module-njs" in refusal(gateway, **changes)
+    (tmp_path / "ngx_http_js_module.so").touch()
+    assert run(START, "check", **{**gateway.environment, **changes}).returncode == 0
+    assert f"load_module {tmp_path}/ngx_http_js_module.so;" in (tmp_path / "nginx.conf").read_text().splitlines()
+
+
 @pytest.mark.parametrize("variable", ["GATEWAY_KEYS", "GATEWAY_CERT_KEY"])
 def test_refuses_secrets_that_others_can_read(new_gateway: type[Gateway], tmp_path: Path, variable: str) -> None:
     gateway = new_gateway()

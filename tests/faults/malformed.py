@@ -205,7 +205,9 @@ def nested_json(context: Context) -> Seen:
     requests = [with_header("[" * depth + "]" * depth, data) for depth in deep]
     requests += [with_header('{"a":' * depth + "1" + "}" * depth, data) for depth in deep]
     safe = [request for request in requests if len(request.body) - len(data) <= 7 * SAFE_DEPTH]
-    return together(send_all(context, safe, context.doors[:1]), send_all(context, requests, context.doors[1:]))
+    return together(
+        send_all(context, safe, context.doors[:1]), send_all(context, requests, context.doors[1:], strict=True)
+    )
 
 
 def too_large_or_packed(context: Context) -> Seen:
