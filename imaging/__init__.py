@@ -4,6 +4,9 @@ It says which files are refused, where an image is cropped and how it is scaled.
 """
 
 import io
+import threading
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -139,9 +142,37 @@ def resample(image: Image.Image, box: Box, size: int) -> np.ndarray:
     """Scale `box` of an image in mode L or RGB to uint8 [size, size, 3], RGB.
 
     Bilinear with antialiasing, like Pillow's and torchvision's `resize`. A grey image is scaled as one channel and
-    repeated: the same bytes for a third of the work.
+    repeated: the same bytes for a third of the work. cykooz-resizer, where it is installed, takes a third of Pillow's
+    time, because it uses vector instructions; its values differ by at most 1 of 255.
     """
-    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    scaler = _vector_scaler() or _scale_with_pillow
+    pixels = np.asarray(scaler(image, box, size))
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     return pixels
+
+
+def _scale_with_pillow(image: Image.Image, box: Box, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+@cache
+def _vector_scaler() -> Callable[[Image.Image, Box, int], Image.Image] | None:
+    """What `_scale_with_pillow` does, by vector instructions; None where the package for it is not installed."""
+    try:
+        from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
+    except ImportError:
+        return None
+    bilinear = ResizeAlg.convolution(FilterType.bilinear)
+    own = threading.local()  # a resizer keeps its buffers, and is not for several threads at once
+
+    def scale(image: Image.Image, box: Box, size: int) -> Image.Image:
+        if not hasattr(own, "resizer"):
+            own.resizer = Resizer()
+        left, upper, right, lower = box
+        scaled = Image.new(image.mode, (size, size))
+        crop = CropBox(left, upper, right - left, lower - upper)
+        own.resizer.resize_pil(image, scaled, ResizeOptions(bilinear, crop_box=crop))
+        return scaled
+
+    return scale

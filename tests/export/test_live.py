@@ -1,6 +1,7 @@
 """Publishing, rolling back and failing to publish while 32 clients ask without pause."""
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -144,9 +145,10 @@ def stubs(server: Server, model: str) -> dict[int, str]:
     found = {}
     for pid in server.stubs():
         with suppress(FileNotFoundError, ProcessLookupError):
-            path = Path(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].decode())
-            if path.parents[1].name == model:
-                found[pid] = path.parent.name
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            parts = Path(os.fsdecode(words[1])).parts if len(words) > 1 else ()  # a process that ends has no words
+            if parts[-3:-2] == (model,):
+                found[pid] = parts[-2]
     return found
 
 

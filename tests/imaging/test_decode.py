@@ -2,12 +2,15 @@
 
 import io
 import struct
+import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_triton import imaging
 from alexnet_triton.imaging import MAX_BYTES, ImageError, center_box, decode, resample
 
 SIZE = 227
@@ -154,3 +157,42 @@ def test_center_box_is_central_and_in_proportion() -> None:
 def test_resample_of_the_whole_is_the_identity() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     assert np.array_equal(resample(Image.fromarray(pixels), (0, 0, SIZE, SIZE), SIZE), pixels)
+
+
+BOXES = [  # of an image of 500 x 375
+    (0.0, 0.0, 500.0, 375.0),
+    center_box(500, 375, SIZE),
+    (100.25, 0.5, 131.75, 32.0),
+    (499.0, 374.0, 500.0, 375.0),
+]
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("grey", [False, True])
+def test_with_vector_instructions_values_differ_by_at_most_one_from_pillows(box: imaging.Box, grey: bool) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8))
+    image = noise.convert("L") if grey else noise
+    expected = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box)).astype(int)
+    pixels = resample(image, box, SIZE)
+    assert pixels.shape == (SIZE, SIZE, 3)
+    assert np.abs(pixels - (expected[:, :, None] if grey else expected)).max() <= 1
+
+
+def test_pillow_scales_where_the_package_for_vector_instructions_is_missing(
+    photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
+    imaging._vector_scaler.cache_clear()
+    try:
+        pixels = resample(photograph, BOXES[1], SIZE)
+    finally:
+        imaging._vector_scaler.cache_clear()
+    assert np.array_equal(pixels, photograph.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=BOXES[1]))
+
+
+def test_threads_scale_at_the_same_time(photograph: Image.Image) -> None:
+    images = [Image.eval(photograph, lambda value, add=add: value // 2 + add) for add in range(8)]
+    expected = [resample(image, BOXES[1], SIZE) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda number: resample(images[number % 8], BOXES[1], SIZE), range(200)))
+    assert all(np.array_equal(pixels, expected[number % 8]) for number, pixels in enumerate(got))
