@@ -194,6 +194,9 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton loadtest run --repository artifacts/model_repository --rate 100": Covered(
         "tests/loadtest/test_sweep.py::test_batching_off_is_measured_on_a_server_of_its_own"
     ),
+    "alexnet-triton loadtest run --replay artifacts/logs/gateway.jsonl --speed 2 --slo p99=100ms,errors=0.1%": Covered(
+        "tests/loadtest/test_replay.py::test_replayed_at_twice_the_speed"
+    ),
     "alexnet-triton loadtest run --rate 3000 --arrivals constant": Covered(
         "tests/loadtest/test_run.py::test_a_real_server"
     ),
