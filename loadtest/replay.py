@@ -38,6 +38,9 @@ class LoggedRequest(NamedTuple):
     bytes_in: int
 
 
+WIDTH = len(LoggedRequest._fields)
+
+
 @dataclass(frozen=True, eq=False)
 class Recording:
     """The requests of a log.
@@ -129,7 +132,7 @@ def read_log(file: Path) -> Recording:
     Raises:
         SettingError: the file cannot be read, is too large, or has no such request.
     """
-    ended, exact, seconds, sizes = array("d"), array("b"), array("d"), array("q")
+    values = array("d")  # of each request, one after another: millions of objects would take a gigabyte
     lines = damaged = first_damaged = 0
     for line in _lines(file):
         lines += 1
@@ -138,17 +141,16 @@ def read_log(file: Path) -> Recording:
         except DAMAGE:
             damaged, first_damaged = damaged + 1, first_damaged or lines
             continue
-        if found:
-            for column, value in zip((ended, exact, seconds, sizes), found, strict=True):
-                column.append(value)
-        if len(ended) > MOST_REPLAYED:
+        values.extend(found or ())
+        if len(values) > WIDTH * MOST_REPLAYED:
             raise SettingError(f"--replay {file}: more than {MOST_REPLAYED:,} requests; give a part of it")
-    if not ended:
+    if not values:
         raise SettingError(f"--replay {file}: {_nothing(lines, damaged)}; give the log that GATEWAY_LOG names")
-    arrivals_s = _moments(np.array(ended), np.array(exact, dtype=bool)) - np.array(seconds)
+    ended_s, exact, seconds, bytes_in = np.array(values).reshape(-1, WIDTH).T
+    arrivals_s = _moments(ended_s, exact.astype(bool)) - seconds
     order = np.argsort(arrivals_s, kind="stable")
     arrivals_s = arrivals_s[order] - arrivals_s[order[0]]
-    return Recording(arrivals_s, np.array(sizes)[order], lines, damaged, first_damaged)
+    return Recording(arrivals_s, bytes_in[order].astype(np.int64), lines, damaged, first_damaged)
 
 
 def _nothing(lines: int, damaged: int) -> str:
