@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
     add("--slo", default="", metavar="p99=100ms,errors=0.1%%,rate=200", help="decide the exit code")
     add = parser.add_argument_group("time").add_argument
     add("--duration", type=seconds, metavar="TIME", help=f"30s, 5m, 1h (default: {DURATION}; of --replay, to its end)")
-    warmup = f"before it, left out (default: {WARMUP}; of --replay, none: it is the recording's beginning)"
+    warmup = f"left out of the figures (default: {WARMUP} before it; of --replay none, else its beginning)"
     add("--warmup", type=seconds, metavar="TIME", help=warmup)
     add_shared_options(parser, None)
     parser.set_defaults(call=run)

@@ -38,7 +38,7 @@ REST = f"{NETWORK}: between layers"
 WARM_BATCHES = 3
 Layer = tuple[str, str]
 SERVER_MODULE = "alexnet_triton.serving.supervisor"
-BAR, INCHES = 0.6, (9.0, 3.4)
+BAR, INCHES, LEAST_DRAWN_MS = 0.6, (9.0, 3.4), 0.005
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,8 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     figure = Figure(figsize=INCHES, layout="constrained")
     axes, colours = figure.subplots(), iter(mpl.colormaps["tab20"].colors)  # type: ignore[attr-defined]
     ends_ms = dict.fromkeys(BARS, 0.0)
-    for row, colour in zip(result["summary"], itertools.cycle(colours), strict=False):
+    seen = [row for row in result["summary"] if row["core_ms"] >= LEAST_DRAWN_MS]
+    for row, colour in zip(seen, itertools.cycle(colours), strict=False):
         where, core_ms = row["where"], row["core_ms"]
         axes.barh(where, core_ms, BAR, ends_ms[where], color=colour, label=f"{row['target']}, {core_ms:.2f}")
         ends_ms[where] += core_ms
