@@ -19,7 +19,7 @@ from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, Advance
 
 Rows = list[dict[str, Any]]
 HEADINGS = {"images_per_s": "images/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms", "core_ms": "core-ms an image"}
-WORDS = ("where", "target", "part")  # columns of text
+WORDS = ("where", "target")  # columns of text
 FILE_WIDTH = 120  # of a table that is not written to a terminal
 PACKAGES = ("nvidia-pytriton", "openvino", "pillow", "numpy")
 NOT_SHOWN = ("rows", "summary", "ratios", "images", "layers")
