@@ -12,6 +12,7 @@ from alexnet_triton.common.command import Parser
 from alexnet_triton.loadtest.cases import Case, Target, prepare
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.loadtest.measure import Setup
+from alexnet_triton.loadtest.replay import Replay
 from alexnet_triton.loadtest.summary import tracked
 from alexnet_triton.loadtest.workload import Plan, Users, Workload
 
@@ -79,7 +80,7 @@ def client_config(arguments: argparse.Namespace, url: str | None = None) -> Conf
     return config
 
 
-def setup_of(arguments: argparse.Namespace, load: Plan | Users) -> Setup:
+def setup_of(arguments: argparse.Namespace, load: Plan | Replay | Users) -> Setup:
     """How the load is put on.
 
     Raises:

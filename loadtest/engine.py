@@ -2,15 +2,17 @@
 
 import asyncio
 import ctypes
+import itertools
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.grpc_sender import GrpcSender
 from alexnet_triton.loadtest.http_sender import HttpSender
 from alexnet_triton.loadtest.recorder import Recorder
+from alexnet_triton.loadtest.replay import Replay
 from alexnet_triton.loadtest.workload import (
     Answer,
     Done,
@@ -81,9 +83,9 @@ class LoadEngine:
         self.after: Callable[[], None] = lambda: None  # called when a request is finished
         self._sampler, self._in_flight = sampler, 0
 
-    def send(self, intended_s: float) -> None:
-        """Draw and send the next request."""
-        request = self._sampler.next()
+    def send(self, intended_s: float, length: int | None = None) -> None:
+        """Draw and send the next request; `length` is a recorded one's, in bytes."""
+        request = self._sampler.next(length)
         request.intended_s, request.sent_s = intended_s, time.perf_counter()
         self._in_flight += 1
         self.recorder.note_sent(request)
@@ -101,10 +103,16 @@ class LoadEngine:
         self.after()
 
 
-async def run_open(engine: LoadEngine, plan: Plan, seed: int, start_s: float) -> None:
-    """Send at the plan's moments from `start_s` on, whatever the server does."""
-    times = (intended_times(plan, seed) + start_s).tolist()
-    left = iter(times)
+def schedule(load: Plan | Replay, seed: int, start_s: float) -> Iterator[tuple[float, int | None]]:
+    """The intended moments, ascending, and of a recording the lengths of its requests."""
+    if isinstance(load, Replay):
+        return zip((load.times_s + start_s).tolist(), load.bytes_in.tolist(), strict=True)
+    return zip((intended_times(load, seed) + start_s).tolist(), itertools.repeat(None))
+
+
+async def run_open(engine: LoadEngine, load: Plan | Replay, seed: int, start_s: float) -> None:
+    """Send at the load's moments from `start_s` on, whatever the server does."""
+    left = schedule(load, seed, start_s)
     due = next(left, None)
 
     def ring() -> None:
@@ -113,11 +121,11 @@ async def run_open(engine: LoadEngine, plan: Plan, seed: int, start_s: float) ->
         for _ in range(BURST):
             if due is None or engine.over.is_set():
                 return engine.over.set()
-            if due > now_s:
+            if due[0] > now_s:
                 break
-            engine.send(due)
+            engine.send(*due)
             due = next(left, None)
-        return timer.set(due if due is not None else now_s)
+        return timer.set(due[0] if due is not None else now_s)
 
     timer = PreciseTimer(ring)
     try:

@@ -19,6 +19,7 @@ from alexnet_triton.loadtest.engine import LEAD_S, LoadEngine, run_closed, run_o
 from alexnet_triton.loadtest.errors import EndedError
 from alexnet_triton.loadtest.observer import ModelView, Observer, memory_growth
 from alexnet_triton.loadtest.recorder import LATENCIES, Failure, Recorder, Times, Window
+from alexnet_triton.loadtest.replay import Replay
 from alexnet_triton.loadtest.sampler import Sample
 from alexnet_triton.loadtest.workload import Plan, RequestSampler, Users, Workload
 
@@ -34,19 +35,20 @@ class Setup:
     """How a load is put on a target.
 
     Attributes:
-        load: the open loop's plan, or the closed loop's users.
+        load: the open loop's plan or recorded moments, or the closed loop's users.
         connections: HTTP connections at most, and with them requests in flight.
         timeout_s: from the intended moment until a request is given up.
     """
 
-    load: Plan | Users
+    load: Plan | Replay | Users
     workload: Workload = field(default_factory=Workload)
     connections: int = 1024
     timeout_s: float = 10.0
 
     def describe(self) -> dict[str, Any]:
         """The load as plain values."""
-        return {"loop": "open" if isinstance(self.load, Plan) else "closed", **asdict(self.load)}
+        loop = "closed" if isinstance(self.load, Users) else "open"
+        return {"loop": loop, **(self.load.describe() if isinstance(self.load, Replay) else asdict(self.load))}
 
 
 @dataclass(frozen=True)
@@ -160,10 +162,10 @@ async def _measure(engine: LoadEngine, target: Target, setup: Setup, seed: int) 
     with suppress(RuntimeError, ValueError):  # only the main thread hears signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupt, engine, observer)
     try:
-        if isinstance(load, Plan):
-            await run_open(engine, load, seed, start_s)
-        else:
+        if isinstance(load, Users):
             await run_closed(engine, load, start_s)
+        else:
+            await run_open(engine, load, seed, start_s)
         await observing
     finally:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
@@ -214,7 +216,7 @@ def _limits(setup: Setup, latency: Times, service: Times, lag: Times, cores: flo
     limits = []
     pairs = ((latency.p50_ms, service.p50_ms), (latency.p99_ms, service.p99_ms))
     late = any(intended > (1 + LAG_FRACTION) * sent + FLOOR_MS for intended, sent in pairs)
-    if late and isinstance(setup.load, Plan):
+    if late and not isinstance(setup.load, Users):
         limits.append(f"it was late by {lag.p99_ms:.1f} ms (p99), and what was measured is longer by more than a tenth")
     if cores > BUSY:
         limits.append(f"it took {cores:.0%} of a core")
@@ -223,9 +225,9 @@ def _limits(setup: Setup, latency: Times, service: Times, lag: Times, cores: flo
     return limits
 
 
-def _shortfall(load: Plan | Users, sent_per_s: float) -> list[str]:
-    """By how much the generator missed a constant rate, empty when it did not."""
-    if not isinstance(load, Plan) or load.shape != "flat" or load.arrivals != "constant":
+def _shortfall(load: Plan | Replay | Users, sent_per_s: float) -> list[str]:
+    """By how much the generator missed a rate that is known beforehand, empty when it did not."""
+    if isinstance(load, Users) or (isinstance(load, Plan) and (load.shape, load.arrivals) != ("flat", "constant")):
         return []
     if sent_per_s >= (1 - RATE_TOLERANCE) * load.rate_per_s:
         return []

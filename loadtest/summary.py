@@ -73,6 +73,10 @@ def load_words(load: Mapping[str, Any]) -> str:
     if load["loop"] == "closed":
         think = f" that think {load['think_s']:g} s" if load["think_s"] else ""
         return f"closed loop, {load['count']} users{think}: a slow server slows the load, and hides it"
+    if "file" in load:
+        pace = "" if load["speed"] == 1 else f", {load['speed']:g} times as fast"
+        rate = f"{load['rate_per_s']:,.6g} requests/s on average"
+        return f"open loop, {load['count']:,} requests at the moments of {load['file']}{pace}: {rate}"
     shape = "" if load["shape"] == "flat" else f", shape {load['shape']}"
     return f"open loop, {load['rate_per_s']:,.6g} requests/s, {load['arrivals']} arrivals{shape}"
 

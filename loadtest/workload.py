@@ -2,6 +2,7 @@
 
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -134,7 +135,10 @@ class Workload:
 
 
 class RequestSampler:
-    """Draws requests: every image once in random order, then all of them again."""
+    """Draws requests: every image once in random order, then all of them again.
+
+    For a recorded request's length it draws the images of the nearest size, which take turns where several have it.
+    """
 
     def __init__(self, target: Target, cases: Sequence[Case], workload: Workload) -> None:
         """Raises SettingError where the model does not take such batches."""
@@ -146,21 +150,26 @@ class RequestSampler:
         self.target, self._cases, self._workload = target, list(cases), workload
         self._random = random.Random(workload.seed)
         self._rest: list[Case] = []
+        self._by_size: dict[int, list[Case]] = {}
+        for case in self._cases:
+            self._by_size.setdefault(len(case.tensor), []).append(case)
+        self._sizes = sorted(self._by_size)
         self._levels = list(workload.priorities)
         self._weights = list(workload.priorities.values())
         self._encode = _encoder(target)
 
-    def next(self) -> Request:
-        """Draw the next request."""
-        return self.encode(*self.draw())
+    def next(self, length: int | None = None) -> Request:
+        """Draw the next request; `length` is a recorded one's, in bytes."""
+        return self.encode(*self.draw(length))
 
     def encode(self, cases: Sequence[Case], priority: int = 0) -> Request:
         """A request for these images."""
         return Request(self._encode(infer_request(self.target, cases, priority)), cases, priority)
 
-    def draw(self) -> tuple[list[Case], int]:
-        """The images of the next request, and its priority."""
-        cases = [self._next_case() for _ in range(self._workload.batch)]
+    def draw(self, length: int | None = None) -> tuple[list[Case], int]:
+        """The images of the next request, and its priority; `length` as of `next`."""
+        batch = self._workload.batch
+        cases = [self._next_case() if length is None else self._nearest(length / batch) for _ in range(batch)]
         priority = self._levels[0] if len(self._levels) == 1 else self._random.choices(self._levels, self._weights)[0]
         return cases, priority
 
@@ -168,6 +177,13 @@ class RequestSampler:
         if not self._rest:
             self._rest = self._random.sample(self._cases, len(self._cases))
         return self._rest.pop()
+
+    def _nearest(self, size: float) -> Case:
+        above = bisect_left(self._sizes, size)
+        nearest = min(self._sizes[max(0, above - 1) : above + 1], key=lambda each: abs(each - size))
+        cases = self._by_size[nearest]
+        cases.append(cases.pop(0))
+        return cases[-1]
 
 
 def infer_request(target: Target, cases: Sequence[Case], priority: int = 0) -> InferRequest:

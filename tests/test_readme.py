@@ -71,6 +71,7 @@ FOREGROUND = Parse("runs until Ctrl-C; tests/serving and tests/docker start it")
 SERVED = Run({"http://127.0.0.1:8000": "{http}", "artifacts/pictures": "{pictures}"})  # on the tests' server
 PHOTOS = Covered("tests/test_readme.py::test_your_own_photographs")
 BENCH = Covered("tests/loadtest/bench/test_bench.py::test_every_stage_says_where_and_how_it_was_measured")
+PROFILE = Covered("tests/loadtest/bench/test_bench.py::test_profile_adds_up")
 SUITE = Covered("tests/faults/test_faults.py::test_the_short_form_passes")
 CLAIMS = Covered("tests/training/test_claims.py::test_every_claim_has_a_picture_a_verdict_a_line_and_figures")
 STEPS = Covered("tests/training/test_step_speed.py::test_every_variant_is_measured_in_every_round")
@@ -194,6 +195,9 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton loadtest run --repository artifacts/model_repository --rate 100": Covered(
         "tests/loadtest/test_sweep.py::test_batching_off_is_measured_on_a_server_of_its_own"
     ),
+    "alexnet-triton loadtest run --replay artifacts/logs/gateway.jsonl --speed 2 --slo p99=100ms,errors=0.1%": Covered(
+        "tests/loadtest/test_replay.py::test_replayed_at_twice_the_speed"
+    ),
     "alexnet-triton loadtest run --rate 3000 --arrivals constant": Covered(
         "tests/loadtest/test_run.py::test_a_real_server"
     ),
@@ -211,6 +215,9 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton bench served tensors single --images FOLDER --connections 64 --repeats 2 --seconds 5": BENCH,
     "alexnet-triton bench served batching --images FOLDER --connections 64": BENCH,
     "alexnet-triton bench overload --overload-s 60": BENCH,
+    "alexnet-triton bench profile": PROFILE,
+    "alexnet-triton bench profile --images FOLDER": PROFILE,
+    "alexnet-triton bench profile --images FOLDER --json profile.json": PROFILE,
     "alexnet-triton bench gateway-cost gateway-slow": Covered(
         "tests/docker/test_measuring.py::test_both_sides_answer_every_request"
     ),

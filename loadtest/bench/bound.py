@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from alexnet_triton.serving.engine import Engine, EngineConfig
 LAYOUTS = ((CORES, 1), (1, CORES))  # processes, and threads of each
 ENGINE_BATCHES = (8, 16, 32)
 WARM_TIMEOUT_S = 120.0
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,17 @@ def one_at_a_time(config: BenchConfig) -> list[float]:
         return pool.submit(_time_single, config).result()
 
 
-def _sum_rates(processes: int, work: Callable[..., float], *arguments: object) -> float:
-    """The sum of the rates that the processes measure at the same time: each waits until all are warm."""
+def run_together(processes: int, work: Callable[..., Result], *arguments: object) -> list[Result]:
+    """What each measures at the same time; the first argument of `work` is where it waits until all are warm."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(processes, context) as pool:
         all_warm = manager.Barrier(processes, timeout=WARM_TIMEOUT_S)
         runs = [pool.submit(work, all_warm, *arguments) for _ in range(processes)]
-        return sum(run.result() for run in runs)
+        return [run.result() for run in runs]
+
+
+def _sum_rates(processes: int, work: Callable[..., float], *arguments: object) -> float:
+    return sum(run_together(processes, work, *arguments))
 
 
 def _decode_and_classify(all_warm: threading.Barrier, config: BenchConfig, seconds: float) -> float:

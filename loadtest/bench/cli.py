@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
-from alexnet_triton.loadtest.bench import compare, gateway, overload, report, tune
+from alexnet_triton.loadtest.bench import compare, gateway, overload, profile, report, tune
 from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError, prepare_images
 
 STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
@@ -19,10 +19,12 @@ STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
     "single": compare.measure_single,
     "client": compare.measure_client,
     "overload": overload.measure_overload,
+    "profile": profile.measure,
     "tune": tune.measure,
     "gateway-cost": gateway.measure_cost,
     "gateway-slow": gateway.measure_slow,
 }
+PICTURES = {"served": report.draw_served, "profile": profile.draw}
 BY_DEFAULT = ("served", "tensors", "batching", "single", "client", "overload")
 
 
@@ -36,6 +38,7 @@ def main(words: Sequence[str]) -> int:
     add("--peers-python", type=Path, metavar="FILE", help="of served (.venv-bench/bin/python)")
     add("--client-images", type=positive_int, metavar="N", help="of client (10000)")
     add("--overload-s", type=positive_float, metavar="SECONDS", help="of overload (60)")
+    add("--profile-connections", type=positive_int, metavar="N", help="of profile (64)")
     return _run(parser, words)
 
 
@@ -81,8 +84,8 @@ def _measure_stages(options: argparse.Namespace) -> None:
         result = {"images": images, **_measure(name, config)}
         report.add_to_report(options.json, name, result)
         report.show_report(name, result)
-        if name == "served":
-            report.draw_served(options.json.with_name("served.png"), result)
+        if name in PICTURES:
+            PICTURES[name](options.json.with_name(f"{name}.png"), result)
 
 
 def _build_config(options: argparse.Namespace) -> BenchConfig:

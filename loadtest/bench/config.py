@@ -50,6 +50,7 @@ class BenchConfig:
     repeats: int = 3
     overload_s: float = 60.0
     client_images: int = 10_000
+    profile_connections: int = 64
 
     @property
     def network_config(self) -> ModelConfig:

@@ -18,10 +18,11 @@ from alexnet_triton.common.provenance import describe_command, describe_hardware
 from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, Advance, BenchConfig
 
 Rows = list[dict[str, Any]]
-HEADINGS = {"images_per_s": "images/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms"}
+HEADINGS = {"images_per_s": "images/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms", "core_ms": "core-ms an image"}
+WORDS = ("where", "target")  # columns of text
 FILE_WIDTH = 120  # of a table that is not written to a terminal
 PACKAGES = ("nvidia-pytriton", "openvino", "pillow", "numpy")
-NOT_SHOWN = ("rows", "summary", "ratios", "images")
+NOT_SHOWN = ("rows", "summary", "ratios", "images", "layers")
 OWN_COLOURS = {OURS: "#0b6e4f", OURS_GRPC: "#2fa37c"}
 OTHER_COLOURS = ("#d1495b", "#edae49", "#66629b", "#8d99ae")
 
@@ -101,7 +102,7 @@ def _build_table(title: str, rows: Rows) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD)
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
-        table.add_column(HEADINGS.get(name, name), justify="left" if name == "target" else "right")
+        table.add_column(HEADINGS.get(name, name), justify="left" if name in WORDS else "right")
     for row in rows:
         table.add_row(*(_format(row.get(name, "")) for name in names))
     return table

@@ -28,6 +28,7 @@ PEERS = {
     "BentoML": f"-m bentoml serve {_PEER_MODULES}.bento:Front --host 127.0.0.1 --port {{port}}",
     "Ray Serve": f"-m {_PEER_MODULES}.ray_serve",
     "LitServe": f"-m {_PEER_MODULES}.lit",
+    "Mosec": f"-m {_PEER_MODULES}.mosec_stages --address 127.0.0.1 --port {{port}} --timeout 60000 --log-level error",
     "FastAPI, fp32": f"-m {_PEER_MODULES}.plain",
 }
 SETTINGS = {
@@ -94,7 +95,8 @@ def peer(name: str, config: BenchConfig) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "alexnet_triton").symlink_to(ROOT)  # stands for the package, which is not installed there
         folders = dict.fromkeys(("PYTHONPATH", "BENTOML_HOME", "RAY_TMPDIR"), scratch)
-        variables = {**os.environ, **SETTINGS, **folders, "BENCH_NETWORK": str(config.network), "PORT": str(port)}
+        network = {"BENCH_NETWORK": str(config.network), "BENCH_SIZE": str(config.network_config.input[0].dims[0])}
+        variables = {**os.environ, **SETTINGS, **folders, **network, "PORT": str(port)}
         with run_program(command, log, lambda: _classifies(url, body), own_group=True, cwd=scratch, env=variables):
             yield url
 

@@ -88,7 +88,7 @@ def grpc_load(server: Triton, model: str, requests: Sequence[bytes], concurrent:
     Raises:
         BenchError: h2load is missing or failed.
     """
-    before = _count_answers(server, model)
+    before = count_answers(server, model)
     used = requests[: min(concurrent, len(requests))]
     shares = [concurrent // len(used) + (number < concurrent % len(used)) for number in range(len(used))]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(used)) as pool:
@@ -97,7 +97,7 @@ def grpc_load(server: Triton, model: str, requests: Sequence[bytes], concurrent:
             for number, (body, share) in enumerate(zip(used, shares, strict=True))
         ]
         times_ms = np.concatenate([run.result() for run in runs])
-    answered = _count_answers(server, model) - before
+    answered = count_answers(server, model) - before
     p50_ms, p99_ms = np.percentile(times_ms, [50, 99]) if len(times_ms) else (0.0, 0.0)
     refused = max(0, len(times_ms) - answered)
     return Load(concurrent, answered / seconds, float(p50_ms), float(p99_ms), refused)
@@ -123,7 +123,7 @@ def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([path, *arguments], capture_output=True, text=True)
 
 
-def _count_answers(server: Triton, model: str) -> int:
+def count_answers(server: Triton, model: str) -> int:
     """Images that the server has answered, by its own statistics."""
     with urllib.request.urlopen(f"http://{server.http}/v2/models/{model}/stats", timeout=10) as answer:
         statistics = json.load(answer)["model_stats"]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from alexnet_triton.client import Classifier
 from alexnet_triton.client.errors import Unsupported
 from alexnet_triton.common.infer_request import HEADER_LENGTH
+from alexnet_triton.loadtest.replay import read_log
 from alexnet_triton.serving import Server
 from tests.docker.gateway import GRPC, INFER, ROOT, Gateway, infer_request
 from tests.serving.tiny import jpeg
@@ -288,6 +290,26 @@ def test_log_has_the_request_and_no_secret(gateway: Gateway) -> None:
     assert gateway.key() not in written
     assert "0123456789abcdef0123" not in written
     assert "JFIF" not in written
+
+
+def test_the_log_says_when_each_request_came(gateway: Gateway, tmp_path: Path) -> None:
+    """Of HTTP's and gRPC's; one without a key is in the log too, and none to replay."""
+    known, started_s = len(gateway.entries()), time.time()
+    for scheme in SCHEMES:
+        with Classifier(gateway.url(scheme), headers=gateway.headers(), tls=gateway.tls) as classifier:
+            classifier.classify(jpeg(1))
+    gateway.entry(gateway.infer(jpeg(1), key="0" * 64))
+    ended_s = time.time()
+    new = [entry for entry in gateway.entries()[known:] if entry["path"] in (INFER, f"{GRPC}/ModelInfer")]
+    arrivals_s = [entry["unix_seconds"] - entry["seconds"] for entry in new]
+    assert [entry["status"] for entry in new] == [200, 200, 401]
+    assert all(started_s - 0.01 < each < ended_s for each in arrivals_s)  # nginx looks at the clock now and then
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f"{json.dumps(entry)}\n" for entry in new))
+    recording = read_log(log)
+    assert recording.arrivals_s.tolist() == pytest.approx([0, arrivals_s[1] - arrivals_s[0]], abs=1e-6)
+    assert all(len(jpeg(1)) < each < len(jpeg(1)) + 2000 for each in recording.bytes_in)
+    assert read_log(gateway.log).damaged == 0
 
 
 @pytest.mark.parametrize(("path", "status"), [("/nothing", 404), ("/v2/" + "x" * 9000, 414)])

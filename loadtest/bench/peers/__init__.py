@@ -26,7 +26,10 @@ class Network:
     def classify(self, files: Sequence[bytes]) -> list[dict[str, Any]]:
         """The class and probability of each JPEG."""
         size = self._engine.input_size
-        pixels = np.stack([decode(file, size) for file in files])
+        return self.classify_pixels(np.stack([decode(file, size) for file in files]))
+
+    def classify_pixels(self, pixels: np.ndarray) -> list[dict[str, Any]]:
+        """The class and probability of each image, uint8 [n, height, width, 3]."""
         probabilities = self._engine.infer(pixels)
         best = probabilities.argmax(axis=1)
         return [{"index": int(i), "probability": float(p[i])} for i, p in zip(best, probabilities, strict=True)]

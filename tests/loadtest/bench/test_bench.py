@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_triton.loadtest.bench.config import IMAGES, ROOT, BenchConfig, BenchError, prepare_images
+from alexnet_triton.loadtest.bench.config import CORES, IMAGES, ROOT, BenchConfig, BenchError, prepare_images
+from alexnet_triton.loadtest.bench.profile import name_process
 from alexnet_triton.loadtest.bench.report import add_to_report, summarise
 from alexnet_triton.loadtest.bench.tune import alternatives, apply_settings, read_settings
 from alexnet_triton.loadtest.variants import edit_in_place
@@ -25,9 +26,10 @@ BRIEF = {
     "connections": 4,
     "overload-s": 1,
     "client-images": 100,
+    "profile-connections": 8,
 }
 TARGETS = ["--target", "bound, no server", "--target", "this server, HTTP"]
-STAGES = ("served", "client", "overload")
+STAGES = ("served", "client", "overload", "profile")
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -82,6 +84,39 @@ def test_overload_is_answered_or_refused(stages: dict[str, Any]) -> None:
     assert overload["answered_per_s"] > 0
     # The tests beside this one may keep a connection waiting for longer than the generator does; none is cut.
     assert overload["other"].keys() <= {"timeout"}
+
+
+def test_profile_adds_up(stages: dict[str, Any], measured: Path) -> None:
+    """Each process and each step once, and no more core-seconds than there were."""
+    profile = stages["profile"]
+    rows = {row["target"]: row for row in profile["summary"]}
+    processes = {"watcher", "supervisor", "tritonserver", "stub of preprocess", "stub of alexnet", "load generator"}
+    layers = {f"network: {kind}" for kind in ("Convert", "ReduceMean", "FullyConnected", "Softmax", "between layers")}
+    under_load = {name for name, row in rows.items() if row["where"] == "under load"}
+    assert (under_load, rows.keys() - under_load) == (processes, {"decode", "resize", *layers})
+    assert all(row["core_ms"] >= 0 for row in rows.values())
+    busy = ("stub of preprocess", "load generator", "decode", "resize", "network: ReduceMean")
+    assert all(rows[name]["core_ms"] > 0 for name in busy)
+    cores = sum(rows[name]["core_ms"] for name in processes) * profile["load"]["images_per_s"] / 1e3
+    assert 0 < cores < 2 * CORES  # exact up to the time between looking at the processes and at the clock
+    assert sum(layer["core_ms"] for layer in profile["layers"]) == pytest.approx(
+        sum(rows[name]["core_ms"] for name in layers) - rows["network: between layers"]["core_ms"]
+    )
+    with Image.open(measured / "profile.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ((".../triton_python_backend_stub", "/run/models/alexnet/2/model.py", "shm"), "stub of alexnet"),
+        (("/usr/bin/python", "-m", "alexnet_triton.serving.supervisor", "8.0", "x"), "supervisor"),
+        (("/opt/tritonserver/bin/tritonserver", "--model-repository=/models"), "tritonserver"),
+        ((), "ended"),
+    ],
+)
+def test_a_process_is_named_by_its_command_line(command: tuple[str, ...], name: str) -> None:
+    assert name_process(command) == name
 
 
 def test_a_stage_replaces_only_its_own_result(tmp_path: Path) -> None:
