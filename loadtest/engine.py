@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from alexnet_triton.loadtest.cases import Target
-from alexnet_triton.loadtest.grpc_sender import GrpcSender
-from alexnet_triton.loadtest.http_sender import HttpSender
 from alexnet_triton.loadtest.recorder import Recorder
 from alexnet_triton.loadtest.replay import Replay
+from alexnet_triton.loadtest.senders import GrpcSender, HttpSender
 from alexnet_triton.loadtest.workload import (
     Answer,
     Done,

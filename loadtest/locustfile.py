@@ -30,8 +30,8 @@ from alexnet_triton.common.command import UserError, complain
 from alexnet_triton.common.infer_request import HEADER_LENGTH
 from alexnet_triton.loadtest.arguments import parse_priorities
 from alexnet_triton.loadtest.cases import Case, prepare
-from alexnet_triton.loadtest.http_sender import read_answer
 from alexnet_triton.loadtest.locust_support import Report, run_in_thread
+from alexnet_triton.loadtest.senders import read_answer
 from alexnet_triton.loadtest.workload import Answer, RequestFault, RequestSampler, Workload, find_fault, infer_request
 
 TIMEOUT_S = 10.0

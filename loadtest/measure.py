@@ -17,10 +17,9 @@ from alexnet_triton.client.config import Config
 from alexnet_triton.loadtest.cases import Case, Target, prepare
 from alexnet_triton.loadtest.engine import LEAD_S, LoadEngine, run_closed, run_open
 from alexnet_triton.loadtest.errors import EndedError
-from alexnet_triton.loadtest.observer import ModelView, Observer, memory_growth
+from alexnet_triton.loadtest.observer import ModelView, Observer, Sample, memory_growth
 from alexnet_triton.loadtest.recorder import LATENCIES, Failure, Recorder, Times, Window
 from alexnet_triton.loadtest.replay import Replay
-from alexnet_triton.loadtest.sampler import Sample
 from alexnet_triton.loadtest.workload import Plan, RequestSampler, Users, Workload
 
 RATE_TOLERANCE = 0.01

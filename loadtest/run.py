@@ -10,10 +10,17 @@ from alexnet_triton.loadtest.arguments import add_shared_options, load_of, prepa
 from alexnet_triton.loadtest.cases import Target
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.loadtest.measure import Measured, Setup, measure
-from alexnet_triton.loadtest.objectives import judge, parse_objectives, verdict
 from alexnet_triton.loadtest.replay import Recording, Replay, plan_replay, read_log
 from alexnet_triton.loadtest.report import save_and_show
-from alexnet_triton.loadtest.results import CODES, INTERRUPTED, describe_target, prepare_folder
+from alexnet_triton.loadtest.results import (
+    CODES,
+    INTERRUPTED,
+    describe_target,
+    judge,
+    parse_objectives,
+    prepare_folder,
+    verdict,
+)
 from alexnet_triton.loadtest.summary import error_console, load_words, show_run, waiting
 from alexnet_triton.loadtest.variants import fresh_server
 from alexnet_triton.loadtest.workload import Arrivals, Plan, Shape, Users

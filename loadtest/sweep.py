@@ -14,9 +14,19 @@ from alexnet_triton.common.command import Parser
 from alexnet_triton.loadtest.arguments import add_shared_options, percent, prepare_target, setup_of
 from alexnet_triton.loadtest.errors import EndedError, SettingError
 from alexnet_triton.loadtest.measure import Measured, measure
-from alexnet_triton.loadtest.objectives import Judged, Objective, judge, parse_objectives, verdict
 from alexnet_triton.loadtest.report import save_and_show
-from alexnet_triton.loadtest.results import CODES, INTERRUPTED, Json, describe_target, prepare_folder
+from alexnet_triton.loadtest.results import (
+    CODES,
+    INTERRUPTED,
+    Json,
+    Judged,
+    Objective,
+    describe_target,
+    judge,
+    parse_objectives,
+    prepare_folder,
+    verdict,
+)
 from alexnet_triton.loadtest.summary import WORDS, out_console
 from alexnet_triton.loadtest.variants import describe_setting, fresh_server, parse_settings
 from alexnet_triton.loadtest.workload import MOST_PER_S, Plan, Users

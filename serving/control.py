@@ -25,6 +25,7 @@ from alexnet_triton.serving.repository import ReferenceAnswer, Repository
 KEY_HEADER = "alexnet-triton-key"
 GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"  # the name that Triton gives it over gRPC
 PROGRESS_S = 10.0  # a question waits so long, and nothing is executed meanwhile: the server does not work
+SWITCHES = 3  # to other versions, at most, while a reference image is asked
 _POLL_S, _PROGRESS_POLL_S = 0.02, 0.25
 _EXECUTIONS = re.compile(r'^nv_inference_exec_count\{model="([^"]+)",[^}]*\} (\S+)$', re.MULTILINE)
 
@@ -226,9 +227,21 @@ def ask_reference_image(
         WrongAnswerError: other probabilities than the published ones.
         RepositoryError: the repository has no reference answer for the served version.
     """
-    references = repository.reference_answers(control.versions("classify", timeout_s)[-1])
-    for reference in references if every else [random.choice(references)]:
-        judge(reference, control.classify(reference.image, timeout_s, priority)[1])
+    for _ in range(SWITCHES):
+        version = max(control.versions("classify", timeout_s), key=int)
+        references = repository.reference_answers(version)
+        chosen = references if every else [random.choice(references)]
+        if all(_answers(control, reference, timeout_s, priority) for reference in chosen):
+            return
+    raise ControlError("classify answers with another version each time")
+
+
+def _answers(control: Control, reference: ReferenceAnswer, timeout_s: float, priority: int) -> bool:
+    """Whether the reference's version answers, rightly; False where the callers have moved to another version."""
+    version, probabilities = control.classify(reference.image, timeout_s, priority)
+    if version == reference.version:
+        judge(reference, probabilities)
+    return version == reference.version
 
 
 def check_health(

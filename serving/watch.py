@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from alexnet_triton.serving.control import PROGRESS_S
-from alexnet_triton.serving.errors import PortTakenError, ServingError, StalledError
+from alexnet_triton.serving.errors import ControlError, PortTakenError, ServingError, StalledError
 from alexnet_triton.serving.server import Event, Server
 
 
@@ -26,6 +26,7 @@ class WatchConfig:
     patience_s: float = PROGRESS_S
     sweep_s: float = 5.0  # for what a dead server leaves behind
     failures: int = 3
+    heals: int = 4  # models that are replaced before one right answer
     first_backoff_s: float = 0.25
     max_backoff_s: float = 30.0
     quiet_s: float = 60.0  # healthy for so long, and the next restart waits for nothing again
@@ -112,19 +113,47 @@ class Watcher:
         if time.monotonic() - self._last_restart > self.config.quiet_s:
             self._backoff_s = 0.0
 
-    def _heal(self, models: list[str], reason: str) -> None:
-        """Replace the models; callers are answered meanwhile by the stubs that live."""
+    def _heal(self, broken: list[str], reason: str) -> None:
+        """Replace the models, and those that break meanwhile; callers are answered by the stubs that live."""
         self.healthy = False
-        started = time.monotonic()
+        started, healed = time.monotonic(), list[str]()
         try:
-            for model in models:
-                self.server.heal(model, timeout_s=10.0)
-            self.server.check(timeout_s=5.0)
+            while broken:
+                for model in broken:
+                    self._replace(model)
+                healed += broken
+                broken = self._check(len(healed) < self.config.heals)
         except ServingError as error:
-            self._restart(f"healing {', '.join(models)} failed: {error}")
+            self._restart(f"healing {', '.join({*healed, *broken})} failed: {error}")
             return
-        self._count("heals", models=models, reason=reason, seconds=round(time.monotonic() - started, 2))
+        self._count("heals", models=healed, reason=reason, seconds=round(time.monotonic() - started, 2))
         self._succeed()
+
+    def _check(self, may_be_broken: bool) -> list[str]:
+        """Ask the reference image; returns the models that miss a stub where it is not answered.
+
+        Raises:
+            ServingError: it is not answered though none does, or none may.
+        """
+        try:
+            self.server.check(timeout_s=5.0)
+        except ServingError:
+            broken = self.server.missing_stubs() if may_be_broken else []
+            if not broken:
+                raise
+            return broken
+        return []
+
+    def _replace(self, model: str) -> None:
+        """A load that Triton refuses is ordered once more: a publication may have moved a version's files meanwhile."""
+        try:
+            self.server.heal(model, timeout_s=10.0)
+        except ControlError as error:
+            if not error.status:
+                raise
+            self._event("heal failed", model=model, reason=str(error))
+            self._sleep(self.config.confirm_s)
+            self.server.heal(model, timeout_s=10.0)
 
     def _restart(self, reason: str) -> None:
         """Restart the server on the same addresses; try until it starts."""

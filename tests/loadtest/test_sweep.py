@@ -16,8 +16,8 @@ from alexnet_triton.loadtest import sweep
 from alexnet_triton.loadtest.cli import main
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.loadtest.measure import Generator, Measured, ServerView
-from alexnet_triton.loadtest.objectives import parse_objectives
 from alexnet_triton.loadtest.recorder import Times
+from alexnet_triton.loadtest.results import parse_objectives
 from alexnet_triton.loadtest.sweep import Point, Range, find_knee
 from alexnet_triton.loadtest.variants import parse_settings, variant_of
 from alexnet_triton.serving.repository import Repository

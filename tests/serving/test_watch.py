@@ -4,11 +4,12 @@ import asyncio
 import ctypes
 import io
 import os
+import shutil
 import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -21,27 +22,31 @@ import pytest
 from PIL import Image
 
 from alexnet_triton.common.infer_request import infer_path
+from alexnet_triton.export.rollout import serve_version
 from alexnet_triton.serving import Server
-from alexnet_triton.serving.control import Control, check_health
+from alexnet_triton.serving.control import Control, ask_reference_image, check_health
 from alexnet_triton.serving.errors import ControlError, StalledError, StartError
 from alexnet_triton.serving.launch import PIDFD_GETFD
 from alexnet_triton.serving.server import ignore_event
 from alexnet_triton.serving.supervisor import SHARED_MEMORY
 from alexnet_triton.serving.watch import MetricsServer, WatchConfig, Watcher, watcher_metrics
 from tests.faults.wire import infer_request
-from tests.serving.tiny import answer, jpeg, network, running_server
+from tests.serving.tiny import answer, jpeg, network, publication, publish, running_server, write_version
 from tests.waiting import wait_for
 
 
 @contextmanager
 def _watched(
-    repository: Path, config: WatchConfig | None = None
+    repository: Path, config: WatchConfig | None = None, follow: Callable[[str], object] = lambda name: None
 ) -> Iterator[tuple[Watcher, list[tuple[str, dict[str, Any]]]]]:
     events: list[tuple[str, dict[str, Any]]] = []
+
+    def note(name: str, **details: Any) -> None:
+        events.append((name, details))
+        follow(name)
+
     with running_server(repository) as server:
-        watcher = Watcher(
-            server, lambda name, **details: events.append((name, details)), config or WatchConfig(interval_s=0.2)
-        )
+        watcher = Watcher(server, note, config or WatchConfig(interval_s=0.2))
         thread = threading.Thread(target=watcher.run)
         thread.start()
         try:
@@ -67,6 +72,65 @@ def test_a_killed_stub_is_healed(watched: tuple[Watcher, list], model: str) -> N
     assert events[-1][0] == "heal"
     assert events[-1][1]["models"] == [model]
     _answers_rightly(watcher.server)
+
+
+def test_a_heal_that_meets_a_publication_is_tried_again(tiny_repository: Path, tmp_path: Path) -> None:
+    """A publication moves the files of a version that the heal has begun to load."""
+    built = shutil.copytree(tiny_repository, tmp_path / "built", symlinks=True)
+    model, moved = built / "alexnet" / "1" / "model.onnx", tmp_path / "model.onnx"
+
+    def bring_back(name: str) -> None:
+        if name == "heal failed":
+            moved.rename(model)
+
+    with _watched(built, follow=bring_back) as (watcher, events):
+        model.rename(moved)
+        os.kill(next(pid for pid, name in _stubs(watcher.server).items() if name == "alexnet"), signal.SIGKILL)
+        wait_for(lambda: watcher.counts["heals"] + watcher.counts["restarts"] == 1)
+        assert [name for name, _ in events] == ["heal failed", "heal"]
+        _answers_rightly(watcher.server)
+
+
+def test_a_stub_of_another_model_that_dies_during_a_heal_is_healed_too(
+    watched: tuple[Watcher, list], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher, events = watched
+    server, heal, counts = watcher.server, watcher.server.heal, watcher.counts.copy()
+
+    def heal_while_the_decoders_die(model: str, timeout_s: float) -> None:
+        heal(model, timeout_s)
+        if model == "alexnet":
+            for pid in [pid for pid, name in _stubs(server).items() if name == "preprocess"]:
+                os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(server, "heal", heal_while_the_decoders_die)
+    os.kill(next(pid for pid, name in _stubs(server).items() if name == "alexnet"), signal.SIGKILL)
+    wait_for(lambda: watcher.counts != counts)
+    assert (events[-1][0], events[-1][1]["models"]) == ("heal", ["alexnet", "preprocess"])
+    assert watcher.counts["restarts"] == counts["restarts"]
+    _answers_rightly(server)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_the_reference_image_is_asked_again_where_the_version_changes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: bool
+) -> None:
+    built = tmp_path / "built"
+    publish(built, publication(tmp_path, 0))
+    with running_server(built) as server:
+        second = write_version(built, publication(tmp_path, 1))
+        asked, versions = [], Control.versions
+
+        def versions_before_a_publication(self: Control, model: str, timeout_s: float = 1.0) -> list[str]:
+            found = versions(self, model, timeout_s)
+            if model == "classify" and not asked:
+                asked.append(found)
+                serve_version(built, second, new=True)
+            return found
+
+        monkeypatch.setattr(Control, "versions", versions_before_a_publication)
+        ask_reference_image(server.control, server.repository, every=every)
+        assert (asked, server.control.versions("classify")) == ([["1"]], ["2"])
 
 
 def test_callers_are_answered_while_a_model_is_healed(watched: tuple[Watcher, list]) -> None:
