@@ -130,6 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
     if any(each.failed or not each.right for pair in pairs for each in pair):
         raise TargetError("requests failed, so that times say little: see why with `alexnet-triton loadtest run`")
     values = [tuple(each.objectives[arguments.metric] for each in pair) for pair in pairs]
+    if not all(value > 0 for pair in values for value in pair):
+        raise TargetError("a run has no answer within its time: give a longer --duration")
     ratios = [old / new if arguments.metric == "rate" else new / old for old, new in values]
     found = estimate(ratios, arguments.confidence)
     limited = sum(bool(each.generator.limits) for pair in pairs for each in pair)

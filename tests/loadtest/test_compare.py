@@ -11,7 +11,7 @@ SHORT = (
     "--users",
     4,
     "--duration",
-    "300ms",
+    "600ms",
     "--warmup",
     "0s",
     "--pairs",
@@ -40,6 +40,14 @@ def test_a_faster_version_passes(pictures: Path, tmp_path: Path) -> None:
         done = loadtest("compare", old.url, new.url, *options, output=tmp_path)
     assert done.code == 0, done.out
     assert done.result["estimate"]["ratio"] < 0.8
+
+
+def test_runs_shorter_than_an_answer_are_no_comparison(quick_stub: Running, pictures: Path, tmp_path: Path) -> None:
+    with stub("--service-ms", 500) as slow:
+        options = ("--images", pictures, "--metric", "rate", *SHORT, "--duration", "300ms")
+        done = loadtest("compare", slow.url, quick_stub.url, *options, output=tmp_path)
+    assert done.code == 3
+    assert done.err.splitlines()[-1].endswith("a run has no answer within its time: give a longer --duration")
 
 
 def test_pairs_that_the_generator_decided_decide_nothing(
