@@ -140,7 +140,9 @@ class Recorder:
         record(self.service, now_s - request.sent_s)
         record(window.times, latency_s)
         if request.priority:
-            record(self.by_priority.setdefault(request.priority, new_histogram()), latency_s)
+            if request.priority not in self.by_priority:
+                self.by_priority[request.priority] = new_histogram()
+            record(self.by_priority[request.priority], latency_s)
 
     def _note_failure(self, fault: RequestFault) -> None:
         self.failures[fault.name] += 1
@@ -149,7 +151,10 @@ class Recorder:
             examples.append(fault.detail)
 
     def _window(self, request: Request) -> _OpenWindow:
-        return self._windows.setdefault(int((request.intended_s - self.start_s) / self.width_s), _OpenWindow())
+        number = int((request.intended_s - self.start_s) / self.width_s)
+        if number not in self._windows:  # a histogram takes longer to make than a request to send
+            self._windows[number] = _OpenWindow()
+        return self._windows[number]
 
     def windows(self) -> list[Window]:
         """The run over time."""
