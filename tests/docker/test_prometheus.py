@@ -52,6 +52,16 @@ def waiting(total_us: str) -> Series:
     }
 
 
+def lasting(slow_us: str) -> Series:
+    """Two Tritons, one with 100 requests of 0.1 s in each 15 s, the other with 20, and what they take together."""
+    series = {}
+    for instance, count, total_us in (("triton:8002", "0+20x40", slow_us), ("other:8002", "0+100x40", "0+10000000x40")):
+        labels = f'{{instance="{instance}", job="triton", model="classify", version="1"}}'
+        series[f"nv_inference_request_success{labels}"] = count
+        series[f"nv_inference_request_duration_us{labels}"] = total_us
+    return series
+
+
 P99 = model("nv_inference_request_summary_us", ', quantile="0.99"', "classify")
 GPU_USED, GPU_TOTAL = (f'nv_gpu_memory_{what}_bytes{{{WHO}, gpu_uuid="GPU-1"}}' for what in ("used", "total"))
 UP = {f"up{{{WHO}}}": "1x40"}
@@ -75,6 +85,7 @@ CASES: dict[str, tuple[Series, Series]] = {
         {f"alexnet_cut_drains_total{{{WHO}}}": "2x40"},
     ),
     "QueueGrowing": (waiting("0+60000000x40"), waiting("0+40000000x40")),
+    "TritonSlow": (lasting("0+10000000x40"), lasting("0+4000000x40")),
     "RequestsRefused": (failing("REJECTED", "0+20x40"), failing("REJECTED", "0+5x40")),
     "RequestsFailing": (failing("BACKEND", "0+20x40"), failing("BACKEND", "0+5x40")),
     "GpuMemoryNearlyFull": (
