@@ -52,6 +52,15 @@ def waiting(total_us: str) -> Series:
     }
 
 
+def answering(within_objective: str) -> Series:
+    """1,000 answers in each 15 s through two gateways, so many of them fast."""
+    return {
+        f'alexnet_gateway_seconds_{what}, instance="{instance}:9145", protocol="http"}}': values
+        for instance in ("a", "b")
+        for what, values in (('bucket{le="0.25"', within_objective), ('count{job="gateway"', "0+500x40"))
+    }
+
+
 def lasting(slow_us: str) -> Series:
     """Two Tritons, one with 100 requests of 0.1 s in each 15 s, the other with 20, and what they take together."""
     series = {}
@@ -85,6 +94,7 @@ CASES: dict[str, tuple[Series, Series]] = {
         {f"alexnet_cut_drains_total{{{WHO}}}": "2x40"},
     ),
     "QueueGrowing": (waiting("0+60000000x40"), waiting("0+40000000x40")),
+    "AnswersOverObjective": (answering("0+490x40"), answering("0+497x40")),
     "TritonSlow": (lasting("0+10000000x40"), lasting("0+4000000x40")),
     "RequestsRefused": (failing("REJECTED", "0+20x40"), failing("REJECTED", "0+5x40")),
     "RequestsFailing": (failing("BACKEND", "0+20x40"), failing("BACKEND", "0+5x40")),
