@@ -123,7 +123,7 @@ def test_query_is_answered(monitored: Monitored, title: str, expression: str) ->
 
 
 def test_every_metric_exists(monitored: Monitored) -> None:
-    """In what Triton and the watcher say, recorded, or of a GPU or a newer Triton; the gateway's are in test_metrics.py."""
+    """In what Triton and the watcher say, recorded, or of a GPU or newer Triton; test_metrics.py has the gateway's."""
     with urllib.request.urlopen(f"http://{monitored.metrics}/metrics", timeout=10) as reply:
         found = set(re.findall(r"^(\w+)[{ ]", reply.read().decode(), re.MULTILINE))
     asked = set[str]().union(
