@@ -133,15 +133,30 @@ def test_what_callers_get_wrong_wakes_nobody(alert: str, name: str, tmp_path: Pa
 
 
 def assert_firing(alert: str, series: Series, firing: int, folder: Path) -> None:
-    suite = {
-        "rule_files": [str(FOLDER / "rules.yml")],
-        "evaluation_interval": "15s",
-        "tests": [rule_test(alert, series, firing)],
-    }
+    promtool_test(rule_test(alert, series, firing), folder)
+
+
+def promtool_test(test: dict[str, Any], folder: Path) -> None:
+    suite = {"rule_files": [str(FOLDER / "rules.yml")], "evaluation_interval": "15s", "tests": [test]}
     path = folder / "test.yml"
     path.write_text(json.dumps(suite))
     done = subprocess.run([need("promtool"), "test", "rules", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_quantile_is_of_all_tritons_together(tmp_path: Path) -> None:
+    """One has 90 of 100 requests below 100 ms, the other all: of 200, the 99th percentile is at 0.8 of 100 to 500."""
+    name = "nv_inference_first_response_histogram_ms_bucket"
+    series = {
+        f'{name}{{instance="{instance}", model="classify", le="{le}"}}': f"0+{count}x40"
+        for instance, fast in (("a", 90), ("b", 100))
+        for le, count in (("100", fast), ("500", 100), ("+Inf", 100))
+    }
+    record = "model:nv_inference_first_response_histogram_ms:p99"
+    sample = {"labels": '{model="classify"}', "value": 420}
+    test = rule_test("none", series, 0)
+    test["promql_expr_test"] = [{"expr": f"round({record})", "eval_time": "10m", "exp_samples": [sample]}]
+    promtool_test(test, tmp_path)
 
 
 def metric(server: Server, name: str, model: str, reason: str) -> float:

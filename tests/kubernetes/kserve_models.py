@@ -41,6 +41,8 @@ def problems(value: Any, kind: str, where: str) -> list[str]:
 @cache
 def models() -> dict[str, Path]:
     """The file of each class of KServe's."""
+    if not KSERVE.exists():
+        raise RuntimeError(f"no {KSERVE}: run `make test`, which fetches what the tests need")
     found = {}
     for path in (KSERVE / "kserve/models").glob("v1*.py"):
         if match := re.search(r"^class (\w+)\(object\):", path.read_text(), re.MULTILINE):

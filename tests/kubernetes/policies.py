@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from alexnet_triton.export.settings import MAX_WAIT_S
 from alexnet_triton.serving.control import PROGRESS_S, check_health
 from alexnet_triton.serving.runs import STOP_TIMEOUT_S
 from tests.kubernetes.chart import ROOT, Document, containers, pod_of, pods
@@ -268,6 +269,16 @@ def requests_are_balanced_over_pods(documents: Documents) -> Iterator[str]:
             yield "the gateways know pods that are not ready"
 
 
+def a_slow_pod_is_left(documents: Documents) -> Iterator[str]:
+    """By nginx, which has given up on it; but not while it answers as late as both queues may make it."""
+    gateway = pod_of(deployments(documents)["gateway"])["containers"][0]
+    given = {each["name"]: each["value"] for each in gateway["env"]}
+    if not 2 * MAX_WAIT_S < float(given.get("GATEWAY_TIMEOUT_S", 10)) < 10:
+        yield "a pod that hangs is waited for, or one that queues is left"
+    if given.get("GATEWAY_RETRIES", "on") != "on":
+        yield "callers see every failure"
+
+
 def pods_grow_fast_and_shrink_slowly(documents: Documents) -> Iterator[str]:
     for document in documents:
         if document["kind"] == "HorizontalPodAutoscaler":
@@ -315,5 +326,6 @@ POLICIES: tuple[Policy, ...] = (
     images_are_pinned,
     the_repository_is_copied_once,
     requests_are_balanced_over_pods,
+    a_slow_pod_is_left,
     pods_grow_fast_and_shrink_slowly,
 )

@@ -266,6 +266,16 @@ FAULTS: tuple[tuple[policies.Policy, str, Change], ...] = (
         "the gateways know pods",
         lambda all_of: find(all_of, "Service", "triton")["spec"].update(publishNotReadyAddresses=True),
     ),
+    (
+        policies.a_slow_pod_is_left,
+        "a pod that hangs",
+        lambda all_of: container(all_of, "gateway").update(env=[]),
+    ),
+    (
+        policies.a_slow_pod_is_left,
+        "callers see",
+        lambda all_of: container(all_of, "gateway")["env"].append({"name": "GATEWAY_RETRIES", "value": "off"}),
+    ),
     (policies.pods_grow_fast_and_shrink_slowly, "it waits", lambda all_of: behavior(all_of).pop("scaleDown")),
     (
         policies.pods_grow_fast_and_shrink_slowly,
