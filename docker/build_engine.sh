@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the TensorRT plan on the GPU that will serve it, compares its answers with ONNX Runtime's, and only then
-# publishes it. Does nothing when the plan already fits this model, GPU and TensorRT.
+# publishes it. Does nothing when the plan already fits this model, GPU and TensorRT. With PLAN_CACHE, a folder that
+# machines with other GPUs may share, a plan that fits is taken from there, and a new one is left there.
 #
 #   docker/build_engine.sh [OPTION OF alexnet-triton build-engine]...
 set -eu
@@ -26,8 +27,20 @@ if [ -f "$plan.fits" ] && [ "$(cat "$plan.fits")" = "$fits" ] && [ -f "$reposito
     exit
 fi
 rm -f "$plan.fits"
-[ ! -d "$artifacts/test" ] || set -- --images "$artifacts/test" "$@"
-alexnet-triton build-engine "$@" "$onnx/model.fp16.onnx" "$plan"
+cached=
+[ -z "${PLAN_CACHE:-}" ] || cached=$PLAN_CACHE/$(echo "$fits" | sha256sum | cut -c 1-32)
+if [ -n "$cached" ] && [ -d "$cached" ]; then
+    echo "build_engine: $cached has a plan for $gpu and TensorRT $version"
+    cp "$cached/"model.plan* "$onnx/"
+else
+    [ ! -d "$artifacts/test" ] || set -- --images "$artifacts/test" "$@"
+    alexnet-triton build-engine "$@" "$onnx/model.fp16.onnx" "$plan"
+    if [ -n "$cached" ]; then # whole or not at all; of two machines that build the same plan, the first leaves it
+        new=$(mktemp -d "$PLAN_CACHE/.new.XXXXXX")
+        cp "$plan"* "$new/"
+        mv -T "$new" "$cached" 2>/dev/null || rm -rf "$new"
+    fi
+fi
 set --
 [ ! -d "$artifacts/pictures" ] || set -- --images "$artifacts/pictures"
 alexnet-triton publish "$onnx/model.onnx" "$@" --repository "$repository"

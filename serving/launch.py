@@ -34,6 +34,9 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "10737
 HTTP_CORES = 2  # a thread
 SHM_BYTES = 16 * 2**20  # a Python backend instance: a batch of images in, its answers out
 QUEUE_BYTES, PIDFD_GETFD = 2**22, 438  # wanted; the system call's number
+# Quantiles of each server, and counts that can be added up over servers. A Triton before 26.01 has no histograms of
+# models that are not decoupled, and none at all before 24.11 (core's metric_model_reporter.cc); it ignores the word.
+LATENCIES = ("summary", "histogram")
 _ARG_START, _ARG_END = 48, 49  # fields of /proc/pid/stat, counted from 1, proc(5)
 
 
@@ -220,7 +223,6 @@ def build_command(
         "grpc-restricted-protocol": f"{CLOSED_APIS}:{KEY_HEADER}={key}",
         "allow-sagemaker": "false",
         "allow-vertex-ai": "false",
-        "metrics-config": "summary_latencies=true",
         "log-format": "ISO8601",
     }
     if repository.variant != "gpu":
@@ -234,6 +236,7 @@ def build_command(
         "--disable-auto-complete-config",  # the configurations are complete, and fewer stubs are started
         *(f"--{name}={value}" for name, value in flags.items()),
         *(f"--load-model={name}" for name in repository.configs),
+        *(f"--metrics-config={kind}_latencies=true" for kind in LATENCIES),
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
     ]

@@ -69,7 +69,8 @@ def runs_root() -> Path:
     with suppress(FileExistsError):
         root.mkdir(mode=0o700)
     found = root.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
+    rights = stat.S_IMODE(found.st_mode) & ~stat.S_ISGID  # inherited of a volume of Kubernetes, and opens nothing
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or rights != 0o700:
         raise ServingError(
             f"{root} is not a folder that you own and only you may enter (mode 0700): remove it, or set TMPDIR"
         )

@@ -35,7 +35,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("[!.a]*/README.md")), *sorted
 DOCUMENTS += sorted(ROOT.glob("docs/**/*.md"))
 ACTIVATE = ". .venv/bin/activate"
 OURS = {"alexnet-triton", "alexnet-classify", "python", "locust", "torchrun"}  # programs of the environment
-OTHERS = {"make", "time", "docker", "git", "curl", "sudo"}
+OTHERS = {"make", "time", "docker", "git", "curl", "sudo", "helm", "kubectl"}
 TIMEOUT_S = 200
 
 
@@ -67,6 +67,8 @@ class Covered:
 
 LONG = Parse("trains or measures for minutes")
 GPU = Parse("needs Docker or a GPU")
+CLUSTER = Parse("needs a cluster")
+RENDERED = Covered("tests/kubernetes/test_chart.py::test_lint")
 FOREGROUND = Parse("runs until Ctrl-C; tests/serving and tests/docker start it")
 SERVED = Run({"http://127.0.0.1:8000": "{http}", "artifacts/pictures": "{pictures}"})  # on the tests' server
 PHOTOS = Covered("tests/test_readme.py::test_your_own_photographs")
@@ -242,6 +244,35 @@ TABLE: dict[str, Run | Parse | Covered] = {
     ),
     "python client/classify.py IMAGE --url https://localhost:8443 --ca artifacts/gateway/certificate.pem "
     "--header @FILE": Covered("tests/docker/test_gateway.py::test_classify_command"),
+    # kubernetes
+    "docker tag alexnet-triton-serve registry.example.com/alexnet-triton-serve:0.1.0": GPU,
+    "docker push registry.example.com/alexnet-triton-serve:0.1.0": GPU,
+    r"printf 'FROM busybox:1.37\nCOPY model_repository /artifacts/model_repository\nCOPY onnx /artifacts/onnx\n"
+    r"COPY pictures /artifacts/pictures\n' | docker build -t registry.example.com/alexnet-models:1 -f - artifacts": GPU,
+    "docker push registry.example.com/alexnet-models:1": GPU,
+    "docker/prepare.sh alexnet-gateway.vision.svc": Covered(
+        "tests/docker/test_images.py::test_prepare_makes_a_certificate_for_a_host"
+    ),
+    "kubectl create namespace vision": CLUSTER,
+    "kubectl --namespace vision create secret generic alexnet-keys --from-file=keys=artifacts/gateway/keys": CLUSTER,
+    "kubectl --namespace vision create secret tls alexnet-certificate --cert=artifacts/gateway/certificate.pem "
+    "--key=artifacts/gateway/certificate.key": CLUSTER,
+    "helm lint kubernetes/chart --values kubernetes/values/cpu.yaml": RENDERED,
+    "helm upgrade --install alexnet kubernetes/chart --namespace vision --values kubernetes/values/cpu.yaml --wait "
+    "--timeout 15m": RENDERED,
+    "helm upgrade alexnet kubernetes/chart --namespace vision --values kubernetes/values/cpu.yaml "
+    "--values kubernetes/values/keda.yaml": RENDERED,
+    "helm upgrade --install prometheus-adapter prometheus-community/prometheus-adapter --namespace monitoring "
+    "--values kubernetes/prometheus-adapter.yaml": Covered(
+        "tests/kubernetes/test_autoscaling.py::test_the_recorded_series_is_found_by_its_labels"
+    ),
+    "helm history alexnet --namespace vision": CLUSTER,
+    "helm rollback alexnet --namespace vision --wait --timeout 15m": CLUSTER,
+    "kubectl --namespace vision port-forward service/alexnet-gateway 8443:443": CLUSTER,
+    "kubectl --namespace vision rollout restart deployment/alexnet-gateway": CLUSTER,
+    "kubectl apply --filename kubernetes/kserve.yaml": Covered(
+        "tests/kubernetes/test_schemas.py::test_kserve_knows_every_field"
+    ),
 }
 
 
@@ -431,6 +462,7 @@ def test_parsed(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         look_up(words[1:], words[:3])
     else:
         assert run(f"bash -n -c {shlex.quote(command.text)}", ROOT).returncode == 0
+        assert all((ROOT / word).exists() for word in words if word.startswith("kubernetes/"))
         if "/" in words[0]:
             assert os.access(ROOT / words[0], os.X_OK)
 

@@ -9,9 +9,10 @@ import pytest
 
 from main_job import ROOT
 
-ROOMS = ("client", "common", "docker", "docs", "export", "imaging", "loadtest", "model_repository", "serving", "tests")
-ROOMS += ("training",)
-SUFFIXES = {".py", ".md", ".sh", ".js", ".html", ".css", ".j2", ".in", ".pbtxt", ".yml", ".yaml", ".toml", ".lua"}
+ROOMS = ("client", "common", "docker", "docs", "export", "imaging", "kubernetes", "loadtest", "model_repository")
+ROOMS += ("serving", "tests", "training")
+SUFFIXES = {".py", ".md", ".sh", ".js", ".html", ".css", ".j2", ".in", ".pbtxt", ".yml", ".yaml", ".toml", ".tpl"}
+SUFFIXES |= {".lua"}
 MODULES, CLIENT_MODULES, CLIENT_LEVELS = 135, 22, 10  # at most
 
 # A pattern that no text of the project matches -> what it says instead.

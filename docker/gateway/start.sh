@@ -30,6 +30,7 @@ certificate=${GATEWAY_CERT:-}
 certificate_key=${GATEWAY_CERT_KEY:-}
 page=${GATEWAY_PAGE:-$here/../page}
 access_log=${GATEWAY_LOG:-/dev/stdout}
+metrics=${GATEWAY_METRICS:-}
 modules=${GATEWAY_MODULES:-/usr/lib/nginx/modules}
 
 absolute() { # FILE
@@ -107,9 +108,13 @@ case $("$nginx" -V 2>&1) in
     load="load_module $modules/ngx_http_js_module.so;"
     ;;
 esac
-case $listen in
-*[!0-9A-Za-z.:[\]-]*) refuse "GATEWAY_LISTEN is '$listen': give ADDRESS:PORT" ;;
-esac
+address() { # NAME VALUE
+    case $2 in
+    *[!0-9A-Za-z.:[\]-]*) refuse "$1 is '$2': give ADDRESS:PORT" ;;
+    esac
+}
+address GATEWAY_LISTEN "$listen"
+address GATEWAY_METRICS "$metrics"
 [ -f "$page/index.html" ] || refuse "no page in '$page'"
 check_keys
 private "key of the certificate" "$certificate_key"
@@ -153,6 +158,13 @@ cp "$page"/* "$run/page/"
 chmod -R a+rX "$run/page"
 cp "$here/mime.types" "$here/requests.js" "$run/"
 
+observed='' include=''
+if [ -n "$metrics" ]; then
+    sed "s|@METRICS@|$metrics|" "$here/metrics.conf.in" >"$run/metrics.conf"
+    # shellcheck disable=SC2016 # a variable of nginx
+    observed=' if=$observed' include='include metrics.conf;'
+fi
+
 access_log=$(absolute "$access_log")
 mkdir -p "$(dirname "$access_log")"
 sed -e "s|@MODULES@|$load|" -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * connections))|" -e "s|@CONNECTIONS@|$connections|" \
@@ -161,7 +173,7 @@ sed -e "s|@MODULES@|$load|" -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * conn
     -e "s|@LARGE_OF_KEY@|$large_of_key|" -e "s|@PRIORITY_KEYS@|$priority_keys|" -e "s|@NO_PRIORITY@|$no_priority|" \
     -e "s|@RATE@|$rate|" -e "s|@BURST@|$burst|" -e "s|@REQUESTS@|$requests|" -e "s|@TIMEOUT_S@|$timeout_s|" \
     -e "s|@HTTP_SERVERS@|$http_servers|" -e "s|@GRPC_SERVERS@|$grpc_servers|" -e "s|@RETRY_ON@|$retry_on|" -e "s|@GRPC_FAILED@|$grpc_failed|" \
-    -e "s|@ACCESS_LOG@|$access_log|" -e "s|@LISTEN@|$listen|" -e "s|@RUN@|$run|g" -e "s|@ADDRESS_CONNECTIONS@|$address_connections|" -e "s|@PAGE@|$run/page|" \
+    -e "s|@ACCESS_LOG@|$access_log|" -e "s|@OBSERVED@|$observed|" -e "s|@METRICS@|$include|" -e "s|@LISTEN@|$listen|" -e "s|@RUN@|$run|g" -e "s|@ADDRESS_CONNECTIONS@|$address_connections|" -e "s|@PAGE@|$run/page|" \
     -e "s|@CERTIFICATE@|$(absolute "$certificate")|" -e "s|@CERTIFICATE_KEY@|$(absolute "$certificate_key")|" \
     "$here/nginx.conf.in" >"$run/nginx.conf"
 

@@ -347,20 +347,18 @@ class Recorded:
         self.artifacts.mkdir()
         self.bin.mkdir()
         published = self.artifacts / "gpu/model_repository/classify"
-        self.program(
-            "alexnet-triton",
-            f'echo "$*" >>{self.calls}\n[ ! -e {folder}/broken ] || exit 1\n'
-            f"[ $1 != publish ] || {{ mkdir -p {published}; : >{published}/config.pbtxt; }}",
-        )
+        self.body = f'echo "$*" >>{self.calls}\n[ ! -e {folder}/broken ] || exit 1\n'
+        self.body += f"[ $1 != publish ] || {{ mkdir -p {published}; : >{published}/config.pbtxt; }}"
+        self.program("alexnet-triton", self.body)
 
     def program(self, name: str, body: str) -> None:
         path = self.bin / name
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
 
-    def run(self, script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
-        return run(ROOT / "docker" / script, *options, ARTIFACTS=str(self.artifacts), PATH=path)
+        return run(ROOT / "docker" / script, *options, ARTIFACTS=str(self.artifacts), PATH=path, **environment)
 
     def commands(self) -> list[str]:
         """The sub-commands that were run."""
@@ -404,6 +402,36 @@ def test_engine_is_built_verified_and_published_once(image: Image, machine: Reco
     machine.program("nvidia-smi", "echo 'NVIDIA L4, 8.9'")
     assert machine.run("build_engine.sh").returncode == 0
     assert len(machine.commands()) == 4  # another GPU
+
+
+def test_plans_are_kept_for_each_gpu_that_shares_a_cache(machine: Recorded, tmp_path: Path) -> None:
+    """As pods of several nodes do, each with a copy of the model of its own."""
+    cache, plan = tmp_path / "cache", machine.artifacts / "onnx/model.plan"
+    cache.mkdir()
+
+    def start_anew() -> list[str]:
+        shutil.rmtree(machine.artifacts / "gpu", ignore_errors=True)
+        for path in plan.parent.glob("model.plan*"):
+            path.unlink()
+        machine.calls.unlink(missing_ok=True)
+        done = machine.run("build_engine.sh", PLAN_CACHE=str(cache))
+        assert done.returncode == 0, done.stderr
+        return machine.commands()
+
+    machine.program("alexnet-triton", f'{machine.body}\n[ $1 != build-engine ] || nvidia-smi >"$5"')
+    assert start_anew() == ["build-engine", "publish"]
+    first = plan.read_text()
+    assert start_anew() == ["publish"]
+    machine.program("nvidia-smi", "echo 'NVIDIA L4, 8.9'")
+    assert start_anew() == ["build-engine", "publish"]
+    machine.program("nvidia-smi", "echo 'NVIDIA H100, 9.0'")
+    assert start_anew() == ["publish"]
+    assert plan.read_text() == first == "NVIDIA H100, 9.0\n"
+    machine.program("python3", "echo 11.1.0")
+    assert start_anew() == ["build-engine", "publish"]
+    (plan.parent / "model.fp16.onnx").write_bytes(b"another model")
+    assert start_anew() == ["build-engine", "publish"]
+    assert len(list(cache.iterdir())) == 4  # nothing half done is left
 
 
 def test_engine_that_fails_is_not_published(machine: Recorded, tmp_path: Path) -> None:

@@ -52,6 +52,25 @@ def waiting(total_us: str) -> Series:
     }
 
 
+def answering(within_objective: str) -> Series:
+    """1,000 answers in each 15 s through two gateways, so many of them fast."""
+    return {
+        f'alexnet_gateway_seconds_{what}, instance="{instance}:9145", protocol="http"}}': values
+        for instance in ("a", "b")
+        for what, values in (('bucket{le="0.25"', within_objective), ('count{job="gateway"', "0+500x40"))
+    }
+
+
+def lasting(slow_us: str) -> Series:
+    """Two Tritons, one with 100 requests of 0.1 s in each 15 s, the other with 20, and what they take together."""
+    series = {}
+    for instance, count, total_us in (("triton:8002", "0+20x40", slow_us), ("other:8002", "0+100x40", "0+10000000x40")):
+        labels = f'{{instance="{instance}", job="triton", model="classify", version="1"}}'
+        series[f"nv_inference_request_success{labels}"] = count
+        series[f"nv_inference_request_duration_us{labels}"] = total_us
+    return series
+
+
 P99 = model("nv_inference_request_summary_us", ', quantile="0.99"', "classify")
 GPU_USED, GPU_TOTAL = (f'nv_gpu_memory_{what}_bytes{{{WHO}, gpu_uuid="GPU-1"}}' for what in ("used", "total"))
 UP = {f"up{{{WHO}}}": "1x40"}
@@ -75,6 +94,8 @@ CASES: dict[str, tuple[Series, Series]] = {
         {f"alexnet_cut_drains_total{{{WHO}}}": "2x40"},
     ),
     "QueueGrowing": (waiting("0+60000000x40"), waiting("0+40000000x40")),
+    "AnswersOverObjective": (answering("0+490x40"), answering("0+497x40")),
+    "TritonSlow": (lasting("0+10000000x40"), lasting("0+4000000x40")),
     "RequestsRefused": (failing("REJECTED", "0+20x40"), failing("REJECTED", "0+5x40")),
     "RequestsFailing": (failing("BACKEND", "0+20x40"), failing("BACKEND", "0+5x40")),
     "GpuMemoryNearlyFull": (
@@ -112,15 +133,30 @@ def test_what_callers_get_wrong_wakes_nobody(alert: str, name: str, tmp_path: Pa
 
 
 def assert_firing(alert: str, series: Series, firing: int, folder: Path) -> None:
-    suite = {
-        "rule_files": [str(FOLDER / "rules.yml")],
-        "evaluation_interval": "15s",
-        "tests": [rule_test(alert, series, firing)],
-    }
+    promtool_test(rule_test(alert, series, firing), folder)
+
+
+def promtool_test(test: dict[str, Any], folder: Path) -> None:
+    suite = {"rule_files": [str(FOLDER / "rules.yml")], "evaluation_interval": "15s", "tests": [test]}
     path = folder / "test.yml"
     path.write_text(json.dumps(suite))
     done = subprocess.run([need("promtool"), "test", "rules", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_quantile_is_of_all_tritons_together(tmp_path: Path) -> None:
+    """One has 90 of 100 requests below 100 ms, the other all: of 200, the 99th percentile is at 0.8 of 100 to 500."""
+    name = "nv_inference_first_response_histogram_ms_bucket"
+    series = {
+        f'{name}{{instance="{instance}", model="classify", le="{le}"}}': f"0+{count}x40"
+        for instance, fast in (("a", 90), ("b", 100))
+        for le, count in (("100", fast), ("500", 100), ("+Inf", 100))
+    }
+    record = "model:nv_inference_first_response_histogram_ms:p99"
+    sample = {"labels": '{model="classify"}', "value": 420}
+    test = rule_test("none", series, 0)
+    test["promql_expr_test"] = [{"expr": f"round({record})", "eval_time": "10m", "exp_samples": [sample]}]
+    promtool_test(test, tmp_path)
 
 
 def metric(server: Server, name: str, model: str, reason: str) -> float:

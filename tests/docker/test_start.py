@@ -37,6 +37,7 @@ def refusal(gateway: Gateway, **changes: str) -> str:
         ("GATEWAY_PRIORITY_KEYS", "me you;", "GATEWAY_PRIORITY_KEYS has 'you;'"),
         ("GATEWAY_RETRIES", "maybe", "on or off"),
         ("GATEWAY_LISTEN", "8443;daemon", "GATEWAY_LISTEN"),
+        ("GATEWAY_METRICS", "9145;daemon", "GATEWAY_METRICS"),
         ("GATEWAY_PAGE", "/nowhere", "no page"),
         ("GATEWAY_NGINX", "/nowhere/nginx", "no nginx"),
         ("TRITON_HTTP", "127.0.0.1", "not HOST:PORT"),

@@ -106,6 +106,15 @@ def test_a_run_folder_that_others_can_reach_is_refused(tmp_path: Path, plant: Ca
     assert len(status.stderr.splitlines()) == 1
 
 
+def test_a_volume_of_kubernetes_is_a_temporary_folder(tmp_path: Path) -> None:
+    """With `fsGroup` its folders hand their group down, and the run folder's mode is 2700."""
+    tmp_path.chmod(0o2777)
+    status = _run("status", TMPDIR=str(tmp_path))
+    assert (status.returncode, status.stdout) == (1, "nothing runs: start a server with `make serve`\n")
+    (folder,) = tmp_path.glob("alexnet-triton-*")
+    assert folder.stat().st_mode & 0o7777 == 0o2700
+
+
 def _ready(serving: subprocess.Popen[str]) -> None:
     assert serving.stdout
     assert "Starting" in serving.stdout.readline()
