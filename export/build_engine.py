@@ -22,6 +22,7 @@ import numpy as np
 
 from alexnet_triton.common.command import Parser, finish, positive_int
 from alexnet_triton.common.files import sha256, write_together
+from alexnet_triton.common.provenance import gpu_fault, installed_gpus
 from alexnet_triton.export import onnx_file, tensorrt
 from alexnet_triton.export.errors import AccuracyError, ExportError
 from alexnet_triton.export.images import find_images
@@ -51,8 +52,8 @@ def build_engine(
         ExportError: there is no GPU, or no TensorRT.
         WriteError: the files cannot be written.
     """
-    if not check and not has_gpu():
-        raise ExportError("no GPU: build the plan on the machine that serves it, or try the graph here with --check")
+    if not check:
+        _check_gpu()
     proto = onnx_file.read(model)
     _, size = onnx_file.check_signature(proto, model)
     pixels = _pixels(None if check else images, onnx_file.classes(proto), size)
@@ -80,6 +81,15 @@ def build_engine(
     }
     _write(output, built.plan, sidecar, layers, {timing_cache: built.timing_cache})
     return sidecar
+
+
+def _check_gpu() -> None:
+    """Raises ExportError where there is no GPU, or where one is there that CUDA 13 does not run on."""
+    gpus = installed_gpus()
+    if gpus and (fault := gpu_fault(gpus)):
+        raise ExportError(f"{fault}, or try the graph here with --check")
+    if not has_gpu():
+        raise ExportError("no GPU: build the plan on the machine that serves it, or try the graph here with --check")
 
 
 def _beside(plan: Path, suffix: str) -> Path:
