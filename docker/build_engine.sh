@@ -15,8 +15,8 @@ refuse() {
 }
 
 [ -f "$onnx/model.fp16.onnx" ] || refuse "no $onnx/model.fp16.onnx: make it with docker/make_model.sh or \`make export\`"
-gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
-[ -n "$gpu" ] || refuse "no GPU: start the container with one, and see that nvidia-smi works on this machine"
+"$(dirname "$0")/check_gpu.sh"
+gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader | head -n 1)
 version=$(python3 -c 'import tensorrt; print(tensorrt.__version__)') ||
     refuse "no TensorRT: run this in the tensorrt image of the server's tag"
 fits="TensorRT $version, $gpu, $(sha256sum <"$onnx/model.fp16.onnx") $*"

@@ -224,7 +224,9 @@ TABLE: dict[str, Run | Parse | Covered] = {
         "tests/docker/test_gateway.py::test_labels_by_plain_curl"
     ),
     "git clone REPOSITORY alexnet-triton && cd alexnet-triton": Parse("the repository has no address yet"),
-    "docker/prepare.sh": Covered("tests/docker/test_images.py::test_prepare_keeps_what_is_there"),
+    "docker/prepare.sh --gpu": Covered(
+        "tests/docker/test_images.py::test_a_gpu_that_the_images_do_not_run_on_is_refused_before_anything_is_made"
+    ),
     "docker compose -f docker/compose.yaml --profile gpu build": GPU,
     "docker compose -f docker/compose.yaml --profile gpu up -d --wait": GPU,
     "docker compose -f docker/compose.yaml run --rm client /artifacts/pictures/Bag/00030.jpeg": GPU,
