@@ -115,7 +115,8 @@ def installed_gpus() -> list[InstalledGpu]:
         return []
     rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
     complete = [row for row in rows if len(row) == _FIELDS.count(",") + 1 and row[3].isdecimal()]
-    return _visible([InstalledGpu(*row[:3], int(row[3])) for row in complete]) if done.returncode == 0 else []
+    gpus = [InstalledGpu(name, driver, capability, int(memory)) for name, driver, capability, memory in complete]
+    return _visible(gpus) if done.returncode == 0 else []
 
 
 def _visible(gpus: list[InstalledGpu]) -> list[InstalledGpu]:
