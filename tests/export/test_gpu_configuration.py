@@ -4,6 +4,7 @@ TensorRT-RTX's parser and builder, which need no GPU, describe the plan; the bac
 (`tensorrt_backend.py`). Loading a plan in Triton: not run: no GPU.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from alexnet_triton.export.build_engine import build_engine
 from alexnet_triton.export.repository import Network
 from alexnet_triton.export.tensorrt import PlanConfig
 from alexnet_triton.serving.repository import Repository
+from main_job import ROOT
 from tests.export.tensorrt_backend import Plan, faults, fields
 from tests.serving.tiny import network, publication, publish
 
@@ -178,3 +180,11 @@ def test_the_decoder_and_the_ensemble_fit_the_network(published: dict[str, Model
     assert ensemble.max_batch_size <= min(decoder.max_batch_size, published["alexnet"].max_batch_size)
     assert ensemble.platform == "ensemble"
     assert not ensemble.instance_group
+
+
+def test_every_file_that_the_claims_name_is_there() -> None:
+    text = (ROOT / "docs/gpu/claims.md").read_text()
+    rows = [line.split("|")[2] for line in text.splitlines() if line.startswith("| ") and line.count("|") > 4]
+    named = {name for row in rows for name in re.findall(r"`([\w./]+)`", row)}
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
