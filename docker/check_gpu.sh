@@ -12,16 +12,16 @@ refuse() {
     exit 1
 }
 
-command -v nvidia-smi >/dev/null || refuse "no nvidia-smi: install NVIDIA's driver, R$oldest or newer, or serve on the processor with --profile cpu"
+command -v nvidia-smi >/dev/null || refuse "no nvidia-smi: install NVIDIA's driver, R$oldest or newer, or serve on the processor"
 gpus=$(nvidia-smi --query-gpu=driver_version,compute_cap,name --format=csv,noheader 2>/dev/null) || refuse "nvidia-smi fails: run it to see why"
 printf '%s\n' "$gpus" | {
     IFS=', ' read -r driver capability name || :
     case $driver.$capability in
     [0-9]*.[0-9]*.[0-9]*) ;;
-    *) refuse "no GPU: nvidia-smi lists none; start the container with one, or serve on the processor with --profile cpu" ;;
+    *) refuse "no GPU: nvidia-smi lists none; start the container with one, or serve on the processor" ;;
     esac
     [ "${driver%%.*}" -ge "$oldest" ] ||
-        refuse "NVIDIA driver $driver is too old for CUDA 13: install R$oldest or newer, or serve on the processor with --profile cpu"
+        refuse "NVIDIA driver $driver is too old for CUDA 13: install R$oldest or newer, or serve on the processor"
     [ "${capability%.*}${capability#*.}" -ge 75 ] ||
-        refuse "$name has compute capability $capability, and CUDA 13 needs 7.5: serve on the processor with --profile cpu"
+        refuse "$name has compute capability $capability, and CUDA 13 needs 7.5: serve on the processor"
 }

@@ -28,7 +28,9 @@ from alexnet_triton.export.errors import AccuracyError, ExportError
 from alexnet_triton.export.images import find_images
 from alexnet_triton.export.numerics import check_batches, onnx_runtime
 from alexnet_triton.export.report import describe_check
-from alexnet_triton.export.tensorrt import NO_GPU, BuiltPlan, Device, PlanConfig, engine_runner, has_gpu
+from alexnet_triton.export.tensorrt import NO_GPU, BuiltPlan, PlanConfig, engine_runner
+from alexnet_triton.serving.cuda import Device, has_gpu
+from alexnet_triton.serving.plan_engine import deserialize
 
 IS_CHECK = "not run: the plan is a check"
 NOT_FOR_TRITON = "a check, built by TensorRT-RTX: not for Triton"
@@ -100,7 +102,7 @@ def _try_out(
     trt: Any, built: BuiltPlan, device: Device, model: Path, pixels: np.ndarray, host_code: bool
 ) -> tuple[dict[str, Any], str]:
     """Load the plan on the GPU and compare its answers with ONNX Runtime's on the same graph; also its layers."""
-    engine = tensorrt.deserialize(trt, built.plan, host_code=host_code)
+    engine = deserialize(trt, built.plan, host_code=host_code)
     found = tensorrt.signature(trt, engine)
     if _essentials(found) != _essentials(built.signature):
         raise AccuracyError(f"{model}: the plan has {found}, but the graph has {built.signature}; do not serve it")

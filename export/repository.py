@@ -24,6 +24,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 CONFIGS = {
     "config.pbtxt": ("config.pbtxt",),
     "configs/cpu.pbtxt": ("configs/cpu.pbtxt",),
+    "configs/gpu-python.pbtxt": ("configs/gpu-python.pbtxt",),
     "configs/onnxruntime.pbtxt": ("configs/onnxruntime.pbtxt", "configs/cpu.pbtxt"),
     **{file_for_cores(cores): ("configs/cpu.pbtxt",) for cores in SIZES},
 }

@@ -22,7 +22,8 @@ from alexnet_triton.export import onnx_file, report
 from alexnet_triton.export.errors import AccuracyError, ModelError, NotDecidedError
 from alexnet_triton.export.images import find_images
 from alexnet_triton.export.numerics import Candidate, Comparison, compare, onnx_runtime, openvino
-from alexnet_triton.export.tensorrt import NO_GPU, has_gpu, plan_runner
+from alexnet_triton.export.tensorrt import NO_GPU, plan_runner
+from alexnet_triton.serving.cuda import has_gpu
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.serving.control import KEY_HEADER
 from alexnet_triton.serving.errors import InstallationError, PortTakenError, ServingError
-from alexnet_triton.serving.repository import Repository
+from alexnet_triton.serving.repository import Repository, needs_gpu
 
 Ports = dict[str, int]  # "http", "grpc", "metrics" -> port
 VARIABLES = {"http": "HTTP_PORT", "grpc": "GRPC_PORT", "metrics": "METRICS_PORT"}
@@ -227,7 +227,9 @@ def build_command(
         "log-format": "ISO8601",
     }
     if repository.variant != "gpu":
-        flags |= {"model-config-name": repository.variant, "allow-gpu-metrics": "false"}
+        flags["model-config-name"] = repository.variant
+    if not needs_gpu(repository.configs.values()):
+        flags["allow-gpu-metrics"] = "false"
     if config.tls:
         flags |= config.tls.flags()
     if backends:

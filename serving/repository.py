@@ -25,7 +25,7 @@ PARKED = ".previous"  # <model>/<version> in it: versions that Triton is not to 
 LOCK = ".lock"
 LOCK_TIMEOUT_S = 120.0
 _LOCK_POLL_S = 0.1
-VARIANTS = ("cpu", "gpu", "onnxruntime")
+VARIANTS = ("cpu", "gpu", "gpu-python", "onnxruntime")
 # Between engines of one precision, and between a processor and a GPU, answers differ by this much at most; each
 # published precision may be the one that is served.
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 5e-2}

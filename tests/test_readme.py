@@ -224,6 +224,8 @@ TABLE: dict[str, Run | Parse | Covered] = {
         "tests/docker/test_gateway.py::test_labels_by_plain_curl"
     ),
     "git clone REPOSITORY alexnet-triton && cd alexnet-triton": Parse("the repository has no address yet"),
+    "docker/check_gpu.sh": Covered("tests/docker/test_images.py::test_shell_and_python_have_one_rule"),
+    "docker/build_engine.sh": Covered("tests/docker/test_images.py::test_engine_is_built_verified_and_published_once"),
     "docker/prepare.sh --gpu": Covered(
         "tests/docker/test_images.py::test_a_gpu_that_the_images_do_not_run_on_is_refused_before_anything_is_made"
     ),

@@ -463,7 +463,7 @@ def test_a_gpu_that_the_images_do_not_run_on_is_refused_before_anything_is_made(
     write_nvidia_smi(machine.bin, *gpus)
     done = machine.run(*command)
     assert (done.returncode, machine.lines(), done.stdout) == (1, [], "")
-    assert re.fullmatch(rf"check_gpu: {re.escape(line)}.*--profile cpu\n", done.stderr)
+    assert re.fullmatch(rf"check_gpu: {re.escape(line)}.*serve on the processor\n", done.stderr)
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver")

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from alexnet_triton.export import build_engine
-from alexnet_triton.export.tensorrt import has_gpu
+from alexnet_triton.serving.cuda import has_gpu
 from small_graphs import small_graph
 from tests.simulated_driver import OLD_DRIVER, simulate_driver
 

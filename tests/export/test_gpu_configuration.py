@@ -182,6 +182,15 @@ def test_the_decoder_and_the_ensemble_fit_the_network(published: dict[str, Model
     assert not ensemble.instance_group
 
 
+def test_the_network_in_python_takes_what_the_backend_takes(tmp_path: Path, published: dict[str, ModelConfig]) -> None:
+    """The same tensors, batches, queue and GPUs, so that callers need not know which of them answers."""
+    publish(tmp_path / "built", publication(tmp_path))
+    python, backend = Repository.open(tmp_path / "built", "gpu-python").configs["alexnet"], published["alexnet"]
+    for name in ("name", "max_batch_size", "input", "output", "instance_group", "dynamic_batching", "version_policy"):
+        assert getattr(python, name) == getattr(backend, name), name
+    assert (python.backend, python.parameters["engine"].string_value) == ("python", "tensorrt")
+
+
 def test_every_file_that_the_claims_name_is_there() -> None:
     text = (ROOT / "docs/gpu/claims.md").read_text()
     rows = [line.split("|")[2] for line in text.splitlines() if line.startswith("| ") and line.count("|") > 4]
