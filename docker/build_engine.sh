@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the TensorRT plan on the GPU that will serve it, compares its answers with ONNX Runtime's, and only then
-# publishes it. Does nothing when the plan already fits this model, GPU and TensorRT.
+# Builds the TensorRT plan on the GPU that will serve it, compares its answers with ONNX Runtime's and its top-1 on the whole
+# test set with that of FP32, and only then publishes it. Does nothing when the plan already fits this model, GPU and TensorRT.
 #
 #   docker/build_engine.sh [OPTION OF alexnet-triton build-engine]...
 set -eu
@@ -28,6 +28,8 @@ fi
 rm -f "$plan.fits"
 [ ! -d "$artifacts/test" ] || set -- --images "$artifacts/test" "$@"
 alexnet-triton build-engine "$@" "$onnx/model.fp16.onnx" "$plan"
+[ ! -d "$artifacts/test" ] ||
+    alexnet-triton verify "$plan" --against "$onnx/model.onnx" --images "$artifacts/test" --top1-loss 0.2 --json "$plan.verified.json"
 set --
 [ ! -d "$artifacts/pictures" ] || set -- --images "$artifacts/pictures"
 alexnet-triton publish "$onnx/model.onnx" "$@" --repository "$repository"

@@ -148,6 +148,15 @@ def _check_differences(rows: Sequence[Comparison], tolerance: float) -> None:
             raise AccuracyError(f"{row.file} in {row.runtime}: {found}, more than {tolerance:g}")
 
 
+def _check_top1(rows: Sequence[Comparison], points: float) -> None:
+    """Images without labels have no top-1: then a different answer counts as a wrong one."""
+    for row in rows[1:]:
+        known = row.top1 is not None and rows[0].top1 is not None
+        loss = 100 * ((rows[0].top1 or 0) - (row.top1 or 0) if known else 1 - row.agreement)
+        if not round(loss, 3) <= points:
+            raise AccuracyError(f"{row.file} in {row.runtime}: loses {loss:.2f} points of top-1, more than {points:g}")
+
+
 def main(words: Sequence[str]) -> int:
     """Compare networks; returns the exit code, 4 where nothing could be compared."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -158,6 +167,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--limit", type=positive_int, metavar="N", help="compare on N of the images (default: all)")
     parser.add_argument("--bf16", action="store_true", help="run FP32 models in OpenVINO's BF16 too")
     parser.add_argument("--tolerance", type=positive_float, help="fail if probabilities differ by more")
+    parser.add_argument(
+        "--top1-loss", type=float, metavar="POINTS", help="fail if top-1 loses more than so many points"
+    )
     parser.add_argument("--json", type=Path, help="write the same figures to this file")
     options = parser.parse_args(words)
     return finish(parser.prog, lambda: _run(options, [*parser.prog.split(), *words]))
@@ -173,3 +185,5 @@ def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
         raise NotDecidedError("not decided: " + "; ".join(f"{name} {reason}" for name, reason in not_run.items()))
     if options.tolerance is not None:
         _check_differences(rows, options.tolerance)
+    if options.top1_loss is not None:
+        _check_top1(rows, options.top1_loss)

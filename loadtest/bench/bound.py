@@ -15,9 +15,12 @@ import numpy as np
 
 from alexnet_triton.imaging import decode
 from alexnet_triton.loadtest.bench.config import BATCH, CORES, BenchConfig
-from alexnet_triton.serving.engine import Engine, EngineConfig
+from alexnet_triton.serving.engine import BatchEngine, EngineConfig
+from alexnet_triton.serving.plan_engine import load_engine
 
-LAYOUTS = ((CORES, 1), (1, CORES))  # processes, and threads of each
+# Processes, and threads of each. A GPU is shared by two, of which one copies while the other computes.
+LAYOUTS = {"openvino": ((CORES, 1), (1, CORES)), "tensorrt": ((1, 1), (2, 1))}
+MOST_PROCESSES = {"openvino": CORES, "tensorrt": 16}  # each holds a plan's buffers and half a gigabyte of CUDA's own
 ENGINE_BATCHES = (8, 16, 32)
 WARM_TIMEOUT_S = 120.0
 
@@ -33,12 +36,12 @@ class EngineSetting:
 
 def decode_and_network(config: BenchConfig) -> float:
     """Images a second, decoded and classified in batches by one process a core."""
-    return _sum_rates(CORES, _decode_and_classify, config, config.seconds)
+    return _sum_rates(min(CORES, MOST_PROCESSES[config.engine]), _decode_and_classify, config, config.seconds)
 
 
 def best_engine_setting(config: BenchConfig) -> EngineSetting:
     """The setting that gives most images a second, each measured for half of `config.seconds`."""
-    settings = [EngineSetting(*layout, batch) for layout in LAYOUTS for batch in ENGINE_BATCHES]
+    settings = [EngineSetting(*layout, batch) for layout in LAYOUTS[config.engine] for batch in ENGINE_BATCHES]
     return max(settings, key=lambda setting: network_alone(config, setting, config.seconds / 2))
 
 
@@ -92,8 +95,9 @@ def _time_single(config: BenchConfig) -> list[float]:
     return times_ms
 
 
-def _load_engine(config: BenchConfig, max_batch_size: int, threads: int) -> Engine:
-    engine = Engine(config.network, EngineConfig(threads=threads, max_batch_size=max_batch_size))
+def _load_engine(config: BenchConfig, max_batch_size: int, threads: int) -> BatchEngine:
+    settings = EngineConfig(threads=threads, max_batch_size=max_batch_size, engine=config.engine)
+    engine = load_engine(config.network, settings)
     engine.warm_up()
     return engine
 

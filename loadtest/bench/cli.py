@@ -11,6 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
 from alexnet_triton.loadtest.bench import compare, gateway, overload, report, tune
 from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError, prepare_images
+from alexnet_triton.serving.repository import VARIANTS
 
 STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
     "served": compare.measure_served,
@@ -50,6 +51,7 @@ def _build_parser(name: str, description: str, stages: Sequence[str]) -> Parser:
     parser.set_defaults(stages=stages)
     add, folder = parser.add_argument, Path("artifacts/bench")
     add("--repository", type=Path, default=Path("artifacts/model_repository"), metavar="FOLDER")
+    add("--variant", choices=VARIANTS, help="of its configurations (cpu)")
     add("--images", type=Path, metavar="FOLDER", help="photographs to send (the demo's, enlarged)")
     add("--pictures", type=Path, metavar="FOLDER", help="the demo's pictures (artifacts/pictures)")
     add("--folder", type=Path, default=folder, help=f"working files and logs ({folder})")

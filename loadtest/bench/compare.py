@@ -52,7 +52,7 @@ def measure_target(config: BenchConfig, target: str) -> Iterator[dict[str, Any]]
 
 
 def _measure_ours(config: BenchConfig) -> Iterator[dict[str, Any]]:
-    with triton(config.repository, config.folder) as server:
+    with triton(config.repository, config.folder, config.variant) as server:
         yield from _measure_http(config, server.url, TRITON_HEADERS)
         requests = [jpeg_request([body]) for body in config.load_images()]
         for connections in config.connections:
@@ -87,7 +87,7 @@ def measure_tensors(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     def measure_engine() -> Rows:
         return [{"connections": 0, "images_per_s": bound.network_alone(config, setting, config.seconds)}]
 
-    with triton(config.repository, config.folder) as server:
+    with triton(config.repository, config.folder, config.variant) as server:
         load = partial(grpc_load, server, config.network_config.name, _pixel_requests(config), CONCURRENT)
         load(config.warm_up_s)
         targets = {ENGINE_ALONE: measure_engine, PIXELS: lambda: [asdict(load(config.seconds))]}
@@ -105,7 +105,7 @@ def _pixel_requests(config: BenchConfig) -> list[bytes]:
 
 def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """The same configuration with dynamic batching and without it, in turn: JPEGs, and pixels for the network alone."""
-    with variant_of(config.repository, {"batching": "off"}) as unbatched:
+    with variant_of(config.repository, {"batching": "off"}, config.variant) as unbatched:
         repositories = {BATCHING: config.repository, NO_BATCHING: unbatched}
         targets = {name: partial(_load_both, config, path, name) for name, path in repositories.items()}
         rows = take_turns(config, advance, targets)
@@ -114,7 +114,7 @@ def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
 
 def _load_both(config: BenchConfig, repository: Path, name: str) -> Iterator[dict[str, Any]]:
     requests, network = _pixel_requests(config), config.network_config.name
-    with triton(repository, config.folder) as server:
+    with triton(repository, config.folder, config.variant) as server:
         send: dict[str, Callable[[float], Load]] = {
             JPEG: lambda seconds: jpeg_load(server, CONCURRENT, seconds, config.bodies),
             PIXELS: lambda seconds: grpc_load(server, network, requests, CONCURRENT, seconds),
@@ -142,7 +142,7 @@ def measure_single(config: BenchConfig, advance: Advance) -> dict[str, Any]:
         p50_ms, p99_ms = map(float, np.percentile(times_ms, [50, 99]))
         return [asdict(Load(0, float(1e3 / np.mean(times_ms)), p50_ms, p99_ms))]
 
-    with triton(config.repository, config.folder) as server:
+    with triton(config.repository, config.folder, config.variant) as server:
         jpeg_load(server, 1, config.warm_up_s, config.bodies)
         client = partial(jpeg_load, server, 1, config.seconds, config.bodies)
         rows = take_turns(config, advance, {WORK_ALONE: measure_work, ONE_CLIENT: lambda: [asdict(client())]})
@@ -158,7 +158,7 @@ def measure_client(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """
     with (
         tempfile.TemporaryDirectory(dir=config.folder) as folder,
-        triton(config.repository, config.folder) as server,
+        triton(config.repository, config.folder, config.variant) as server,
     ):
         _link_images(config, Path(folder))
         jpeg_load(server, CONCURRENT, config.warm_up_s, config.bodies)

@@ -25,7 +25,7 @@ def measure_overload(config: BenchConfig, advance: Advance) -> dict[str, Any]:
 
     The same load generator finds the sustained rate: it runs on the server's cores, so another one's cost differs.
     """
-    with triton(config.repository, config.folder) as server:
+    with triton(config.repository, config.folder, config.variant) as server:
         jpeg_load(server, CONNECTIONS, config.warm_up_s, config.bodies)
         advance("the sustained rate")
         target = Config(urls=(f"http://{server.http}",))

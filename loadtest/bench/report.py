@@ -20,7 +20,7 @@ from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, Advance
 Rows = list[dict[str, Any]]
 HEADINGS = {"images_per_s": "images/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms"}
 FILE_WIDTH = 120  # of a table that is not written to a terminal
-PACKAGES = ("nvidia-pytriton", "openvino", "pillow", "numpy")
+PACKAGES = ("nvidia-pytriton", "openvino", "tensorrt", "nvidia-dali-cuda130", "pillow", "numpy")
 NOT_SHOWN = ("rows", "summary", "ratios", "images")
 OWN_COLOURS = {OURS: "#0b6e4f", OURS_GRPC: "#2fa37c"}
 OTHER_COLOURS = ("#d1495b", "#edae49", "#66629b", "#8d99ae")

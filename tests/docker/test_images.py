@@ -421,14 +421,14 @@ def test_model_is_made_once(image: Image, tmp_path: Path) -> None:
 
 def test_engine_is_built_verified_and_published_once(image: Image, machine: Recorded) -> None:
     assert machine.run("build_engine.sh").returncode == 0
-    assert machine.commands() == ["build-engine", "publish"]
+    assert machine.commands() == ["build-engine", "verify", "publish"]
     for line in machine.lines():
         takes(image, ["alexnet-triton", *line.split()])
     assert machine.run("build_engine.sh").returncode == 0
-    assert len(machine.commands()) == 2  # it fits
+    assert len(machine.commands()) == 3  # it fits
     write_nvidia_smi(machine.bin, {**H100, "name": "NVIDIA L4", "compute_cap": "8.9"})
     assert machine.run("build_engine.sh").returncode == 0
-    assert len(machine.commands()) == 4  # another GPU
+    assert len(machine.commands()) == 6  # another GPU
 
 
 def test_engine_that_fails_is_not_published(machine: Recorded, tmp_path: Path) -> None:
