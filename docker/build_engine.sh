@@ -18,7 +18,7 @@ refuse() {
 "$(dirname "$0")/check_gpu.sh"
 gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader | head -n 1)
 version=$(python3 -c 'import tensorrt; print(tensorrt.__version__)') ||
-    refuse "no TensorRT: run this in the tensorrt image of the server's tag"
+    refuse "no TensorRT: run this in the tensorrt image of the server's tag, or by \`make gpu\`"
 fits="TensorRT $version, $gpu, $(sha256sum <"$onnx/model.fp16.onnx") $*"
 
 if [ -f "$plan.fits" ] && [ "$(cat "$plan.fits")" = "$fits" ] && [ -f "$repository/classify/config.pbtxt" ]; then

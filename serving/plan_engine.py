@@ -102,7 +102,7 @@ class PlanEngine(BatchEngine):
     def _capture(self, size: int) -> Callable[[], None]:
         """A graph of the network at a batch size. TensorRT wants one run at a shape before it is captured."""
         self.enqueue(size)
-        self._device.synchronize()
+        self.synchronize()
         return self._device.capture(lambda: self._enqueue())
 
     def enqueue(self, size: int) -> None:
@@ -120,9 +120,24 @@ class PlanEngine(BatchEngine):
         count = len(images)
         if not np.shares_memory(images, self._batch):
             self._batch[:count] = images
-        size = next(size for size in self.graphs if size >= count)
-        self._device.copy_in(self._addresses[INPUT], self._batch[:count])
-        self.graphs[size]()  # beyond `count` it computes what an earlier batch has left there
-        self._device.copy_out(self._answers[:count], self._addresses[OUTPUT])
-        self._device.synchronize()
+        self.copy_in(count)
+        self.launch(count)
+        self.copy_out(count)
+        self.synchronize()
         return self._answers[:count].copy()
+
+    def copy_in(self, count: int) -> None:
+        """Begin to copy the first images of the page-locked batch to the GPU."""
+        self._device.copy_in(self._addresses[INPUT], self._batch[:count])
+
+    def launch(self, count: int) -> None:
+        """Begin to run the graph for so many images; beyond them it computes what an earlier batch has left there."""
+        self.graphs[next(size for size in self.graphs if size >= count)]()
+
+    def copy_out(self, count: int) -> None:
+        """Begin to copy the first answers from the GPU."""
+        self._device.copy_out(self._answers[:count], self._addresses[OUTPUT])
+
+    def synchronize(self) -> None:
+        """Wait for what has begun."""
+        self._device.synchronize()

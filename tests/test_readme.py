@@ -101,6 +101,13 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "make test": Parse("these tests"),
     "make help": Run(),
     "make serve": FOREGROUND,
+    "make gpu": Covered("tests/loadtest/bench/test_gpu_check.py::test_make_ends_in_one_line_before_anything_is_made"),
+    "make gpu-check": Covered(
+        "tests/loadtest/bench/test_gpu_check.py::test_make_ends_in_one_line_before_anything_is_made"
+    ),
+    "alexnet-triton gpu-check --only engine served": Covered(
+        "tests/loadtest/bench/test_gpu_check.py::test_a_step_again_leaves_the_others_figures"
+    ),
     "make gateway": FOREGROUND,
     "make export": Covered("tests/export/test_pipeline.py::test_every_precision_is_compared"),
     "make bench": LONG,
