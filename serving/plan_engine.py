@@ -118,7 +118,7 @@ class PlanEngine(BatchEngine):
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Uint8 [n, height, width, 3] to probabilities, float32 [n, classes], which later calls leave alone."""
         count = len(images)
-        if not np.shares_memory(images, self._batch):
+        if not np.may_share_memory(images, self._batch):
             self._batch[:count] = images
         self.copy_in(count)
         self.launch(count)

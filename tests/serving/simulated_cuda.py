@@ -5,10 +5,11 @@ graph is launched. The "plan" is an ONNX file, which ONNX Runtime runs at the ad
 """
 
 import ctypes
+import sys
 from collections.abc import Callable
 from enum import Enum
 from itertools import count
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,28 +47,31 @@ class Driver:
         else:
             self.capturing.append(step)
 
-    def cuDeviceGet(self, number: int) -> tuple[CUresult, int]:  # noqa: N802
+    def cuInit(self, flags: int) -> tuple[CUresult]:
+        return (CUresult.CUDA_SUCCESS,)
+
+    def cuDeviceGet(self, number: int) -> tuple[CUresult, int]:
         return CUresult.CUDA_SUCCESS, number
 
-    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[CUresult, int]:  # noqa: N802
+    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[CUresult, int]:
         return CUresult.CUDA_SUCCESS, 1
 
-    def cuCtxSetCurrent(self, context: int) -> tuple[CUresult]:  # noqa: N802
+    def cuCtxSetCurrent(self, context: int) -> tuple[CUresult]:
         return (CUresult.CUDA_SUCCESS,)
 
-    def cuStreamCreate(self, flags: int) -> tuple[CUresult, int]:  # noqa: N802
+    def cuStreamCreate(self, flags: int) -> tuple[CUresult, int]:
         return CUresult.CUDA_SUCCESS, next(self._numbers)
 
-    def cuStreamSynchronize(self, stream: int) -> tuple[CUresult]:  # noqa: N802
+    def cuStreamSynchronize(self, stream: int) -> tuple[CUresult]:
         return (CUresult.CUDA_SUCCESS,)
 
-    def cuMemAlloc(self, size: int) -> tuple[CUresult, int]:  # noqa: N802
+    def cuMemAlloc(self, size: int) -> tuple[CUresult, int]:
         if size > self._free_bytes:
             return CUresult.CUDA_ERROR_OUT_OF_MEMORY, 0
         self._free_bytes -= size
         return CUresult.CUDA_SUCCESS, self._block(size)
 
-    def cuMemHostAlloc(self, size: int, flags: int) -> tuple[CUresult, int]:  # noqa: N802
+    def cuMemHostAlloc(self, size: int, flags: int) -> tuple[CUresult, int]:
         return CUresult.CUDA_SUCCESS, self._block(size)
 
     def _block(self, size: int) -> int:
@@ -75,29 +79,37 @@ class Driver:
         self._blocks[ctypes.addressof(block)] = block
         return ctypes.addressof(block)
 
-    def cuMemcpyHtoDAsync(self, target: int, source: int, size: int, stream: int) -> tuple[CUresult]:  # noqa: N802
+    def cuMemcpyHtoDAsync(self, target: int, source: int, size: int, stream: int) -> tuple[CUresult]:
         self.copied_bytes += size
         self.work(lambda: ctypes.memmove(target, source, size) and None)
         return (CUresult.CUDA_SUCCESS,)
 
-    cuMemcpyDtoHAsync = cuMemcpyHtoDAsync  # noqa: N815
+    cuMemcpyDtoHAsync = cuMemcpyHtoDAsync
 
-    def cuStreamBeginCapture(self, stream: int, mode: int) -> tuple[CUresult]:  # noqa: N802
+    def cuStreamBeginCapture(self, stream: int, mode: int) -> tuple[CUresult]:
         self.capturing = []
         return (CUresult.CUDA_SUCCESS,)
 
-    def cuStreamEndCapture(self, stream: int) -> tuple[CUresult, int]:  # noqa: N802
+    def cuStreamEndCapture(self, stream: int) -> tuple[CUresult, int]:
         number = next(self._numbers)
         self._graphs[number], self.capturing = self.capturing or [], None
         return CUresult.CUDA_SUCCESS, number
 
-    def cuGraphInstantiate(self, graph: int, flags: int) -> tuple[CUresult, int]:  # noqa: N802
+    def cuGraphInstantiate(self, graph: int, flags: int) -> tuple[CUresult, int]:
         return CUresult.CUDA_SUCCESS, graph
 
-    def cuGraphLaunch(self, graph: int, stream: int) -> tuple[CUresult]:  # noqa: N802
+    def cuGraphLaunch(self, graph: int, stream: int) -> tuple[CUresult]:
         for step in self._graphs[graph]:
             step()
         return (CUresult.CUDA_SUCCESS,)
+
+
+def install() -> None:
+    """Have this process import the stand-ins as `cuda.bindings.driver` and `tensorrt`."""
+    driver, bindings = Driver(), ModuleType("cuda.bindings")
+    bindings.driver = driver  # type: ignore[attr-defined]
+    found = {"cuda": ModuleType("cuda"), "cuda.bindings": bindings, "tensorrt": Runtime(driver)}
+    sys.modules.update(found)  # type: ignore[arg-type]
 
 
 class Runtime:
@@ -112,7 +124,7 @@ class Runtime:
         self._driver, self._largest = driver, largest
         self.sizes: list[int] = []  # of the batches that were run
 
-    def Runtime(self, log: Any) -> Any:  # noqa: N802
+    def Runtime(self, log: Any) -> Any:
         return SimpleNamespace(deserialize_cuda_engine=lambda plan: Plan(self, plan) if plan else None)
 
 

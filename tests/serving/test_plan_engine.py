@@ -3,19 +3,28 @@
 Which graph serves which batch, and that every request gets its own answers. On a GPU: not run: no GPU.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
+from alexnet_triton.client import Classifier
+from alexnet_triton.client.protocol import Classification
+from alexnet_triton.serving import Server
 from alexnet_triton.serving.cuda import Device
 from alexnet_triton.serving.engine import EngineConfig
 from alexnet_triton.serving.errors import EngineError
 from alexnet_triton.serving.plan_engine import GRAPH_SIZES, PlanEngine, load_engine
+from alexnet_triton.serving.repository import Repository
+from main_job import ROOT
 from tests.serving.simulated_cuda import Driver, Runtime
-from tests.serving.tiny import CLASSES, SIZE, network
+from tests.serving.tiny import CLASSES, SIZE, answer, build_repository, jpeg, network, running_server
 
+MODELS = ("alexnet", "preprocess")
 CONFIG = EngineConfig(max_batch_size=32, engine="tensorrt")
 
 
@@ -84,3 +93,34 @@ def test_an_engine_that_is_none() -> None:
     config = {"max_batch_size": 32, "parameters": {"engine": {"string_value": "onnx"}}}
     with pytest.raises(EngineError, match="engine 'onnx' of the model: choose openvino, tensorrt"):
         EngineConfig.from_model_config(config)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real Triton on the variant `gpu-python`, with its instances on the processor and a simulated CUDA in them."""
+    repository = build_repository(tmp_path_factory.mktemp("built") / "model_repository")
+    for model in MODELS:
+        path = Repository.open(repository, "gpu-python").config_file(model)
+        config = text_format.Parse(path.read_text(), ModelConfig())
+        config.instance_group[0].kind = ModelInstanceGroup.KIND_CPU
+        path.write_text(text_format.MessageToString(config))
+    version = repository / "alexnet/1"
+    (version / "model.plan").write_bytes(network().SerializeToString())
+    simulate = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.serving import simulated_cuda\n"
+    model = (version / "model.py").read_text()
+    (version / "model.py").write_text(f"{simulate}simulated_cuda.install()\n{model}")
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with running_server(repository, variant="gpu-python", log=log, start_timeout_s=120) as running:
+        assert "alexnet version 1: tensorrt, model.plan in TensorRT simulated, graphs of 1, 2, 4, 8," in log.read_text()
+        yield running
+
+
+def test_served_by_a_real_triton_with_a_simulated_gpu(server: Server) -> None:
+    images = [jpeg(seed) for seed in range(24)]
+    with Classifier(f"grpc://{server.grpc_address}", concurrency=24) as classifier:
+        for image, found in zip(images, classifier.classify_many(images), strict=True):
+            expected = answer(network(), image)
+            assert isinstance(found, Classification)
+            assert found.top[0].index == expected.argmax()
+            assert found.top[0].probability == pytest.approx(expected.max(), abs=0.02)
+    server.check_health(5.0, 10.0)
