@@ -184,10 +184,15 @@ def test_ask_finds_address_and_key(image: Image, gateway: Gateway, tmp_path: Pat
 # Modules of this project that the images run, and what their base images bring; PyTorch for a GPU brings cuda-bindings.
 RUN = {
     "export": ["training.train", "training.pictures", "export.pipeline", "export.build_engine", "export.publish"],
-    "serve": ["serving.cli", "serving.engine", "serving.pixels"],
+    "serve": ["serving.cli", "serving.plan_engine", "serving.pixels"],
     "client": ["client.cli", "client.classifier", "loadtest.cli", "loadtest.run", "loadtest.locustfile"],
 }
-PROVIDED = {"export": {"tensorrt", "cuda"}, "serve": {"triton_python_backend_utils", "nvidia"}, "client": set[str]()}
+PROVIDED = {
+    "export": {"tensorrt", "cuda"},
+    # DALI is Triton's own; CUDA's bindings are for the variant gpu-python, whose place the image's TensorRT backend takes.
+    "serve": {"triton_python_backend_utils", "nvidia", "cuda"},
+    "client": set[str](),
+}
 
 
 def installed(name: str) -> set[str]:
