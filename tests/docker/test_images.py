@@ -189,7 +189,7 @@ RUN = {
 }
 PROVIDED = {
     "export": {"tensorrt", "cuda"},
-    # DALI is Triton's own; CUDA's bindings are for the variant gpu-python, whose place the image's TensorRT backend takes.
+    # DALI is Triton's own; CUDA's bindings are for the variant gpu-python, which the image has no need of.
     "serve": {"triton_python_backend_utils", "nvidia", "cuda"},
     "client": set[str](),
 }
