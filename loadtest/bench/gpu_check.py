@@ -67,7 +67,7 @@ def run_step(step: Step, config: CheckConfig, log: Path) -> Any:
     commands = step.commands(config)
     if not step.served:
         return _run_commands(commands, step, config, log, deadline)
-    with triton(config.repository, config.folder, config.variant) as server:
+    with triton(config.repository, config.folder, config.variant, step.limit_s) as server:
         filled = [[word.format(http=server.http, grpc=server.grpc) for word in words] for words in commands]
         return _run_commands(filled, step, config, log, deadline)
 

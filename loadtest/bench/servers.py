@@ -66,17 +66,18 @@ class Triton:
 
 
 @contextmanager
-def triton(repository: Path, folder: Path, variant: str = "cpu") -> Iterator[Triton]:
+def triton(
+    repository: Path, folder: Path, variant: str = "cpu", limit_s: float = TRITON_START_TIMEOUT_S
+) -> Iterator[Triton]:
     """Run this project's server with its watcher on free ports; its logs are written to `folder`.
 
     Raises:
-        BenchError: it does not start.
+        BenchError: it does not start in `limit_s`.
     """
     command = [sys.executable, "-m", "alexnet_triton", "serve", "--repository", str(repository), "--variant", variant]
     command += ["--log", str(folder / "tritonserver.log")]
     command += [word for name in ("http", "grpc", "metrics") for word in (f"--{name}-port", "0")]
     log = folder / "serving.log"
-    limit_s = TRITON_START_TIMEOUT_S
     with run_program(command, log, lambda: READY.findall(log.read_text()), limit_s=limit_s) as (process, addresses):
         yield Triton(process, *addresses[0])
 
