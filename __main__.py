@@ -25,6 +25,7 @@ COMMANDS = {
     "classify": ("client.cli", "main", "classify images; also installed as alexnet-classify"),
     "loadtest": ("loadtest.cli", "main", "load on a server: run, sweep, compare, mlperf, report"),
     "bench": ("loadtest.bench.cli", "main", "this server beside its peers and the machine's bound"),
+    "gpu-check": ("loadtest.bench.gpu_check", "main", "everything that waits for a GPU, measured on one"),
     "tune": ("loadtest.bench.cli", "tune_stage", "the settings that are fastest on this machine"),
 }
 USAGE_LINE = "usage: alexnet-triton COMMAND [OPTION]...   alexnet-triton COMMAND --help"

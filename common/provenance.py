@@ -4,8 +4,11 @@ import math
 import os
 import platform
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +16,12 @@ SECRET_OPTIONS = ("--header",)
 MOST_CORES = 1e6
 _GROUPS = Path("/sys/fs/cgroup")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
+# What CUDA 13 needs, for which NVIDIA's images from 25.08 on and the wheels of PyTorch, TensorRT and DALI are made.
+# Sources: CUDA Toolkit 13 release notes; Triton release notes 26.09. docker/check_gpu.sh has the same rule.
+OLDEST_DRIVER, OLDEST_CAPABILITY = 580, (7, 5)
+_FIELDS = "name,driver_version,compute_cap,memory.total"
+_QUERY = ("nvidia-smi", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits")
+_QUERY_S = 30.0  # of a machine with many GPUs whose driver keeps no state between its users
 
 
 def describe_machine() -> dict[str, object]:
@@ -81,6 +90,58 @@ def gpu_names() -> list[str]:
     files = sorted(_NVIDIA.glob("*/information")) if _NVIDIA.is_dir() else []
     lines = [line for file in files for line in file.read_text().splitlines()]
     return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+
+
+@dataclass(frozen=True)
+class InstalledGpu:
+    """A GPU of this machine, as its driver describes it."""
+
+    name: str
+    driver: str  # as 580.65.06
+    compute_capability: str  # as 9.0
+    memory_mib: int
+
+
+def installed_gpus() -> list[InstalledGpu]:
+    """NVIDIA's GPUs that this process may use: those that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves.
+
+    None where there is no driver, or nvidia-smi fails.
+    """
+    if not shutil.which(_QUERY[0]):
+        return []
+    try:
+        done = subprocess.run(_QUERY, capture_output=True, text=True, timeout=_QUERY_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+    complete = [row for row in rows if len(row) == _FIELDS.count(",") + 1 and row[3].isdecimal()]
+    gpus = [InstalledGpu(name, driver, capability, int(memory)) for name, driver, capability, memory in complete]
+    return _visible(gpus) if done.returncode == 0 else []
+
+
+def _visible(gpus: list[InstalledGpu]) -> list[InstalledGpu]:
+    """Of a list of numbers, those up to the first that there is none of. A UUID is not looked up, but taken for one."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return gpus
+    names = [name.strip() for name in given.split(",")]
+    valid = [not name.isdecimal() or int(name) < len(gpus) for name in names if name and not name.startswith("-")]
+    count = valid.index(False) if False in valid else len(valid)
+    return [gpus[int(name)] if name.isdecimal() else gpus[0] for name in names[:count]] if gpus else []
+
+
+def gpu_fault(gpus: Sequence[InstalledGpu]) -> str:
+    """Why CUDA 13 does not run on these GPUs, with the next step; empty where it does."""
+    if not gpus:
+        return f"no GPU: nvidia-smi is not there or lists none; install NVIDIA's driver, R{OLDEST_DRIVER} or newer"
+    driver = gpus[0].driver
+    if int(driver.partition(".")[0] or 0) < OLDEST_DRIVER:
+        return f"NVIDIA driver {driver} is too old for CUDA 13: install R{OLDEST_DRIVER} or newer"
+    for gpu in gpus:
+        if tuple(map(int, gpu.compute_capability.split("."))) < OLDEST_CAPABILITY:
+            has = f"{gpu.name} has compute capability {gpu.compute_capability}"
+            return f"{has}, and CUDA 13 needs 7.5: hide it with CUDA_VISIBLE_DEVICES"
+    return ""
 
 
 def describe_versions(packages: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Builds the TensorRT plan on the GPU that will serve it, compares its answers with ONNX Runtime's, and only then
-# publishes it. Does nothing when the plan already fits this model, GPU and TensorRT. With PLAN_CACHE, a folder that
-# machines with other GPUs may share, a plan that fits is taken from there, and a new one is left there.
+# Builds the TensorRT plan on the GPU that will serve it, compares its answers with ONNX Runtime's and its top-1 on the whole
+# test set with that of FP32, and only then publishes it. Does nothing when the plan already fits this model, GPU and
+# TensorRT. With PLAN_CACHE, a folder that machines with other GPUs may share, a plan that fits is taken from there, and a
+# new one is left there.
 #
 #   docker/build_engine.sh [OPTION OF alexnet-triton build-engine]...
 set -eu
@@ -16,10 +17,10 @@ refuse() {
 }
 
 [ -f "$onnx/model.fp16.onnx" ] || refuse "no $onnx/model.fp16.onnx: make it with docker/make_model.sh or \`make export\`"
-gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
-[ -n "$gpu" ] || refuse "no GPU: start the container with one, and see that nvidia-smi works on this machine"
+"$(dirname "$0")/check_gpu.sh"
+gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader | head -n 1)
 version=$(python3 -c 'import tensorrt; print(tensorrt.__version__)') ||
-    refuse "no TensorRT: run this in the tensorrt image of the server's tag"
+    refuse "no TensorRT: run this in the tensorrt image of the server's tag, or by \`make gpu\`"
 fits="TensorRT $version, $gpu, $(sha256sum <"$onnx/model.fp16.onnx") $*"
 
 if [ -f "$plan.fits" ] && [ "$(cat "$plan.fits")" = "$fits" ] && [ -f "$repository/classify/config.pbtxt" ]; then
@@ -35,6 +36,8 @@ if [ -n "$cached" ] && [ -d "$cached" ]; then
 else
     [ ! -d "$artifacts/test" ] || set -- --images "$artifacts/test" "$@"
     alexnet-triton build-engine "$@" "$onnx/model.fp16.onnx" "$plan"
+    [ ! -d "$artifacts/test" ] ||
+        alexnet-triton verify "$plan" --against "$onnx/model.onnx" --images "$artifacts/test" --top1-loss 0.2 --json "$plan.verified.json"
     if [ -n "$cached" ]; then # whole or not at all; of two machines that build the same plan, the first leaves it
         new=$(mktemp -d "$PLAN_CACHE/.new.XXXXXX")
         cp "$plan"* "$new/"

@@ -1,6 +1,9 @@
 #!/bin/sh
 # From photographs to a repository that a processor serves, as `make export` makes it. What exists is kept.
+#
+#   docker/make_model.sh [--gpu]      --gpu: for a GPU to train on and to serve from, so that without one nothing is made
 set -eu
+[ "${1:-}" != --gpu ] || "$(dirname "$0")/check_gpu.sh"
 artifacts=${ARTIFACTS:-artifacts}
 
 if [ -f "$artifacts/model_repository/classify/config.pbtxt" ]; then

@@ -2,10 +2,16 @@
 # Makes what the gateway and compose.yaml need, unless it exists: a self-signed certificate, a key for the caller `me`, a
 # password for Grafana, and .env. An authority's certificate replaces the same two files.
 #
-#   docker/prepare.sh [HOST...]      names or IPv4 addresses of the certificate, besides localhost
+#   docker/prepare.sh [--gpu] [HOST...]      names or IPv4 addresses of the certificate, besides localhost
+#
+# --gpu is for the profile of that name: a machine whose GPU or driver the images do not run on is refused here, in one line.
 set -eu
 umask 077
 here=$(cd "$(dirname "$0")" && pwd)
+if [ "${1:-}" = --gpu ]; then
+    shift
+    "$here/check_gpu.sh"
+fi
 secrets=${GATEWAY_SECRETS:-$here/../artifacts/gateway}
 
 command -v openssl >/dev/null || {

@@ -38,6 +38,7 @@ class Variant:
     precision: str
     channels_last: bool = True
     own_lrn: bool = True  # else PyTorch's LocalResponseNorm
+    compiled: bool = False  # by torch.compile
 
 
 OURS = Variant("bf16, channels_last", "bf16")
@@ -45,6 +46,12 @@ VARIANTS = (
     OURS,
     Variant("fp32, channels_first", "fp32", channels_last=False),
     Variant("bf16, channels_last, PyTorch's LocalResponseNorm", "bf16", own_lrn=False),
+)
+ON_A_GPU = (  # beside them; not run: no GPU
+    Variant("bf16, channels_first", "bf16", channels_last=False),
+    Variant("fp16, channels_last", "fp16"),
+    Variant("fp16, channels_first", "fp16", channels_last=False),
+    Variant("bf16, channels_last, torch.compile", "bf16", compiled=True),
 )
 
 
@@ -62,7 +69,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     keep_freed_memory()
     network = NetworkConfig("alexnet", width=options.width)
-    steps = {variant.name: make_step(variant, network, options.batch) for variant in VARIANTS}
+    variants = VARIANTS + (ON_A_GPU if pick_device().type == "cuda" else ())
+    steps = {variant.name: make_step(variant, network, options.batch) for variant in variants}
     rates = measure(steps, options.rounds, options.repeats, options.batch)
     rows = summarize(rates)
     if options.json:
@@ -90,6 +98,7 @@ def make_step(variant: Variant, config: NetworkConfig, batch: int) -> Step:
     network.to(device)
     if variant.channels_last:
         place(network, device)
+    run: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network) if variant.compiled else network
     optimizer = make_optimizer(network, replace(RECIPES["fast"], learning_rate=1e-6))
     normalize = Normalize((127.0,) * 3, (60.0,) * 3).to(device)
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device)
@@ -98,7 +107,7 @@ def make_step(variant: Variant, config: NetworkConfig, batch: int) -> Step:
     def step() -> float:
         with mixed_precision(device, variant.precision):
             pixels = normalize(images)
-            logits = network(pixels if variant.channels_last else pixels.contiguous())
+            logits = run(pixels if variant.channels_last else pixels.contiguous())
         optimizer.zero_grad()
         loss = F.cross_entropy(logits.float(), labels)
         loss.backward()

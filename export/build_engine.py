@@ -22,12 +22,13 @@ import numpy as np
 
 from alexnet_triton.common.command import Parser, finish, positive_int
 from alexnet_triton.common.files import sha256, write_together
+from alexnet_triton.common.provenance import gpu_fault, installed_gpus
 from alexnet_triton.export import onnx_file, tensorrt
 from alexnet_triton.export.errors import AccuracyError, ExportError
-from alexnet_triton.export.images import find_images
-from alexnet_triton.export.numerics import check_batches, onnx_runtime
+from alexnet_triton.export.numerics import check_batches, find_images, onnx_runtime
 from alexnet_triton.export.report import describe_check
-from alexnet_triton.export.tensorrt import NO_GPU, BuiltPlan, Device, PlanConfig, engine_runner, has_gpu
+from alexnet_triton.export.tensorrt import NO_GPU, BuiltPlan, PlanConfig, engine_runner
+from alexnet_triton.serving.plan_engine import Device, deserialize, has_gpu
 
 IS_CHECK = "not run: the plan is a check"
 NOT_FOR_TRITON = "a check, built by TensorRT-RTX: not for Triton"
@@ -51,8 +52,8 @@ def build_engine(
         ExportError: there is no GPU, or no TensorRT.
         WriteError: the files cannot be written.
     """
-    if not check and not has_gpu():
-        raise ExportError("no GPU: build the plan on the machine that serves it, or try the graph here with --check")
+    if not check:
+        _check_gpu()
     proto = onnx_file.read(model)
     _, size = onnx_file.check_signature(proto, model)
     pixels = _pixels(None if check else images, onnx_file.classes(proto), size)
@@ -82,6 +83,15 @@ def build_engine(
     return sidecar
 
 
+def _check_gpu() -> None:
+    """Raises ExportError where there is no GPU, or where one is there that CUDA 13 does not run on."""
+    gpus = installed_gpus()
+    if gpus and (fault := gpu_fault(gpus)):
+        raise ExportError(f"{fault}, or try the graph here with --check")
+    if not has_gpu():
+        raise ExportError("no GPU: build the plan on the machine that serves it, or try the graph here with --check")
+
+
 def _beside(plan: Path, suffix: str) -> Path:
     return plan.with_name(f"{plan.name}.{suffix}")
 
@@ -90,7 +100,7 @@ def _try_out(
     trt: Any, built: BuiltPlan, device: Device, model: Path, pixels: np.ndarray, host_code: bool
 ) -> tuple[dict[str, Any], str]:
     """Load the plan on the GPU and compare its answers with ONNX Runtime's on the same graph; also its layers."""
-    engine = tensorrt.deserialize(trt, built.plan, host_code=host_code)
+    engine = deserialize(trt, built.plan, host_code=host_code)
     found = tensorrt.signature(trt, engine)
     if _essentials(found) != _essentials(built.signature):
         raise AccuracyError(f"{model}: the plan has {found}, but the graph has {built.signature}; do not serve it")

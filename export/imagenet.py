@@ -22,7 +22,7 @@ from alexnet_triton.common.command import Parser, finish
 from alexnet_triton.common.files import sha256, write_bytes
 from alexnet_triton.export import onnx_file, to_onnx
 from alexnet_triton.export.errors import ModelError
-from alexnet_triton.export.images import find_images
+from alexnet_triton.export.numerics import find_images
 from alexnet_triton.export.pipeline import Sources, add_publish_options, export_and_publish
 from alexnet_triton.export.to_onnx import Classifier
 from alexnet_triton.training import checkpoint, torchvision_weights

@@ -22,8 +22,7 @@ from alexnet_triton.common.command import Parser, finish, positive_int
 from alexnet_triton.common.files import sha256, write_json
 from alexnet_triton.export import adapt, numerics, onnx_file, publish, report
 from alexnet_triton.export.errors import AccuracyError, ExportError, ModelError
-from alexnet_triton.export.images import LabelledImages, find_images
-from alexnet_triton.export.numerics import TIMED_BATCHES, Candidate, onnx_runtime, openvino
+from alexnet_triton.export.numerics import TIMED_BATCHES, Candidate, LabelledImages, find_images, onnx_runtime, openvino
 from alexnet_triton.export.prepare import FILES, HINTS
 from alexnet_triton.export.quantize import CALIBRATION_IMAGES, quantize, to_half
 from alexnet_triton.export.settings import add_max_wait

@@ -16,8 +16,7 @@ from alexnet_triton.common.provenance import describe_versions
 from alexnet_triton.export import onnx_file
 from alexnet_triton.export.adapt import LARGEST_BATCH, pictures
 from alexnet_triton.export.errors import AccuracyError, ModelError, NotDecidedError, PublishError
-from alexnet_triton.export.images import find_images
-from alexnet_triton.export.numerics import Runner, openvino, run_in_batches
+from alexnet_triton.export.numerics import Runner, find_images, openvino, run_in_batches
 from alexnet_triton.export.report import TOOLS
 from alexnet_triton.export.repository import Network, Publication
 from alexnet_triton.imaging import decode
@@ -77,7 +76,7 @@ def prepare(path: Path, images: Path | None, name: str = "alexnet", force: bool 
     precisions = {each: measured[each] for each in served}
     others = {FILES[each] for each in precisions} & {*OTHER_PRECISIONS}
     artefacts = {"model.onnx": path, **{file: files[file] for file in sorted(others)}}
-    artefacts |= find_plan(path, report, {sha256(source) for source in artefacts.values()})
+    artefacts |= find_plan(path, report, {sha256(source) for source in artefacts.values()}, network.max_batch_size)
     what = "published because of --force" if force else "left out"
     manifest: dict[str, Any] = {
         "published": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -170,15 +169,18 @@ def _failure(reference: dict[str, Any], row: dict[str, Any]) -> str:
     return ""
 
 
-def find_plan(model: Path, report: dict[str, Any] | None, published: Collection[str]) -> dict[str, Path]:
+def find_plan(
+    model: Path, report: dict[str, Any] | None, published: Collection[str], largest_batch: int
+) -> dict[str, Path]:
     """The TensorRT plan beside a model, if `build-engine` built and verified one for Triton.
 
     Args:
         published: SHA-256 of the ONNX files that are published; the plan has to be built from one of them.
+        largest_batch: images that Triton may hand the plan at once.
 
     Raises:
-        PublishError: the plan there is not for Triton, not the one that its sidecar describes, or an older model's; or
-            no report says what its precision loses.
+        PublishError: the plan there is not for Triton, not the one that its sidecar describes, an older model's, or for
+            smaller batches; or no report says what its precision loses.
     """
     path = model.with_name(PLAN)
     if not path.is_file():
@@ -187,6 +189,7 @@ def find_plan(model: Path, report: dict[str, Any] | None, published: Collection[
         sidecar = json.loads(path.with_name(f"{path.name}.json").read_text())
         fits = sidecar["purpose"] == "for Triton" and sidecar["plan"]["sha256"] == sha256(path)
         source, digest = sidecar["onnx"]["file"], sidecar["onnx"]["sha256"]
+        batch = sidecar["profile"]["max"][0]
     except (OSError, ValueError, KeyError, TypeError):
         fits = False
     remedy = "build it with alexnet-triton build-engine, or remove it"
@@ -198,6 +201,11 @@ def find_plan(model: Path, report: dict[str, Any] | None, published: Collection[
         raise PublishError(f"{path}: built from {source}, which fails; build it from model.onnx, or remove it")
     if digest not in published:
         raise PublishError(f"{path}: built from another {source} than the one that is published; {remedy}")
+    if batch < largest_batch:  # Triton's backend loads it, and fails each larger batch that the queue forms
+        raise PublishError(
+            f"{path}: takes batches of {batch} images, and Triton forms batches of {largest_batch}; build it with "
+            f"--max {largest_batch}, or remove it"
+        )
     return {PLAN: path}
 
 

@@ -24,6 +24,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 CONFIGS = {
     "config.pbtxt": ("config.pbtxt",),
     "configs/cpu.pbtxt": ("configs/cpu.pbtxt",),
+    "configs/gpu-python.pbtxt": ("configs/gpu-python.pbtxt",),
     "configs/onnxruntime.pbtxt": ("configs/onnxruntime.pbtxt", "configs/cpu.pbtxt"),
     **{file_for_cores(cores): ("configs/cpu.pbtxt",) for cores in SIZES},
 }
@@ -304,7 +305,7 @@ def _write_graphs(config: ModelConfig, dims: list[int]) -> None:
     """A CUDA graph and a warm-up for each batch size of the parameter `graph_batch_sizes`, up to the largest batch.
 
     A graph serves its own batch size and those above the next smaller graph, so that every batch that the queue forms
-    has one. The warm-ups capture the graphs before the first caller comes.
+    has one. The backend captures them when it makes an instance; the warm-ups run each before the first caller comes.
     """
     given = map(int, config.parameters.pop("graph_batch_sizes").string_value.split())
     below = 0

@@ -7,18 +7,16 @@ Source: TensorRT's "Migrating from TensorRT 10.x to 11.x", and its Python bindin
 
 import importlib
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexnet_triton.common.provenance import gpu_names
 from alexnet_triton.export.errors import ExportError, ModelError
 from alexnet_triton.export.numerics import Runner
 from alexnet_triton.export.onnx_file import INPUT, OUTPUT, first_line
+from alexnet_triton.serving.plan_engine import Device, collecting_logger, deserialize
 
 FIRST, BEYOND = (10, 12), (12, 0)
 NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
@@ -71,7 +69,7 @@ def build(trt: Any, model: Path, config: PlanConfig, timing_cache: bytes | None)
         ModelError: TensorRT does not take the model.
         ExportError: it cannot be built on this machine.
     """
-    log = _logger(trt)
+    log = collecting_logger(trt)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, model, log)
@@ -87,21 +85,6 @@ def build(trt: Any, model: Path, config: PlanConfig, timing_cache: bytes | None)
             raise ExportError(f"{model}: {NAMES[trt.__name__]} cannot build it: {reason}")
         cache = bytes(settings.get_timing_cache().serialize())
     return BuiltPlan(bytes(plan), {**_tensors(network), "profile": profile}, cache, state)
-
-
-def _logger(trt: Any) -> Any:
-    """A logger that collects warnings and errors: the builder's functions return None and log why."""
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.messages: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.WARNING):
-                self.messages.append(message)
-
-    return Logger()
 
 
 def _parse(trt: Any, network: Any, model: Path, log: Any) -> None:
@@ -158,22 +141,6 @@ def _tensors(network: Any) -> dict[str, Any]:
     }
 
 
-def deserialize(trt: Any, plan: bytes, *, host_code: bool) -> Any:
-    """A plan as an engine on the GPU. `host_code` lets a version-compatible plan run the code that it contains.
-
-    Raises:
-        ExportError: this TensorRT or this GPU cannot load it.
-    """
-    log = _logger(trt)
-    runtime = trt.Runtime(log)
-    runtime.engine_host_code_allowed = host_code
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        reason = first_line(next(iter(log.messages), "it gives no reason"))
-        raise ExportError(f"TensorRT {trt.__version__} cannot load the plan: {reason}; build it again on this machine")
-    return engine
-
-
 def signature(trt: Any, engine: Any) -> dict[str, Any]:
     """Tensors and first profile of an engine, as `BuiltPlan.signature` gives those of a network."""
     found: dict[str, Any] = {"inputs": [], "outputs": []}
@@ -190,100 +157,11 @@ def layers(trt: Any, engine: Any) -> str:
     return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """The first GPU of this machine."""
-
-    name: str
-    compute_capability: str  # as 9.0
-    memory_mib: int
-    driver: str  # the newest CUDA version that the driver knows, as 12.8
-
-
-def has_gpu() -> bool:
-    """Whether CUDA finds a GPU; without the package cuda-bindings, whether NVIDIA's driver lists one."""
-    try:
-        cuda = _load_cuda()
-    except ImportError:
-        return bool(gpu_names())
-    except ExportError:
-        return False
-    return _call(cuda, "cuDeviceGetCount") > 0
-
-
-def _load_cuda() -> Any:
-    """CUDA's driver interface, initialized. It comes with every GPU, whatever version of CUDA is installed.
-
-    Source: CUDA Driver API reference, docs.nvidia.com/cuda/cuda-driver-api.
-    """
-    from cuda.bindings import driver  # of the extra gpu
-
-    _call(driver, "cuInit", 0)
-    return driver
-
-
-def _call(cuda: Any, name: str, *arguments: Any) -> Any:
-    """The value of a driver's function, which is None for one that only has a status."""
-    try:
-        status, *value = getattr(cuda, name)(*arguments)
-    except RuntimeError as error:
-        raise ExportError("no GPU here: NVIDIA's driver is not installed") from error
-    if status != cuda.CUresult.CUDA_SUCCESS:
-        raise ExportError(f"CUDA: {name} failed with {status.name}; see what nvidia-smi says")
-    return value[0] if value else None
-
-
-class Device:
-    """Memory and a stream on the first GPU, in the context that TensorRT uses too.
-
-    Raises:
-        ExportError: there is no GPU, cuda-bindings is not installed, or the driver refuses a call.
-    """
-
-    def __init__(self) -> None:
-        try:
-            self._cuda = _load_cuda()
-        except ImportError as error:
-            raise ExportError("cuda-bindings is not installed: pip install 'alexnet-triton[gpu]'") from error
-        self._device = self._call("cuDeviceGet", 0)
-        self._call("cuCtxSetCurrent", self._call("cuDevicePrimaryCtxRetain", self._device))
-        # Flags 0: the stream waits for the copies, which go over the default stream.
-        self.stream = int(self._call("cuStreamCreate", 0))
-
-    def describe(self) -> Gpu:
-        """Name, compute capability, memory and driver."""
-        prefix = "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY"
-        attributes = [getattr(self._cuda.CUdevice_attribute, f"{prefix}_{part}") for part in ("MAJOR", "MINOR")]
-        major, minor = (self._call("cuDeviceGetAttribute", attribute, self._device) for attribute in attributes)
-        name = self._call("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
-        memory, driver = self._call("cuDeviceTotalMem", self._device), self._call("cuDriverGetVersion")
-        return Gpu(name, f"{major}.{minor}", memory // 2**20, f"{driver // 1000}.{driver % 1000 // 10}")
-
-    @contextmanager
-    def array(self, like: np.ndarray) -> Iterator[int]:
-        """Address of a copy of `like` on the GPU, freed at the end."""
-        source = np.ascontiguousarray(like)
-        pointer = self._call("cuMemAlloc", max(source.nbytes, 1))
-        try:
-            self._call("cuMemcpyHtoD", pointer, source.ctypes.data, source.nbytes)
-            yield int(pointer)
-        finally:
-            self._call("cuMemFree", pointer)
-
-    def read(self, address: int, into: np.ndarray) -> None:
-        """Wait for the stream and copy from the GPU into a contiguous array."""
-        self._call("cuStreamSynchronize", self.stream)
-        self._call("cuMemcpyDtoH", into.ctypes.data, address, into.nbytes)
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        return _call(self._cuda, name, *arguments)
-
-
 def plan_runner(plan: Path, *, host_code: bool = False) -> Runner:
     """A plan in a file as a runner; `host_code` is that of `deserialize`.
 
     Raises:
-        ExportError: there is no TensorRT or no GPU here, or they cannot load the plan.
+        ExportError, EngineError: there is no TensorRT or no GPU here, or they cannot load the plan.
     """
     try:
         data = plan.read_bytes()

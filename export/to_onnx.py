@@ -21,8 +21,7 @@ from alexnet_triton.common.command import Parser, finish
 from alexnet_triton.common.files import sha256
 from alexnet_triton.export import onnx_file
 from alexnet_triton.export.errors import ExportError
-from alexnet_triton.export.images import find_images
-from alexnet_triton.export.numerics import check_batches, onnx_runtime
+from alexnet_triton.export.numerics import check_batches, find_images, onnx_runtime
 from alexnet_triton.export.onnx_file import INPUT, OUTPUT
 from alexnet_triton.training import checkpoint
 from alexnet_triton.training.checkpoint import Checkpoint

@@ -20,9 +20,9 @@ from alexnet_triton.common.command import Parser, finish, positive_float, positi
 from alexnet_triton.common.files import write_json
 from alexnet_triton.export import onnx_file, report
 from alexnet_triton.export.errors import AccuracyError, ModelError, NotDecidedError
-from alexnet_triton.export.images import find_images
-from alexnet_triton.export.numerics import Candidate, Comparison, compare, onnx_runtime, openvino
-from alexnet_triton.export.tensorrt import NO_GPU, has_gpu, plan_runner
+from alexnet_triton.export.numerics import Candidate, Comparison, compare, find_images, onnx_runtime, openvino
+from alexnet_triton.export.tensorrt import NO_GPU, plan_runner
+from alexnet_triton.serving.plan_engine import has_gpu
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,15 @@ def _check_differences(rows: Sequence[Comparison], tolerance: float) -> None:
             raise AccuracyError(f"{row.file} in {row.runtime}: {found}, more than {tolerance:g}")
 
 
+def _check_top1(rows: Sequence[Comparison], points: float) -> None:
+    """Images without labels have no top-1: then a different answer counts as a wrong one."""
+    for row in rows[1:]:
+        known = row.top1 is not None and rows[0].top1 is not None
+        loss = 100 * ((rows[0].top1 or 0) - (row.top1 or 0) if known else 1 - row.agreement)
+        if not round(loss, 3) <= points:
+            raise AccuracyError(f"{row.file} in {row.runtime}: loses {loss:.2f} points of top-1, more than {points:g}")
+
+
 def main(words: Sequence[str]) -> int:
     """Compare networks; returns the exit code, 4 where nothing could be compared."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -157,6 +166,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--limit", type=positive_int, metavar="N", help="compare on N of the images (default: all)")
     parser.add_argument("--bf16", action="store_true", help="run FP32 models in OpenVINO's BF16 too")
     parser.add_argument("--tolerance", type=positive_float, help="fail if probabilities differ by more")
+    parser.add_argument(
+        "--top1-loss", type=float, metavar="POINTS", help="fail if top-1 loses more than so many points"
+    )
     parser.add_argument("--json", type=Path, help="write the same figures to this file")
     options = parser.parse_args(words)
     return finish(parser.prog, lambda: _run(options, [*parser.prog.split(), *words]))
@@ -172,3 +184,5 @@ def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
         raise NotDecidedError("not decided: " + "; ".join(f"{name} {reason}" for name, reason in not_run.items()))
     if options.tolerance is not None:
         _check_differences(rows, options.tolerance)
+    if options.top1_loss is not None:
+        _check_top1(rows, options.top1_loss)

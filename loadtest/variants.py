@@ -38,29 +38,29 @@ def parse_settings(texts: Sequence[str]) -> list[dict[str, str]]:
 
 
 @contextmanager
-def variant_of(repository: Path, setting: Setting) -> Iterator[Path]:
+def variant_of(repository: Path, setting: Setting, variant: str = VARIANT) -> Iterator[Path]:
     """A copy of a built repository with the setting, gone afterwards; SettingError where a value is impossible."""
 
     def edit(configs: Mapping[str, ModelConfig]) -> None:
         for name, value in setting.items():
             EDITS[name](configs, value)
 
-    with edited_copy(repository, edit) as copy:
+    with edited_copy(repository, edit, variant) as copy:
         yield copy
 
 
 @contextmanager
-def edited_copy(repository: Path, edit: Edit) -> Iterator[Path]:
+def edited_copy(repository: Path, edit: Edit, variant: str = VARIANT) -> Iterator[Path]:
     """A copy of a built repository, of links to the same files, with `edit_in_place`; gone afterwards."""
-    Repository.open(repository, VARIANT)  # before anything is made
+    Repository.open(repository, variant)  # before anything is made
     with tempfile.TemporaryDirectory(prefix=".variant-", dir=repository.absolute().parent) as folder:
         copy = Path(folder) / "model_repository"
         shutil.copytree(repository, copy, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        edit_in_place(copy, edit)
+        edit_in_place(copy, edit, variant)
         yield copy
 
 
-def edit_in_place(repository: Path, edit: Edit) -> None:
+def edit_in_place(repository: Path, edit: Edit, variant: str = VARIANT) -> None:
     """Edit the configurations of a built repository, each replaced in one step.
 
     A configuration that stays as it is keeps its file: Triton reloads a model when a file of it is newer.
@@ -68,7 +68,7 @@ def edit_in_place(repository: Path, edit: Edit) -> None:
     Raises:
         RepositoryError: the repository cannot be read.
     """
-    before, after = (Repository.open(repository, VARIANT) for _ in range(2))
+    before, after = (Repository.open(repository, variant) for _ in range(2))
     edit(after.by_source_name)
     for name, config in after.configs.items():
         if config != before.configs[name]:

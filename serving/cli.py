@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_triton.common.command import Parser, complain, finish, port
+from alexnet_triton.common.command import Parser, complain, finish, port, positive_float
 from alexnet_triton.serving.errors import ServingError
-from alexnet_triton.serving.launch import Tls
+from alexnet_triton.serving.launch import GPU_START_TIMEOUT_S, START_TIMEOUT_S, Tls
 from alexnet_triton.serving.repository import VARIANTS
 from alexnet_triton.serving.runs import find_runs
 from alexnet_triton.serving.server import Server
@@ -72,6 +72,7 @@ def _serve(options: argparse.Namespace) -> None:
         metrics_port=0,  # callers are told the watcher's, which adds its own metrics to Triton's
         log=options.log,
         tritonserver=options.tritonserver,
+        start_timeout_s=options.start_timeout,
         tls=_tls(options),
         event=report,
     )
@@ -148,6 +149,12 @@ def _serve_options(words: Sequence[str]) -> argparse.Namespace:
         )
     parser.add_argument("--tritonserver", metavar="FILE", help="the program (default: TRITONSERVER, the wheel, PATH)")
     parser.add_argument("--log", type=Path, default=Path("artifacts/logs/tritonserver.log"), metavar="FILE")
+    parser.add_argument(
+        "--start-timeout",
+        type=positive_float,
+        metavar="SECONDS",
+        help=f"until the first right answer (default: {START_TIMEOUT_S:g}, on a GPU {GPU_START_TIMEOUT_S:g})",
+    )
     tls = parser.add_argument_group("TLS for gRPC, PEM files; HTTP stays plain")
     tls.add_argument("--tls-cert", type=Path, metavar="PEM", help="the server's certificate")
     tls.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")

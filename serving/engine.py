@@ -1,4 +1,4 @@
-"""The network on a processor: OpenVINO, one batch at a time. The model `alexnet` runs this when there is no GPU."""
+"""What an engine does with batches, and the network on a processor: OpenVINO, one batch at a time."""
 
 import json
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from alexnet_triton.serving.errors import EngineError
 # answer does not depend on the machine.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 MODEL_FILES = {"fp32": "model.onnx", "bf16": "model.onnx", "int8": "model.int8.onnx"}
+ENGINES = ("openvino", "tensorrt")
 AUTO = "auto"
 SMALL_BATCH = 2  # images: fewer callers than this do not fill the cores by themselves
 
@@ -26,11 +27,13 @@ class EngineConfig:
 
     `threads` is for one batch; 0 means one a core. Batches up to `SMALL_BATCH` images take all cores regardless.
     `profiled` has OpenVINO time each layer, for `Engine.layer_times`.
+    TensorRT runs the plan in the precision that it was built in.
     """
 
     precision: str = AUTO
     threads: int = 0
     max_batch_size: int = 32
+    engine: str = "openvino"  # or tensorrt
     profiled: bool = False
 
     @classmethod
@@ -38,7 +41,7 @@ class EngineConfig:
         """Read Triton's model configuration, given as JSON: `max_batch_size` and `parameters`.
 
         Raises:
-            EngineError: an unknown precision, or threads that are not a number.
+            EngineError: an unknown engine or precision, or threads that are not a number.
         """
         given = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         precision, threads = given.get("precision", cls.precision), given.get("threads", "0")
@@ -46,7 +49,10 @@ class EngineConfig:
             raise EngineError(f"precision {precision!r} of the model: choose {', '.join((AUTO, *PRECISIONS))}")
         if not threads.isdecimal():
             raise EngineError(f"threads {threads!r} of the model: give a number, 0 for one a core")
-        return cls(precision, int(threads), int(config["max_batch_size"]))
+        engine = given.get("engine", cls.engine)
+        if engine not in ENGINES:
+            raise EngineError(f"engine {engine!r} of the model: choose {', '.join(ENGINES)}")
+        return cls(precision, int(threads), int(config["max_batch_size"]), engine)
 
 
 class LayerTime(NamedTuple):
@@ -76,8 +82,41 @@ def fastest_published(folder: Path) -> str:
     return "bf16" if "bf16" in passed and "BF16" in computes else "fp32"
 
 
-class Engine:
-    """A compiled network; not for several threads at once.
+class BatchEngine:
+    """What every engine does with the requests of a batch. A subclass has `_batch` and `infer`."""
+
+    _batch: np.ndarray  # uint8 [largest batch, height, width, 3]: where the images of several requests are gathered
+    description: str
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Uint8 [n, height, width, 3] to probabilities, float32 [n, classes], which later calls leave alone."""
+        raise NotImplementedError
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of an image, in pixels."""
+        return self._batch.shape[1]
+
+    def warm_up(self) -> None:
+        """Infer the smallest and the largest batch, so that the first caller does not wait for kernels."""
+        for size in {1, len(self._batch)}:
+            self.infer(self._batch[:size])
+
+    def infer_requests(self, requests: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Infer the images of several requests as one batch, and hand each its rows, as views."""
+        ends = np.cumsum([len(images) for images in requests])
+        probabilities = self.infer(self._gather(requests, int(ends[-1])))
+        return np.split(probabilities, ends[:-1])
+
+    def _gather(self, requests: Sequence[np.ndarray], total: int) -> np.ndarray:
+        """One array of all: the request's own where it is alone, else a copy into the array kept for it."""
+        if len(requests) == 1:
+            return requests[0]
+        return np.concatenate(requests, out=self._batch[:total])
+
+
+class Engine(BatchEngine):
+    """A network that OpenVINO has compiled; not for several threads at once.
 
     Few threads a batch and several batches at a time give the most images a second, because no core waits for
     another at the end of each layer. A caller alone is answered soonest by all cores, so where the two differ,
@@ -116,16 +155,6 @@ class Engine:
         self._batch = np.zeros((config.max_batch_size, *(shape[axis].get_length() for axis in (1, 2, 3))), np.uint8)
         self.description = f"{path.name} in {precision}, threads {threads}, {cores} for up to {SMALL_BATCH} images"
 
-    @property
-    def input_size(self) -> int:
-        """Height and width of an image, in pixels."""
-        return self._batch.shape[1]
-
-    def warm_up(self) -> None:
-        """Infer the smallest and the largest batch, so that the first caller does not wait for kernels."""
-        for size in {1, len(self._batch)}:
-            self.infer(self._batch[:size])
-
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Uint8 [n, height, width, 3] to probabilities, float32 [n, classes], which later calls leave alone."""
         request = self._small if len(images) <= SMALL_BATCH else self._large
@@ -143,15 +172,3 @@ class Engine:
             for layer in layers
             if layer.status == layer.Status.EXECUTED
         ]
-
-    def infer_requests(self, requests: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Infer the images of several requests as one batch, and hand each its rows, as views."""
-        ends = np.cumsum([len(images) for images in requests])
-        probabilities = self.infer(self._gather(requests, int(ends[-1])))
-        return np.split(probabilities, ends[:-1])
-
-    def _gather(self, requests: Sequence[np.ndarray], total: int) -> np.ndarray:
-        """One array of all: the request's own where it is alone, else a copy into the array kept for it."""
-        if len(requests) == 1:
-            return requests[0]
-        return np.concatenate(requests, out=self._batch[:total])

@@ -47,4 +47,4 @@ class WrongAnswerError(ServingError):
 
 
 class EngineError(ServingError):
-    """OpenVINO cannot run the network as configured."""
+    """OpenVINO, TensorRT or CUDA cannot run the network as configured."""

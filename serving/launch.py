@@ -16,7 +16,7 @@ from pathlib import Path
 from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.serving.control import KEY_HEADER
 from alexnet_triton.serving.errors import InstallationError, PortTakenError, ServingError
-from alexnet_triton.serving.repository import Repository
+from alexnet_triton.serving.repository import Repository, needs_gpu
 
 Ports = dict[str, int]  # "http", "grpc", "metrics" -> port
 VARIABLES = {"http": "HTTP_PORT", "grpc": "GRPC_PORT", "metrics": "METRICS_PORT"}
@@ -25,6 +25,8 @@ PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Open to whoever reaches the port, these let a caller map the server's memory (CVE-2025-23319, 23320, 23334), change
 # what is served, or name the file that logs and traces are written to.
 CLOSED_APIS = "shared-memory,model-repository,logging,trace"
+# Until the first right answer. On a GPU CUDA, the plan, 8 graph captures an instance, and DALI come before it.
+START_TIMEOUT_S, GPU_START_TIMEOUT_S = 60.0, 300.0
 EXIT_TIMEOUT_S = 7  # for requests in flight; below the supervisor's grace
 # An image's pixels are just above the size for which glibc asks the kernel for fresh pages, and gives them back
 # after use: 76 page faults an image. Kept in the heap instead, there are none, and 6 % more images a second.
@@ -178,6 +180,7 @@ class ServerConfig:
         http_port, grpc_port, metrics_port: 0 means any free one.
         tritonserver: the program; None has it found, as `find_installation` says.
         log: tritonserver's log; None keeps it only while the server runs.
+        start_timeout_s: None means START_TIMEOUT_S, and for models on a GPU GPU_START_TIMEOUT_S.
         tls: for gRPC.
     """
 
@@ -189,7 +192,7 @@ class ServerConfig:
     metrics_port: int = 8002
     tritonserver: str | Path | None = None
     log: str | Path | None = None
-    start_timeout_s: float = 60.0
+    start_timeout_s: float | None = None
     tls: Tls | None = None
 
     @property
@@ -226,7 +229,9 @@ def build_command(
         "log-format": "ISO8601",
     }
     if repository.variant != "gpu":
-        flags |= {"model-config-name": repository.variant, "allow-gpu-metrics": "false"}
+        flags["model-config-name"] = repository.variant
+    if not needs_gpu(repository.configs.values()):
+        flags["allow-gpu-metrics"] = "false"
     if config.tls:
         flags |= config.tls.flags()
     if backends:
@@ -250,7 +255,8 @@ def build_environment(installation: Installation, modules: Path) -> dict[str, st
     environment = dict(os.environ)
     _prepend(environment, "LD_LIBRARY_PATH", installation.library_dirs)
     _prepend(environment, "PATH", [Path(sys.prefix) / "bin"])  # the stub looks up python3 to find its library
-    _prepend(environment, "PYTHONPATH", [modules, Path(sysconfig.get_path("purelib"))])
+    _prepend(environment, "PYTHONPATH", [modules])
+    _append(environment, "PYTHONPATH", [Path(sysconfig.get_path("purelib"))])  # last, as for this process
     environment |= {name: environment.get(name, value) for name, value in MALLOC.items()}
     # A file written beside a model.py would make Triton take the model for changed.
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -258,7 +264,14 @@ def build_environment(installation: Installation, modules: Path) -> dict[str, st
 
 
 def _prepend(environment: dict[str, str], name: str, folders: list[Path]) -> None:
-    parts = [*map(str, folders), environment.get(name, "")]
+    _join(environment, name, [*map(str, folders), environment.get(name, "")])
+
+
+def _append(environment: dict[str, str], name: str, folders: list[Path]) -> None:
+    _join(environment, name, [environment.get(name, ""), *map(str, folders)])
+
+
+def _join(environment: dict[str, str], name: str, parts: list[str]) -> None:
     environment[name] = os.pathsep.join(part for part in parts if part)
 
 

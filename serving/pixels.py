@@ -4,13 +4,16 @@ DALI's geometry is `imaging`'s: upright by EXIF, short side to 256 with antialia
 A processor runs the same pipeline, so that it can be compared; decoding on a GPU: not run: no GPU.
 """
 
+import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 from operator import not_
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from alexnet_triton.imaging import SHORT_SIDE, ImageError, identify, render
 
@@ -21,10 +24,22 @@ DALI_THREADS = 2
 # What one request may have decoded: a second or two of a core, whatever its images are. A JPEG is decoded at a
 # reduced scale, for an eighth of the time.
 MAX_REQUEST_PIXELS, JPEG_DISCOUNT = 64_000_000, 8
+_MOST_CHARACTERS = 300  # of DALI's reason, which may be a page
 
 
-def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | None) -> Callable[[Requests], Results]:
+@dataclass(frozen=True)
+class Decoder:
+    """What decodes the batches of `preprocess`."""
+
+    name: str  # imaging or dali
+    decode: Callable[[Requests], Results]
+    fault: str = ""  # why it is not the one that was asked for
+
+
+def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | None) -> Decoder:
     """The decoder that a configuration names: `imaging`, or `dali` (on the processor where `device_id` is None).
+
+    Where DALI is not there, is made for another CUDA or does not start, `imaging` decodes in its place.
 
     Args:
         size: side of the square crop, in pixels.
@@ -32,13 +47,17 @@ def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | Non
 
     Raises:
         ValueError: it names another.
-        ModuleNotFoundError: NVIDIA DALI is not installed.
     """
-    if name == "dali":
-        return DaliDecoder(size, max_batch_size, device_id).decode_requests
-    if name != "imaging":
+    if name not in ("imaging", "dali"):
         raise ValueError(f"the parameter 'decoder' is '{name}': give imaging or dali")
-    return partial(decode_requests, size=size)
+    imaging = Decoder("imaging", partial(decode_requests, size=size))
+    if name == "imaging":
+        return imaging
+    try:
+        return Decoder("dali", DaliDecoder(size, max_batch_size, device_id).decode_requests)
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:_MOST_CHARACTERS]
+        return replace(imaging, fault=f"DALI does not start ({reason}): imaging decodes, on the processor")
 
 
 def decode_requests(requests: Requests, size: int) -> Results:
@@ -118,8 +137,14 @@ class DaliDecoder:
     """
 
     def __init__(self, size: int, max_batch_size: int, device_id: int | None) -> None:
+        """Start DALI, and decode once: what it needs of CUDA is loaded then, and a GPU without it is noticed here.
+
+        Raises:
+            ImportError, OSError, RuntimeError: it does not start.
+        """
         self._size, self._max_batch_size, self._device_id = size, max_batch_size, device_id
         self._start()
+        decode_batch(self._pipeline, [_small_jpeg()])
 
     def _start(self) -> None:
         self._pipeline = build_pipeline(self._size, self._max_batch_size, self._device_id)
@@ -139,6 +164,12 @@ class DaliDecoder:
         decoded = iter(np.split(pixels, ends[:-1]))
         others = iter(decode_requests(list(compress(requests, map(not_, fits))), self._size))
         return [next(decoded if fit else others) for fit in fits]
+
+
+def _small_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (SHORT_SIDE, SHORT_SIDE)).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def is_whole_jpeg(encoded: bytes) -> bool:

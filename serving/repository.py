@@ -6,14 +6,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from alexnet_triton.common.command import complain
 from alexnet_triton.common.files import write_bytes, write_json
@@ -25,7 +25,7 @@ PARKED = ".previous"  # <model>/<version> in it: versions that Triton is not to 
 LOCK = ".lock"
 LOCK_TIMEOUT_S = 120.0
 _LOCK_POLL_S = 0.1
-VARIANTS = ("cpu", "gpu", "onnxruntime")
+VARIANTS = ("cpu", "gpu", "gpu-python", "onnxruntime")
 # Between engines of one precision, and between a processor and a GPU, answers differ by this much at most; each
 # published precision may be the one that is served.
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 5e-2}
@@ -287,9 +287,23 @@ def fit_variant(models: Sequence[Path], variant: str, cores: int) -> str:
     return f"cpu-{max(fitting)}" if fitting else variant
 
 
-def instance_count(config: ModelConfig) -> int:
-    """Instances of a model: of a Python model, the processes."""
-    return sum(group.count or 1 for group in config.instance_group) or 1
+def instance_count(config: ModelConfig, gpus: int = 1) -> int:
+    """Instances of a model on a machine with so many GPUs: of a Python model, the processes.
+
+    A group of KIND_GPU has its count on each GPU that it lists, or on every GPU where it lists none. Source:
+    ModelInstanceGroup in Triton's model_config.proto.
+    """
+    return sum(_group_size(group, gpus) for group in config.instance_group) or 1
+
+
+def _group_size(group: ModelInstanceGroup, gpus: int) -> int:
+    on_gpus = group.kind == ModelInstanceGroup.KIND_GPU
+    return (group.count or 1) * ((len(group.gpus) or gpus) if on_gpus else 1)
+
+
+def needs_gpu(configs: Iterable[ModelConfig]) -> bool:
+    """Whether a model of these has instances on a GPU."""
+    return any(group.kind == ModelInstanceGroup.KIND_GPU for config in configs for group in config.instance_group)
 
 
 def _read_config(path: Path) -> ModelConfig:

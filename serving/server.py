@@ -12,10 +12,12 @@ from types import TracebackType
 from typing import Any
 
 from alexnet_triton.common.files import WriteError, write_json
+from alexnet_triton.common.provenance import gpu_fault, gpu_names, installed_gpus
 from alexnet_triton.serving.control import Control, ask_reference_image, check_health, drain
 from alexnet_triton.serving.errors import (
     BackendAbortError,
     ControlError,
+    InstallationError,
     PortTakenError,
     RepositoryError,
     ServingError,
@@ -23,7 +25,9 @@ from alexnet_triton.serving.errors import (
     WrongAnswerError,
 )
 from alexnet_triton.serving.launch import (
+    GPU_START_TIMEOUT_S,
     PACKAGE,
+    START_TIMEOUT_S,
     VARIABLES,
     Ports,
     ServerConfig,
@@ -34,7 +38,7 @@ from alexnet_triton.serving.launch import (
     settle_ports,
     widen_queues,
 )
-from alexnet_triton.serving.repository import Repository, instance_count, locked, settle_versions
+from alexnet_triton.serving.repository import Repository, instance_count, locked, needs_gpu, settle_versions
 from alexnet_triton.serving.runs import Announcement, RunDir, clear_dead_runs, create_run
 from alexnet_triton.serving.supervisor import SHARED_MEMORY, Stub, SupervisedProcess, read_end
 
@@ -77,6 +81,7 @@ class Server:
         self._run: RunDir | None = None
         self._announcement: Announcement | None = None
         self._answered = False  # rightly, once since its start
+        self._gpus = 0  # that its models have instances on
         self.aborts = 0  # starts that the Python backend aborted, and that were tried again
         self._stubs: dict[int, Stub] = {}  # every one that was seen alive
         self._outgoing: dict[tuple[int, Stub], float] = {}  # of models that were replaced, and when they may be ended
@@ -87,7 +92,7 @@ class Server:
 
         Raises:
             InstallationError, RepositoryError, PortTakenError: before anything is started.
-            StartError: tritonserver ended, or gave no right answer in `start_timeout_s`.
+            StartError: tritonserver ended, or gave no right answer in the configuration's `start_timeout_s`.
         """
         if self._process:
             raise ServingError("this server runs already: stop it first")
@@ -123,6 +128,7 @@ class Server:
     def _start_once(self) -> None:
         self.repository = Repository.open(self.config.repository, self.config.variant)
         installation = find_installation(self.config.tritonserver)
+        self._gpus = _count_gpus(self.repository)
         clear_dead_runs()
         self._run, lock = create_run()
         self._stubs, self._outgoing = {}, {}
@@ -217,7 +223,8 @@ class Server:
         return sorted(
             name
             for name, config in self.repository.configs.items()
-            if config.backend == "python" and alive[name] < instance_count(config) * self._loaded_versions(name)
+            if config.backend == "python"
+            and alive[name] < instance_count(config, self._gpus) * self._loaded_versions(name)
         )
 
     def _loaded_versions(self, model: str) -> int:
@@ -299,21 +306,28 @@ class Server:
 
     def _wait_until_healthy(self) -> None:
         assert self._process
-        deadline = time.monotonic() + self.config.start_timeout_s
+        deadline = time.monotonic() + self._start_timeout_s
         while not self._process.ended(_POLL_S):
             if self.control.ready():
                 hide_argument(self._process.pid, self.key)
                 widen_queues(self._process.pid)
                 return self._check_first_answer()
             if time.monotonic() > deadline:
-                raise StartError(f"not ready after {self.config.start_timeout_s:g} s: see {self._log_to_see()}")
+                raise StartError(
+                    f"not ready after {self._start_timeout_s:g} s: see {self._log_to_see()}, or give it longer with "
+                    "--start-timeout"
+                )
         raise self._explain_end()
 
     def _check_first_answer(self) -> None:
         try:
-            ask_reference_image(self.control, self.repository, self.config.start_timeout_s, priority=1, every=True)
+            ask_reference_image(self.control, self.repository, self._start_timeout_s, priority=1, every=True)
         except (ControlError, WrongAnswerError) as error:
             raise StartError(f"classify does not answer rightly: {error}") from error
+
+    @property
+    def _start_timeout_s(self) -> float:
+        return self.config.start_timeout_s or (GPU_START_TIMEOUT_S if self._gpus else START_TIMEOUT_S)
 
     def _explain_end(self) -> ServingError:
         """Why tritonserver ended by itself, from its log."""
@@ -327,6 +341,22 @@ class Server:
 
     def _log_to_see(self) -> str:
         return str(self.config.log) if self.config.log else "its log (name one with log=FILE to keep it)"
+
+
+def _count_gpus(repository: Repository) -> int:
+    """The GPUs that models of a repository have instances on, 0 where none has.
+
+    Raises:
+        InstallationError: a model has, and there is no GPU, or its driver is too old.
+    """
+    if not needs_gpu(repository.configs.values()):
+        return 0
+    gpus = installed_gpus()
+    if not gpus and gpu_names():  # a container may have the GPU, and not the driver's programs
+        return len(gpu_names())
+    if fault := gpu_fault(gpus):
+        raise InstallationError(f"{fault}, or serve on the processor with --variant cpu")
+    return len(gpus)
 
 
 @contextmanager

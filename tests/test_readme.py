@@ -104,6 +104,13 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "make test": Parse("these tests"),
     "make help": Run(),
     "make serve": FOREGROUND,
+    "make gpu": Covered("tests/loadtest/bench/test_gpu_check.py::test_make_ends_in_one_line_before_anything_is_made"),
+    "make gpu-check": Covered(
+        "tests/loadtest/bench/test_gpu_check.py::test_make_ends_in_one_line_before_anything_is_made"
+    ),
+    "alexnet-triton gpu-check --only engine served": Covered(
+        "tests/loadtest/bench/test_gpu_check.py::test_a_step_again_leaves_the_others_figures"
+    ),
     "make gateway": FOREGROUND,
     "make export": Covered("tests/export/test_pipeline.py::test_every_precision_is_compared"),
     "make bench": LONG,
@@ -233,7 +240,11 @@ TABLE: dict[str, Run | Parse | Covered] = {
         "tests/docker/test_gateway.py::test_labels_by_plain_curl"
     ),
     "git clone REPOSITORY alexnet-triton && cd alexnet-triton": Parse("the repository has no address yet"),
-    "docker/prepare.sh": Covered("tests/docker/test_images.py::test_prepare_keeps_what_is_there"),
+    "docker/check_gpu.sh": Covered("tests/docker/test_images.py::test_shell_and_python_have_one_rule"),
+    "docker/build_engine.sh": Covered("tests/docker/test_images.py::test_engine_is_built_verified_and_published_once"),
+    "docker/prepare.sh --gpu": Covered(
+        "tests/docker/test_images.py::test_a_gpu_that_the_images_do_not_run_on_is_refused_before_anything_is_made"
+    ),
     "docker compose -f docker/compose.yaml --profile gpu build": GPU,
     "docker compose -f docker/compose.yaml --profile gpu up -d --wait": GPU,
     "docker compose -f docker/compose.yaml run --rm client /artifacts/pictures/Bag/00030.jpeg": GPU,

@@ -32,6 +32,7 @@ page=${GATEWAY_PAGE:-$here/../page}
 access_log=${GATEWAY_LOG:-/dev/stdout}
 metrics=${GATEWAY_METRICS:-}
 modules=${GATEWAY_MODULES:-/usr/lib/nginx/modules}
+cgroup=${GATEWAY_CGROUP:-/sys/fs/cgroup} # a container sees its own there
 
 absolute() { # FILE
     case $1 in
@@ -47,8 +48,27 @@ number() { # NAME VALUE
     echo "$2"
 }
 
+# nginx's own `auto` counts the host's processors, whatever a container may use of them.
+cores() {
+    allowed=$(nproc)
+    if [ -r "$cgroup/cpu.max" ]; then # cgroups(7): quota and period, of version 2
+        read -r quota period <"$cgroup/cpu.max"
+    elif [ -r "$cgroup/cpu/cpu.cfs_quota_us" ]; then # of version 1
+        read -r quota <"$cgroup/cpu/cpu.cfs_quota_us"
+        read -r period <"$cgroup/cpu/cpu.cfs_period_us"
+    else
+        quota=max
+    fi
+    case $quota in
+    *[!0-9]*) ;; # max, or -1
+    *) [ $((quota)) -ge $((allowed * period)) ] || allowed=$(((quota + period - 1) / period)) ;;
+    esac
+    echo "$allowed"
+}
+
 workers=${GATEWAY_WORKERS:-auto}
-[ "$workers" = auto ] || workers=$(number GATEWAY_WORKERS "$workers")
+[ "$workers" != auto ] || workers=$(cores)
+workers=$(number GATEWAY_WORKERS "$workers")
 connections=$(number GATEWAY_CONNECTIONS "${GATEWAY_CONNECTIONS:-8192}")
 address_connections=$(number GATEWAY_ADDRESS_CONNECTIONS "${GATEWAY_ADDRESS_CONNECTIONS:-2000}")
 rate=$(number GATEWAY_RATE "${GATEWAY_RATE:-1000}")

@@ -1,24 +1,33 @@
-"""The machine's bound without a server: decode and network, or the network alone, on all cores.
+"""The machine without a server: decode and network, or the network alone, on all cores; and TensorRT plans.
 
-Processes of their own do the work, so that the caller's own work is not measured.
+Processes of their own do the work, so that the caller's own work is not measured. Plans are timed by this module as a
+program, which `gpu-check` runs with a time limit: PROGRAM FOLDER... --json FILE, with a `model.plan` in each folder.
 """
 
 import itertools
 import multiprocessing
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
 
 import numpy as np
 
+from alexnet_triton.common.command import Parser, finish, positive_float
+from alexnet_triton.common.files import write_json
 from alexnet_triton.imaging import decode
 from alexnet_triton.loadtest.bench.config import BATCH, CORES, BenchConfig
-from alexnet_triton.serving.engine import Engine, EngineConfig
+from alexnet_triton.serving.engine import BatchEngine, EngineConfig
+from alexnet_triton.serving.plan_engine import Device, PlanEngine, load_engine
 
-LAYOUTS = ((CORES, 1), (1, CORES))  # processes, and threads of each
+# Processes, and threads of each. A GPU is shared by two, of which one copies while the other computes.
+LAYOUTS = {"openvino": ((CORES, 1), (1, CORES)), "tensorrt": ((1, 1), (2, 1))}
+MOST_PROCESSES = {"openvino": CORES, "tensorrt": 16}  # each holds a plan's buffers and half a gigabyte of CUDA's own
 ENGINE_BATCHES = (8, 16, 32)
 WARM_TIMEOUT_S = 120.0
 Result = TypeVar("Result")
@@ -35,12 +44,12 @@ class EngineSetting:
 
 def decode_and_network(config: BenchConfig) -> float:
     """Images a second, decoded and classified in batches by one process a core."""
-    return _sum_rates(CORES, _decode_and_classify, config, config.seconds)
+    return _sum_rates(min(CORES, MOST_PROCESSES[config.engine]), _decode_and_classify, config, config.seconds)
 
 
 def best_engine_setting(config: BenchConfig) -> EngineSetting:
     """The setting that gives most images a second, each measured for half of `config.seconds`."""
-    settings = [EngineSetting(*layout, batch) for layout in LAYOUTS for batch in ENGINE_BATCHES]
+    settings = [EngineSetting(*layout, batch) for layout in LAYOUTS[config.engine] for batch in ENGINE_BATCHES]
     return max(settings, key=lambda setting: network_alone(config, setting, config.seconds / 2))
 
 
@@ -98,8 +107,9 @@ def _time_single(config: BenchConfig) -> list[float]:
     return times_ms
 
 
-def _load_engine(config: BenchConfig, max_batch_size: int, threads: int) -> Engine:
-    engine = Engine(config.network, EngineConfig(threads=threads, max_batch_size=max_batch_size))
+def _load_engine(config: BenchConfig, max_batch_size: int, threads: int) -> BatchEngine:
+    settings = EngineConfig(threads=threads, max_batch_size=max_batch_size, engine=config.engine)
+    engine = load_engine(config.network, settings)
     engine.warm_up()
     return engine
 
@@ -113,3 +123,86 @@ def _measure_rate(all_warm: threading.Barrier, seconds: float, step: Callable[[]
         step()
         done += 1
     return done / (time.perf_counter() - start)
+
+
+# ---- plans; on a GPU: not run: no GPU
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+ReadJoules = Callable[[], float]  # what the GPU has used since some moment
+
+
+def measure_plan(engine: PlanEngine, seconds: float, read_joules: ReadJoules | None = None) -> list[dict[str, Any]]:
+    """A row for each batch size: milliseconds of the network alone, layer by layer and as a graph, of the copies alone,
+    and of the whole; images a second of the whole, and images a joule where `read_joules` is given.
+
+    Args:
+        seconds: of each measurement.
+    """
+    return [_measure_batch(engine, batch, seconds, read_joules) for batch in BATCHES if batch <= max(engine.graphs)]
+
+
+def _measure_batch(engine: PlanEngine, batch: int, seconds: float, read_joules: ReadJoules | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"batch": batch}
+    for name, parts in {
+        "layers_ms": (engine.enqueue,),
+        "graph_ms": (engine.launch,),
+        "copies_ms": (engine.copy_in, engine.copy_out),
+        "whole_ms": (engine.copy_in, engine.launch, engine.copy_out),
+    }.items():
+        joules = read_joules() if read_joules else 0.0
+        times_ms = _time(engine, parts, batch, seconds)
+        row[name] = median(times_ms)
+    row["images_per_s"] = 1e3 * batch * len(times_ms) / sum(times_ms)
+    if read_joules and (used := read_joules() - joules) > 0:
+        row["images_per_joule"] = batch * len(times_ms) / used
+    return row
+
+
+def _time(engine: PlanEngine, parts: Sequence[Callable[[int], None]], batch: int, seconds: float) -> list[float]:
+    """Milliseconds of each run of the parts, one after another, after one that is not counted."""
+    times_ms: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times_ms) < 2 or time.perf_counter() < end:
+        start = time.perf_counter()
+        for part in parts:
+            part(batch)
+        engine.synchronize()
+        times_ms.append(1e3 * (time.perf_counter() - start))
+    return times_ms[1:]
+
+
+def energy_meter() -> ReadJoules | None:
+    """The first GPU's own count of joules, from NVML; None where it has none.
+
+    Source: nvmlDeviceGetTotalEnergyConsumption, NVML API reference; cuda-bindings 13.5.
+    """
+    try:
+        from cuda.bindings import nvml  # of the extra gpu
+
+        nvml.init_v2()
+        handle = nvml.device_get_handle_by_index_v2(0)
+        nvml.device_get_total_energy_consumption(handle)
+    except Exception:  # its errors share no base class; a GPU before Volta has no count
+        return None
+    return lambda: nvml.device_get_total_energy_consumption(handle) / 1e3
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure plans; returns the exit code."""
+    parser = Parser(prog="plan-speed", description="The speed of plans in process, without a server.")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with a model.plan in it")
+    parser.add_argument("--seconds", type=positive_float, default=0.5, help="of each measurement (0.5)")
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    options = parser.parse_args(words)
+    return finish(parser.prog, lambda: _run(options.folders, options.seconds, options.json))
+
+
+def _run(folders: Sequence[Path], seconds: float, file: Path) -> None:
+    device, read_joules = Device(), energy_meter()
+    config = EngineConfig(max_batch_size=max(BATCHES), engine="tensorrt")
+    found = {folder.name: measure_plan(PlanEngine(folder, config, device), seconds, read_joules) for folder in folders}
+    write_json(file, found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

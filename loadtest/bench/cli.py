@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
-from alexnet_triton.loadtest.bench import compare, gateway, overload, profile, report, tune
+from alexnet_triton.loadtest.bench import compare, gateway, profile, report, tune
 from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError, prepare_images
+from alexnet_triton.serving.repository import VARIANTS
 
 STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
     "served": compare.measure_served,
@@ -18,7 +19,7 @@ STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
     "batching": compare.measure_batching,
     "single": compare.measure_single,
     "client": compare.measure_client,
-    "overload": overload.measure_overload,
+    "overload": compare.measure_overload,
     "profile": profile.measure,
     "tune": tune.measure,
     "gateway-cost": gateway.measure_cost,
@@ -53,6 +54,7 @@ def _build_parser(name: str, description: str, stages: Sequence[str]) -> Parser:
     parser.set_defaults(stages=stages)
     add, folder = parser.add_argument, Path("artifacts/bench")
     add("--repository", type=Path, default=Path("artifacts/model_repository"), metavar="FOLDER")
+    add("--variant", choices=VARIANTS, help="of its configurations (cpu)")
     add("--images", type=Path, metavar="FOLDER", help="photographs to send (the demo's, enlarged)")
     add("--pictures", type=Path, metavar="FOLDER", help="the demo's pictures (artifacts/pictures)")
     add("--folder", type=Path, default=folder, help=f"working files and logs ({folder})")

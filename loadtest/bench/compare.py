@@ -1,4 +1,4 @@
-"""Stages that compare: `served` with the peers and the bound; the others with baselines."""
+"""Stages that compare: `served` with peers and the bound, `overload` with the sustained rate, others with baselines."""
 
 import os
 import subprocess
@@ -9,17 +9,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
+from alexnet_triton.client.config import Config
 from alexnet_triton.imaging import decode
 from alexnet_triton.loadtest.bench import bound
 from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, ROOT, Advance, BenchConfig, BenchError
 from alexnet_triton.loadtest.bench.report import Rows, build_result, medians, summarise, take_turns
 from alexnet_triton.loadtest.bench.servers import PEERS, TRITON_HEADERS, Triton, peer, triton
 from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_load, jpeg_request, pixels_request
+from alexnet_triton.loadtest.measure import Measured, Setup, measure_in_process
+from alexnet_triton.loadtest.recorder import Times
 from alexnet_triton.loadtest.variants import variant_of
+from alexnet_triton.loadtest.workload import Plan, Users
+from alexnet_triton.serving.errors import ControlError
 
 TARGETS = (BOUND, OURS, *PEERS)
 WARM_UP_CONNECTIONS = 16
@@ -52,7 +58,7 @@ def measure_target(config: BenchConfig, target: str) -> Iterator[dict[str, Any]]
 
 
 def _measure_ours(config: BenchConfig) -> Iterator[dict[str, Any]]:
-    with triton(config.repository, config.folder) as server:
+    with triton(config.repository, config.folder, config.variant) as server:
         yield from _measure_http(config, server.url, TRITON_HEADERS)
         requests = [jpeg_request([body]) for body in config.load_images()]
         for connections in config.connections:
@@ -87,7 +93,7 @@ def measure_tensors(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     def measure_engine() -> Rows:
         return [{"connections": 0, "images_per_s": bound.network_alone(config, setting, config.seconds)}]
 
-    with triton(config.repository, config.folder) as server:
+    with triton(config.repository, config.folder, config.variant) as server:
         load = partial(grpc_load, server, config.network_config.name, _pixel_requests(config), CONCURRENT)
         load(config.warm_up_s)
         targets = {ENGINE_ALONE: measure_engine, PIXELS: lambda: [asdict(load(config.seconds))]}
@@ -105,7 +111,7 @@ def _pixel_requests(config: BenchConfig) -> list[bytes]:
 
 def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """The same configuration with dynamic batching and without it, in turn: JPEGs, and pixels for the network alone."""
-    with variant_of(config.repository, {"batching": "off"}) as unbatched:
+    with variant_of(config.repository, {"batching": "off"}, config.variant) as unbatched:
         repositories = {BATCHING: config.repository, NO_BATCHING: unbatched}
         targets = {name: partial(_load_both, config, path, name) for name, path in repositories.items()}
         rows = take_turns(config, advance, targets)
@@ -114,7 +120,7 @@ def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
 
 def _load_both(config: BenchConfig, repository: Path, name: str) -> Iterator[dict[str, Any]]:
     requests, network = _pixel_requests(config), config.network_config.name
-    with triton(repository, config.folder) as server:
+    with triton(repository, config.folder, config.variant) as server:
         send: dict[str, Callable[[float], Load]] = {
             JPEG: lambda seconds: jpeg_load(server, CONCURRENT, seconds, config.bodies),
             PIXELS: lambda seconds: grpc_load(server, network, requests, CONCURRENT, seconds),
@@ -142,7 +148,7 @@ def measure_single(config: BenchConfig, advance: Advance) -> dict[str, Any]:
         p50_ms, p99_ms = map(float, np.percentile(times_ms, [50, 99]))
         return [asdict(Load(0, float(1e3 / np.mean(times_ms)), p50_ms, p99_ms))]
 
-    with triton(config.repository, config.folder) as server:
+    with triton(config.repository, config.folder, config.variant) as server:
         jpeg_load(server, 1, config.warm_up_s, config.bodies)
         client = partial(jpeg_load, server, 1, config.seconds, config.bodies)
         rows = take_turns(config, advance, {WORK_ALONE: measure_work, ONE_CLIENT: lambda: [asdict(client())]})
@@ -158,7 +164,7 @@ def measure_client(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """
     with (
         tempfile.TemporaryDirectory(dir=config.folder) as folder,
-        triton(config.repository, config.folder) as server,
+        triton(config.repository, config.folder, config.variant) as server,
     ):
         _link_images(config, Path(folder))
         jpeg_load(server, CONCURRENT, config.warm_up_s, config.bodies)
@@ -194,3 +200,73 @@ def _classify(server: Triton, scheme: str, folder: str, config: BenchConfig) -> 
     cpu_s = usage.ru_utime + usage.ru_stime
     figures = {"cpu_ms_an_image": 1e3 * cpu_s / answered, "peak_mib": usage.ru_maxrss / 1024}
     return [{"connections": COMMAND_CONCURRENCY, "images_per_s": answered / elapsed_s, **figures}]
+
+
+# ---- more than the server can do
+
+CONNECTIONS = 64  # give the sustained rate
+OVERLOAD = 2.0  # times the sustained rate
+OVERLOAD_CONNECTIONS, OVERLOAD_TIMEOUT_S = 2048, 15.0
+NORMAL_IN_A_ROW, NORMAL_TIMEOUT_S = 10, 60.0
+REFUSED = "HTTP 503"
+
+
+def measure_overload(config: BenchConfig, advance: Advance) -> dict[str, Any]:
+    """Twice the sustained rate from clients that do not wait, and the time until single requests are fast again.
+
+    The same load generator finds the sustained rate: it runs on the server's cores, so another one's cost differs.
+    """
+    with triton(config.repository, config.folder, config.variant) as server:
+        jpeg_load(server, CONNECTIONS, config.warm_up_s, config.bodies)
+        advance("the sustained rate")
+        target = Config(urls=(f"http://{server.http}",))
+        users = Setup(Users(CONNECTIONS, config.seconds), connections=CONNECTIONS, timeout_s=OVERLOAD_TIMEOUT_S)
+        rounds = [measure_in_process(target, config.bodies, users) for _ in range(config.repeats)]
+        peaks = [each.right / each.seconds for each in rounds]
+        peak = median(peaks)
+        before_ms = jpeg_load(server, 1, config.seconds / 2, config.bodies).p99_ms
+        advance(f"{OVERLOAD * peak:.0f} requests a second for {config.overload_s:g} s")
+        load = Plan(OVERLOAD * peak, config.overload_s, arrivals="poisson")
+        setup = Setup(load, connections=OVERLOAD_CONNECTIONS, timeout_s=OVERLOAD_TIMEOUT_S)
+        measured = measure_in_process(target, config.bodies, setup)
+        normal_s = _time_to_normal(server, config.load_images()[0], 2 * before_ms)
+    cores = {"sustained": rounds[-1].generator.cores, "overload": measured.generator.cores}
+    return {"sustained_per_s": peaks, "generator_cores": cores, **_evaluate(measured, peak), "normal_after_s": normal_s}
+
+
+def _evaluate(measured: Measured, peak: float) -> dict[str, Any]:
+    refused = sum(failure.count for failure in measured.failures if failure.name == REFUSED)
+    rate = measured.right / measured.seconds
+    return {
+        "offered_per_s": measured.sent / measured.seconds,
+        "answered_per_s": rate,
+        "refused": refused,
+        "other": {failure.name: failure.count for failure in measured.failures if failure.name != REFUSED},
+        "answered_ms": _percentiles(measured.latency),
+        "refused_ms": _percentiles(measured.refusals),
+        "ratios": {"of the sustained rate": rate / peak},
+    }
+
+
+def _percentiles(times: Times) -> dict[str, float]:
+    return {"p50": times.p50_ms, "p99": times.p99_ms, "max": times.max_ms} if times.count else {}
+
+
+def _time_to_normal(server: Triton, body: bytes, limit_ms: float) -> float:
+    """Seconds until ten requests in a row are answered, each within `limit_ms`.
+
+    Raises:
+        BenchError: it takes more than a minute.
+    """
+    control, started, in_a_row = server.control, time.perf_counter(), 0
+    while in_a_row < NORMAL_IN_A_ROW:
+        if time.perf_counter() - started > NORMAL_TIMEOUT_S:
+            raise BenchError(f"single requests still take more than {limit_ms:.0f} ms a minute after the overload")
+        before = time.perf_counter()
+        try:
+            control.classify(body)
+        except ControlError:
+            in_a_row = 0
+            continue
+        in_a_row = in_a_row + 1 if (time.perf_counter() - before) * 1e3 <= limit_ms else 0
+    return time.perf_counter() - started

@@ -33,6 +33,7 @@ class BenchConfig:
 
     Attributes:
         folder: results, charts, logs and working files.
+        variant: of the repository's configurations, as `alexnet-triton serve` takes it.
         images: photographs to send; without them the demo's `pictures` are enlarged.
         seconds: of one measurement.
         repeats: rounds; the targets take turns in each.
@@ -40,6 +41,7 @@ class BenchConfig:
 
     repository: Path
     folder: Path
+    variant: str = "cpu"
     images: Path | None = None
     pictures: Path = Path("artifacts/pictures")
     peers_python: Path = Path(".venv-bench/bin/python")
@@ -55,7 +57,12 @@ class BenchConfig:
     @property
     def network_config(self) -> ModelConfig:
         """The configuration of the network that `classify` asks."""
-        return Repository.open(self.repository, "cpu").by_source_name["alexnet"]
+        return Repository.open(self.repository, self.variant).by_source_name["alexnet"]
+
+    @property
+    def engine(self) -> str:
+        """What runs the network without a server: a plan on a GPU, and else OpenVINO."""
+        return "tensorrt" if self.variant.startswith("gpu") else "openvino"
 
     @property
     def network(self) -> Path:

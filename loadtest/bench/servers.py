@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 from alexnet_triton.common.infer_request import HEADER_LENGTH, infer_path
 from alexnet_triton.loadtest.bench.config import ROOT, BenchConfig, BenchError
 from alexnet_triton.serving.control import Control
+from alexnet_triton.serving.launch import GPU_START_TIMEOUT_S
 
 START_TIMEOUT_S = 120.0
+TRITON_START_TIMEOUT_S = GPU_START_TIMEOUT_S + 10  # by then it has given up itself
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.02
 _PEER_MODULES = "alexnet_triton.loadtest.bench.peers"
@@ -65,17 +67,19 @@ class Triton:
 
 
 @contextmanager
-def triton(repository: Path, folder: Path) -> Iterator[Triton]:
+def triton(
+    repository: Path, folder: Path, variant: str = "cpu", limit_s: float = TRITON_START_TIMEOUT_S
+) -> Iterator[Triton]:
     """Run this project's server with its watcher on free ports; its logs are written to `folder`.
 
     Raises:
-        BenchError: it does not start.
+        BenchError: it does not start in `limit_s`.
     """
-    command = [sys.executable, "-m", "alexnet_triton", "serve", "--repository", str(repository)]
+    command = [sys.executable, "-m", "alexnet_triton", "serve", "--repository", str(repository), "--variant", variant]
     command += ["--log", str(folder / "tritonserver.log")]
     command += [word for name in ("http", "grpc", "metrics") for word in (f"--{name}-port", "0")]
     log = folder / "serving.log"
-    with run_program(command, log, lambda: READY.findall(log.read_text())) as (process, addresses):
+    with run_program(command, log, lambda: READY.findall(log.read_text()), limit_s=limit_s) as (process, addresses):
         yield Triton(process, *addresses[0])
 
 
@@ -110,13 +114,19 @@ def _classifies(url: str, body: bytes) -> bool:
 
 @contextmanager
 def run_program(
-    command: Sequence[str], log: Path, ready: Callable[[], Result], own_group: bool = False, **options: Any
+    command: Sequence[str],
+    log: Path,
+    ready: Callable[[], Result],
+    own_group: bool = False,
+    limit_s: float = START_TIMEOUT_S,
+    **options: Any,
 ) -> Iterator[tuple[subprocess.Popen[bytes], Result]]:
     """Run a program until the end of the block; yields it and what `ready` returned, once that is true.
 
     Args:
         log: the file of its output.
         own_group: what the program started and left behind is killed after it.
+        limit_s: for its start.
         options: further ones of `subprocess.Popen`.
 
     Raises:
@@ -126,7 +136,7 @@ def run_program(
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=own_group, **options)
     with process:
         try:
-            yield process, _wait_until(ready, process, log)
+            yield process, _wait_until(ready, process, log, limit_s)
         finally:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -137,8 +147,8 @@ def run_program(
             process.kill()
 
 
-def _wait_until(ready: Callable[[], Result], process: subprocess.Popen[bytes], log: Path) -> Result:
-    deadline = time.monotonic() + START_TIMEOUT_S
+def _wait_until(ready: Callable[[], Result], process: subprocess.Popen[bytes], log: Path, limit_s: float) -> Result:
+    deadline = time.monotonic() + limit_s
     while not (result := ready()):
         if process.poll() is not None or time.monotonic() > deadline:
             raise BenchError(f"the server does not start: see {log}")

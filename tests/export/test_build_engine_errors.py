@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from alexnet_triton.export import build_engine
-from alexnet_triton.export.tensorrt import has_gpu
+from alexnet_triton.serving.plan_engine import has_gpu
 from small_graphs import small_graph
+from tests.simulated_driver import OLD_DRIVER, simulate_driver
 
 without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 CAST = helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)
@@ -94,3 +95,14 @@ def test_full_disk_leaves_what_was_there(tmp_path: Path, full_disk: None, capsys
     assert line.startswith(f"alexnet-triton build-engine: {output}: cannot be written (file too large); ")
     assert {path.name: path.stat().st_size for path in tmp_path.iterdir()}.keys() == {"small.onnx", "small.plan"}
     assert output.read_bytes() == b"the plan before"
+
+
+def test_an_old_driver_is_refused_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate_driver(tmp_path / "bin", monkeypatch, OLD_DRIVER)
+    model = small_graph(tmp_path / "small.onnx")
+    assert build_engine.main([str(model), str(tmp_path / "small.plan")]) == 1
+    line = "NVIDIA driver 535.104.05 is too old for CUDA 13: install R580 or newer, or try the graph here with --check"
+    assert capsys.readouterr().err == f"alexnet-triton build-engine: {line}\n"
+    assert not list(tmp_path.glob("small.plan*"))

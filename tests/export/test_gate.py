@@ -120,20 +120,25 @@ def test_a_plan_that_is_not_for_triton_is_refused(sidecar: dict[str, Any] | None
     if sidecar is not None:
         (tmp_path / "model.plan.json").write_text(json.dumps({**sidecar, "plan": {"sha256": "another"}}))
     with pytest.raises(PublishError, match="not a plan that was built for Triton"):
-        find_plan(plan.with_name("model.onnx"), REPORTED, {"a model's"})
+        find_plan(plan.with_name("model.onnx"), REPORTED, {"a model's"}, 32)
 
 
 def test_a_plan_for_triton_is_published(tmp_path: Path) -> None:
     plan = tmp_path / "model.plan"
     plan.write_bytes(b"plan")
     onnx = {"file": "model.fp16.onnx", "sha256": "a model's"}
-    sidecar = {"purpose": "for Triton", "plan": {"sha256": sha256(plan)}, "onnx": onnx}
+    profile = {"max": [32, 227, 227, 3]}
+    sidecar = {"purpose": "for Triton", "plan": {"sha256": sha256(plan)}, "onnx": onnx, "profile": profile}
     (tmp_path / "model.plan.json").write_text(json.dumps(sidecar))
-    assert find_plan(tmp_path / "model.onnx", REPORTED, {"a model's"}) == {"model.plan": plan}
-    assert find_plan(tmp_path / "elsewhere" / "model.onnx", None, set()) == {}
+    assert find_plan(tmp_path / "model.onnx", REPORTED, {"a model's"}, 32) == {"model.plan": plan}
+    assert find_plan(tmp_path / "elsewhere" / "model.onnx", None, set(), 32) == {}
     with pytest.raises(PublishError, match=r"built from another model\.fp16\.onnx than the one that is published"):
-        find_plan(tmp_path / "model.onnx", {"sha256": {}}, {"another's"})
+        find_plan(tmp_path / "model.onnx", {"sha256": {}}, {"another's"}, 32)
     with pytest.raises(PublishError, match=r"built from model\.fp16\.onnx, which fails"):
-        find_plan(tmp_path / "model.onnx", REPORTED, {"another's"})
+        find_plan(tmp_path / "model.onnx", REPORTED, {"another's"}, 32)
     with pytest.raises(PublishError, match=r"no report\.json says what its precision loses"):
-        find_plan(tmp_path / "model.onnx", None, {"a model's"})
+        find_plan(tmp_path / "model.onnx", None, {"a model's"}, 32)
+    with pytest.raises(
+        PublishError, match=r"takes batches of 32 images, and Triton forms .* 64; build it with --max 64"
+    ):
+        find_plan(tmp_path / "model.onnx", REPORTED, {"a model's"}, 64)

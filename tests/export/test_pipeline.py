@@ -11,8 +11,7 @@ import onnx
 import pytest
 
 from alexnet_triton.export import numerics, publish
-from alexnet_triton.export.images import find_images
-from alexnet_triton.export.numerics import onnx_runtime, openvino
+from alexnet_triton.export.numerics import find_images, onnx_runtime, openvino
 from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import ROOT, MainJob
 from tests.serving.tiny import running_server

@@ -123,7 +123,8 @@ def test_a_plan_of_another_model_is_not_published(repository: Path, model: Path,
     new.write_bytes(model.read_bytes())
     plan.write_bytes(b"plan")
     (tmp_path / "new/report.json").write_text(json.dumps({"rows": [ROW], "sha256": {"model.onnx": sha256(new)}}))
-    sidecar = {"purpose": "for Triton", "plan": {"sha256": sha256(plan)}}
+    profile = {"max": [32, 227, 227, 3]}
+    sidecar = {"purpose": "for Triton", "plan": {"sha256": sha256(plan)}, "profile": profile}
     with running_server(repository) as server:
         sidecar["onnx"] = {"file": "model.onnx", "sha256": "of the one before"}
         (tmp_path / "new/model.plan.json").write_text(json.dumps(sidecar))

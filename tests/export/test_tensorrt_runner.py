@@ -7,7 +7,9 @@ import pytest
 
 from alexnet_triton.export import tensorrt
 from alexnet_triton.export.errors import ExportError
-from alexnet_triton.export.tensorrt import Device, has_gpu, plan_runner
+from alexnet_triton.export.tensorrt import plan_runner
+from alexnet_triton.serving.errors import EngineError
+from alexnet_triton.serving.plan_engine import Device, deserialize, has_gpu
 
 without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 without_tensorrt = pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed")
@@ -27,13 +29,13 @@ def test_tensorrt_that_is_not_installed(tmp_path: Path) -> None:
 
 @without_gpu
 def test_device_without_a_gpu() -> None:
-    with pytest.raises(ExportError, match=r"no GPU here|nvidia-smi|pip install 'alexnet-triton\[gpu\]'"):
+    with pytest.raises(EngineError, match=r"no GPU here|nvidia-smi|pip install 'alexnet-triton\[gpu\]'"):
         Device()
 
 
 def test_a_file_that_is_no_plan() -> None:
-    with pytest.raises(ExportError, match=r"cannot load the plan: .*; build it again"):
-        tensorrt.deserialize(tensorrt.load(rtx=True), b"no plan" * 100, host_code=False)
+    with pytest.raises(EngineError, match=r"cannot load the plan: .*; build it again"):
+        deserialize(tensorrt.load(rtx=True), b"no plan" * 100)
 
 
 @pytest.mark.skipif(not has_gpu(), reason="not run: no GPU")

@@ -1,13 +1,15 @@
 """`alexnet-triton verify`: files of every kind against one another."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alexnet_triton.export import onnx_file, report, to_onnx, verify
-from alexnet_triton.export.numerics import half_precision_tolerance
+from alexnet_triton.export.errors import AccuracyError
+from alexnet_triton.export.numerics import Comparison, half_precision_tolerance
 from alexnet_triton.export.quantize import to_half
 from alexnet_triton.export.verify import plan_report
 from tests.export.small_checkpoint import write_checkpoint, write_pictures
@@ -67,6 +69,25 @@ def test_a_difference_above_the_tolerance_is_one_line(folder: Path, capsys: pyte
     assert run(folder, "model.fp16.onnx", "--tolerance", "1e-9") == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("alexnet-triton verify: model.fp16.onnx in ONNX Runtime: probabilities differ by ")
+
+
+@pytest.mark.parametrize(
+    ("top1", "agreement", "said"),
+    [(0.8985, 1.0, ""), (0.89, 1.0, "loses 1.00 points"), (None, 0.999, ""), (None, 0.99, "loses 1.00 points")],
+)
+def test_a_loss_of_top1_above_the_allowed_is_refused(top1: float | None, agreement: float, said: str) -> None:
+    """Of images without labels, a different answer counts as a wrong one."""
+    reference = Comparison("fp32", "ONNX Runtime", "model.onnx", 1.0, 1000, top1 and 0.9, None, 1.0, 0.0, 0.0)
+    plan = replace(reference, file="model.plan", runtime="TensorRT", top1=top1, agreement=agreement)
+    if said:
+        with pytest.raises(AccuracyError, match=rf"model\.plan in TensorRT: {said} of top-1, more than 0\.2"):
+            verify._check_top1([reference, plan], 0.2)
+    else:
+        verify._check_top1([reference, plan], 0.2)
+
+
+def test_the_allowed_loss_is_an_option(folder: Path) -> None:
+    assert run(folder, "model.onnx", "--top1-loss", "0.2") == 0
 
 
 def test_nothing_compared_is_not_decided(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,9 @@
 """NVIDIA DALI as the decoder of `preprocess`, on a processor; on a GPU: not run: no GPU."""
 
 import io
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from alexnet_triton.client import Classifier
 from alexnet_triton.client.errors import BadImage
 from alexnet_triton.client.protocol import Classification
+from alexnet_triton.common.provenance import installed_gpus
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.pixels import DaliDecoder, decode_requests, make_decoder
@@ -97,18 +100,45 @@ def test_a_damaged_file_is_refused_alone(decoder: DaliDecoder, bad: bytes) -> No
     assert_close(after, jpeg(2))
 
 
+@pytest.mark.skipif(bool(installed_gpus()), reason="this machine has a GPU")
+def test_where_dali_does_not_start_imaging_decodes_and_says_so() -> None:
+    decoder = make_decoder("dali", SIZE, 8, device_id=0)  # there is no GPU 0
+    assert decoder.name == "imaging"
+    assert re.fullmatch(r"DALI does not start \(.+\): imaging decodes, on the processor", decoder.fault)
+    (pixels,) = decoder.decode([request(jpeg(1))])
+    assert_close(pixels, jpeg(1))
+
+
+def test_a_server_whose_dali_cannot_be_imported_answers_and_says_so(tmp_path: Path) -> None:
+    """Such as DALI for another CUDA; here `model.py` hides it."""
+    repository, log = with_dali(build_repository(tmp_path / "model_repository")), tmp_path / "triton.log"
+    model = repository / "preprocess/1/model.py"
+    hidden = 'import sys\nsys.modules["nvidia.dali"] = None\n'
+    model.write_text(hidden + model.read_text())
+    with running_server(repository, log=log, start_timeout_s=120) as running:
+        running.check()
+    lines = [line for line in log.read_text().splitlines() if "DALI does not start" in line]
+    assert len(lines) == 2  # one an instance
+    assert all("nvidia.dali" in line and line.endswith('imaging decodes, on the processor"') for line in lines)
+
+
 def test_a_decoder_that_is_none() -> None:
     with pytest.raises(ValueError, match="'decoder' is 'opencv': give imaging or dali"):
         make_decoder("opencv", SIZE, 8, None)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    repository = build_repository(tmp_path_factory.mktemp("dali") / "model_repository")
+def with_dali(repository: Path) -> Path:
+    """The repository, with DALI as the decoder of the variant `cpu`."""
     path = Repository.open(repository, "cpu").config_file("preprocess")
     config = text_format.Parse(path.read_text(), ModelConfig())
     config.parameters["decoder"].string_value = "dali"
     path.write_text(text_format.MessageToString(config))
+    return repository
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    repository = with_dali(build_repository(tmp_path_factory.mktemp("dali") / "model_repository"))
     log = tmp_path_factory.mktemp("log") / "triton.log"
     with running_server(repository, log=log, start_timeout_s=120) as running:
         assert "preprocess: dali on the processor" in log.read_text()

@@ -15,9 +15,12 @@ class TritonPythonModel:
         os.nice(int(parameters["nice"]["string_value"]))
         name = parameters["decoder"]["string_value"]
         device_id = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
-        self._decode = make_decoder(name, size, int(config["max_batch_size"]), device_id)
-        where = "the processor" if device_id is None else f"GPU {device_id}"
-        pb_utils.Logger.log_info(f"preprocess: {name} on {where}, {size} pixels")
+        decoder = make_decoder(name, size, int(config["max_batch_size"]), device_id)
+        self._decode = decoder.decode
+        if decoder.fault:
+            pb_utils.Logger.log_warn(f"preprocess: {decoder.fault}")
+        where = "the processor" if device_id is None or decoder.name == "imaging" else f"GPU {device_id}"
+        pb_utils.Logger.log_info(f"preprocess: {decoder.name} on {where}, {size} pixels")
 
     def execute(self, requests: list) -> list:
         files = [pb_utils.get_input_tensor_by_name(request, "encoded").as_numpy() for request in requests]
