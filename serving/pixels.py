@@ -35,6 +35,10 @@ class Decoder:
     decode: Callable[[Requests], Results]
     fault: str = ""  # why it is not the one that was asked for
 
+    def __call__(self, requests: Requests) -> Results:
+        """As `decode`: the `preprocess` of a repository that was published with an earlier release asks so."""
+        return self.decode(requests)
+
 
 def make_decoder(name: str, size: int, max_batch_size: int, device_id: int | None) -> Decoder:
     """The decoder that a configuration names: `imaging`, or `dali` (on the processor where `device_id` is None).

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_triton.imaging import decode
-from alexnet_triton.serving.pixels import decode_requests
+from alexnet_triton.serving.pixels import decode_requests, make_decoder
 from tests.imaging.test_decode import exif
 from tests.serving.tiny import SIZE, jpeg
 
@@ -43,3 +43,9 @@ def test_a_request_has_a_budget_of_pixels() -> None:
     assert refused.startswith("image 3 of 3: with those before it more than 64,000,000 pixels")
     (photographs,) = decode_requests([request(*[flat("JPEG", 4_900)] * 4)], SIZE)
     assert photographs.shape == (4, SIZE, SIZE, 3)
+
+
+def test_the_model_of_an_earlier_release_calls_the_decoder() -> None:
+    """A published repository has its own copy of `preprocess`, and a new release serves it."""
+    (pixels,) = make_decoder("imaging", SIZE, 8, None)([request(jpeg(1))])
+    np.testing.assert_array_equal(pixels, decode(jpeg(1), SIZE)[None])
