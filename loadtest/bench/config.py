@@ -41,7 +41,6 @@ class BenchConfig:
 
     repository: Path
     folder: Path
-    variant: str = "cpu"
     images: Path | None = None
     pictures: Path = Path("artifacts/pictures")
     peers_python: Path = Path(".venv-bench/bin/python")
@@ -53,6 +52,7 @@ class BenchConfig:
     overload_s: float = 60.0
     client_images: int = 10_000
     profile_connections: int = 64
+    variant: str = "cpu"
 
     @property
     def network_config(self) -> ModelConfig:

@@ -11,7 +11,7 @@ SHORT = (
     "--users",
     4,
     "--duration",
-    "600ms",
+    "300ms",
     "--warmup",
     "0s",
     "--pairs",
@@ -36,7 +36,7 @@ def test_a_slower_version_fails(pictures: Path, tmp_path: Path) -> None:
 
 def test_a_faster_version_passes(pictures: Path, tmp_path: Path) -> None:
     with stub("--service-ms", 100) as old, stub("--service-ms", 5) as new:
-        options = ("--images", pictures, "--fail-if-slower", "5%", "--metric", "rate", *SHORT)
+        options = ("--images", pictures, "--fail-if-slower", "5%", "--metric", "rate", *SHORT, "--duration", "600ms")
         done = loadtest("compare", old.url, new.url, *options, output=tmp_path)
     assert done.code == 0, done.out
     assert done.result["estimate"]["ratio"] < 0.8
@@ -44,7 +44,7 @@ def test_a_faster_version_passes(pictures: Path, tmp_path: Path) -> None:
 
 def test_runs_shorter_than_an_answer_are_no_comparison(quick_stub: Running, pictures: Path, tmp_path: Path) -> None:
     with stub("--service-ms", 500) as slow:
-        options = ("--images", pictures, "--metric", "rate", *SHORT, "--duration", "300ms")
+        options = ("--images", pictures, "--metric", "rate", *SHORT)
         done = loadtest("compare", slow.url, quick_stub.url, *options, output=tmp_path)
     assert done.code == 3
     assert done.err.splitlines()[-1].endswith("a run has no answer within its time: give a longer --duration")
