@@ -109,6 +109,9 @@ def onnx_session(model: Path | bytes) -> Runner:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is told by an exception
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # threads that wait leave the cores to others
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
