@@ -10,7 +10,7 @@ from typing import Any
 from alexnet_triton.common.command import Parser, finish, fraction, positive_float, positive_int, printable
 from alexnet_triton.training.checkpoint import Checkpoint
 from alexnet_triton.training.data import NAMED, add_data_options, open_dataset
-from alexnet_triton.training.device import PRECISIONS, join
+from alexnet_triton.training.device import PRECISIONS, join, leave
 from alexnet_triton.training.finetune import Initial, load_initial
 from alexnet_triton.training.log import progress_bar
 from alexnet_triton.training.model import ACTIVATIONS, INPUT_SIZE, NetworkConfig
@@ -38,7 +38,7 @@ Exit codes: 0 trained, or --check finds that it can be; 1 bad data, checkpoint o
 
 def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
-    return finish(PROG, lambda: _run(options))
+    return leave(finish(PROG, lambda: _run(options)))
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
