@@ -28,7 +28,7 @@ def main(extras):
     if code:
         sys.exit(f"make: pip failed: {last_line(output)}; its whole output is in {write_log(output)}")
     # pip compiles on one core. Files that are no Python of this version stay as they are.
-    run_visibly([VENV / "bin/python", "-m", "compileall", "-qq", "-j", "0", VENV / "lib"], extras)
+    run_visibly([VENV / "bin/python", "-m", "compileall", "-qq", "-j", "0", VENV / "lib"], extras, "compiling")
 
 
 def venv_version():
@@ -57,8 +57,8 @@ def make_venv():
         sys.exit(f"make: no .venv: {last_line(made.stdout.decode())}; on Debian: sudo apt-get install python3-venv")
 
 
-def run_visibly(command, extras):
-    """Run pip, with a line on stderr that moves; returns its exit status and its output."""
+def run_visibly(command, extras, doing=None):
+    """Run pip, or what is `doing` something else, with a line on stderr that moves; its exit status and its output."""
     terminal, done, lines = sys.stderr.isatty(), Event(), []
     start = time.monotonic()
 
@@ -66,7 +66,7 @@ def run_visibly(command, extras):
         while not done.wait(TICK_S[terminal]):
             packages = sum(line.startswith("Collecting ") for line in lines)
             step = "installing" if any(line.startswith("Installing collected") for line in lines) else "fetching"
-            words = f"Installing {', '.join(extras)} into .venv: {packages} packages, {step}, "
+            words = f"Installing {', '.join(extras)} into .venv: {doing or f'{packages} packages, {step}'}, "
             words += f"{time.monotonic() - start:.0f} s"
             print(f"\r{words}\033[K" if terminal else words, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
