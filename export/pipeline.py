@@ -206,14 +206,15 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
     if not options.test.is_dir():
         raise ModelError(f"{options.test}: no such folder; `make export` makes it, or give --test")
+    sources = Sources(options.test, options.onnx, options.calibration, options.limit, options.rounds)
     fp32, note = options.onnx / "model.onnx", ""
     if options.model.suffix == ".onnx":
         note = adapt.write_adapted(options.model, adapt.read_options(options), fp32)
     else:
-        from alexnet_triton.export.to_onnx import write_checkpoint  # PyTorch takes seconds to load
+        from alexnet_triton.export.to_onnx import open_checkpoint, write_checkpoint  # PyTorch takes seconds to load
 
+        sources.find(open_checkpoint(options.model)[0].classes)  # before the seconds that the model takes
         write_checkpoint(options.model, options.test, fp32)
-    sources = Sources(options.test, options.onnx, options.calibration, options.limit, options.rounds)
     settings = {"name": options.name, "force": options.force, "max_wait_s": options.max_wait}
     export_and_publish(fp32, sources, options.repository, command, copy=options.json, note=note, **settings)
 

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import grpc
@@ -107,9 +108,12 @@ class HttpSender:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            given_up_s = time.perf_counter() - self._timeout_s
-            for request in [each for each in self._in_flight if each.intended_s < given_up_s]:
+            for request in self._late(time.perf_counter() - self._timeout_s):
                 self.answered(request, RequestFault(TIMEOUT, f"no answer within {self._timeout_s:g} s"))
+
+    def _late(self, given_up_s: float) -> tuple[Request, ...]:
+        """Requests that were intended before a moment: the oldest, which stand first, as they are sent in order."""
+        return tuple(takewhile(lambda request: request.intended_s < given_up_s, self._in_flight))
 
 
 class _Connection(asyncio.Protocol):

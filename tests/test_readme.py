@@ -415,7 +415,7 @@ def test_your_own_photographs(tmp_path: Path, server: Server) -> None:
             folder.mkdir(parents=True)
             for number in range(count):
                 Image.new("RGB", (64, 48 + number), colour).save(folder / f"{number}.jpg")
-    network = NetworkConfig("alexnet_owt", classes=2, width=0.25)  # in the place of the published one
+    network = NetworkConfig("alexnet_owt", classes=2, width=1 / 16)  # in the place of the published one
     trained = Checkpoint(network, AlexNet(network).state_dict(), ("a", "b"), (127.0,) * 3, (60.0,) * 3, "nothing")
     checkpoint.save(trained, tmp_path / "trained.pt")
     found = {command.key for command in rows(Photos)}

@@ -39,6 +39,7 @@ def main(words: Sequence[str]) -> int:
     add("--peers-python", type=Path, metavar="FILE", help="of served (.venv-bench/bin/python)")
     add("--client-images", type=positive_int, metavar="N", help="of client (10000)")
     add("--overload-s", type=positive_float, metavar="SECONDS", help="of overload (60)")
+    add("--apart", action="store_true", default=None, help="of overload: the load generator has the last core alone")
     add("--profile-connections", type=positive_int, metavar="N", help="of profile (64)")
     return _run(parser, words)
 

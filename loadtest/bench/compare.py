@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -215,8 +216,12 @@ def measure_overload(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """Twice the sustained rate from clients that do not wait, and the time until single requests are fast again.
 
     The same load generator finds the sustained rate: it runs on the server's cores, so another one's cost differs.
+    Where it has to be `apart`, the last core is its own, and the server has the others.
     """
-    with triton(config.repository, config.folder, config.variant) as server:
+    with (
+        _cores_of_the_server(config.apart) as cores,
+        triton(config.repository, config.folder, config.variant, cores=cores) as server,
+    ):
         jpeg_load(server, CONNECTIONS, config.warm_up_s, config.bodies)
         advance("the sustained rate")
         target = Config(urls=(f"http://{server.http}",))
@@ -230,8 +235,29 @@ def measure_overload(config: BenchConfig, advance: Advance) -> dict[str, Any]:
         setup = Setup(load, connections=OVERLOAD_CONNECTIONS, timeout_s=OVERLOAD_TIMEOUT_S)
         measured = measure_in_process(target, config.bodies, setup)
         normal_s = _time_to_normal(server, config.load_images()[0], 2 * before_ms)
-    cores = {"sustained": rounds[-1].generator.cores, "overload": measured.generator.cores}
-    return {"sustained_per_s": peaks, "generator_cores": cores, **_evaluate(measured, peak), "normal_after_s": normal_s}
+    generator = {"sustained": rounds[-1].generator.cores, "overload": measured.generator.cores}
+    sustained = {"sustained_per_s": peaks, "server_cores": len(cores), "generator_cores": generator}
+    return {**sustained, **_evaluate(measured, peak), "normal_after_s": normal_s}
+
+
+@contextmanager
+def _cores_of_the_server(apart: bool) -> Iterator[list[int]]:
+    """The cores that the server is to have. Apart from it, this process and what else it starts have the last alone.
+
+    Raises:
+        BenchError: there is one core alone.
+    """
+    usable = sorted(os.sched_getaffinity(0))
+    if not apart:
+        yield usable
+        return
+    if len(usable) < 2:
+        raise BenchError("--apart needs two cores, and this process may use one")
+    os.sched_setaffinity(0, usable[-1:])
+    try:
+        yield usable[:-1]
+    finally:
+        os.sched_setaffinity(0, usable)
 
 
 def _evaluate(measured: Measured, peak: float) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class BenchConfig:
         images: photographs to send; without them the demo's `pictures` are enlarged.
         seconds: of one measurement.
         repeats: rounds; the targets take turns in each.
+        apart: of overload: the load generator has a core of its own, as where callers have machines of their own.
     """
 
     repository: Path
@@ -50,6 +51,7 @@ class BenchConfig:
     warm_up_s: float = 2.0
     repeats: int = 3
     overload_s: float = 60.0
+    apart: bool = False
     client_images: int = 10_000
     profile_connections: int = 64
     variant: str = "cpu"

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +68,15 @@ class Triton:
 
 @contextmanager
 def triton(
-    repository: Path, folder: Path, variant: str = "cpu", limit_s: float = TRITON_START_TIMEOUT_S
+    repository: Path,
+    folder: Path,
+    variant: str = "cpu",
+    limit_s: float = TRITON_START_TIMEOUT_S,
+    cores: Collection[int] = (),
 ) -> Iterator[Triton]:
     """Run this project's server with its watcher on free ports; its logs are written to `folder`.
+
+    `cores` are the processors that it may use, by number; without them it has those of this process.
 
     Raises:
         BenchError: it does not start in `limit_s`.
@@ -78,6 +84,8 @@ def triton(
     command = [sys.executable, "-m", "alexnet_triton", "serve", "--repository", str(repository), "--variant", variant]
     command += ["--log", str(folder / "tritonserver.log")]
     command += [word for name in ("http", "grpc", "metrics") for word in (f"--{name}-port", "0")]
+    if cores:
+        command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
     log = folder / "serving.log"
     with run_program(command, log, lambda: READY.findall(log.read_text()), limit_s=limit_s) as (process, addresses):
         yield Triton(process, *addresses[0])

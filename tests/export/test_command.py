@@ -154,3 +154,4 @@ def test_too_few_images(inputs: Path, tmp_path: Path, name: str, count: int, nee
         done.stderr.splitlines()[-1]
         == f"alexnet-triton export: {few}: {count} images, but {needed} are needed; add some"
     )
+    assert not (tmp_path / "output").exists()
