@@ -85,7 +85,7 @@ BATCHES = (1, 2, 7, 32)
 TOLERANCE = 1e-5
 CHUNK = 96  # images decoded at a time
 TIMED_BATCHES = (1, 32)
-ROUND_S = 0.5
+ROUND_S, LEAST_CALLS = 0.2, 3  # of a candidate, in a round
 
 Runner = Callable[[np.ndarray], np.ndarray]  # uint8 images [N, S, S, 3] to float32 [N, classes]
 Rates = dict[tuple[str, str], dict[int, list[float]]]  # (precision, runtime) -> batch size -> images a second
@@ -248,7 +248,7 @@ def measure_rates(
 def _rate(run: Runner, images: np.ndarray) -> float:
     run(images)
     calls, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < ROUND_S:
+    while (elapsed := time.perf_counter() - start) < ROUND_S or calls < LEAST_CALLS:
         run(images)
         calls += 1
     return calls * len(images) / elapsed

@@ -36,7 +36,17 @@ def results(quick_stub: Running, tiny_server: Server, pictures: Path, tmp_path_f
         ),
         "other": ("--users", "2", *SHORT),
         "sweep": ("--from", "50", "--to", "100", "--slo", "p99=10s", *SHORT),
-        "compare": (quick_stub.url, quick_stub.url, "--pairs", "8", "--fail-if-slower", "900%", *SHORT),
+        "compare": (
+            quick_stub.url,
+            quick_stub.url,
+            "--pairs",
+            "8",
+            "--fail-if-slower",
+            "900%",
+            *SHORT,
+            "--duration",
+            "400ms",
+        ),
         "mlperf": ("--scenario", "SingleStream", "--min-duration", "1s"),
     }
     for name, options in commands.items():

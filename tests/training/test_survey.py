@@ -1,6 +1,7 @@
 """A folder of photographs is looked at before it is trained on, and divided where it has no split."""
 
 import io
+import math
 import shutil
 import zlib
 from pathlib import Path
@@ -186,6 +187,7 @@ def test_a_bar_shows_where_reading_takes_long(
         )
 
     monkeypatch.setattr(data, "progress_bar", bar)
+    monkeypatch.setattr(data, "BAR_AFTER_S", math.inf)
     assert [*map_files(lambda path: path.name, seen, "reading")] == [path.name for path in seen]
     assert "reading" not in terminal.getvalue()
     monkeypatch.setattr(data, "BAR_AFTER_S", 0.0)
