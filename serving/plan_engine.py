@@ -41,6 +41,16 @@ def has_gpu() -> bool:
     return _call(cuda, "cuDeviceGetCount") > 0
 
 
+def bus_address(cuda: Any = None) -> str:
+    """Where CUDA's first GPU is on the bus, as 0000:17:00.0: NVML does not number GPUs as CUDA does.
+
+    Raises:
+        EngineError, ImportError: there is no GPU, or cuda-bindings is not installed.
+    """
+    cuda = cuda or _load_cuda()
+    return _call(cuda, "cuDeviceGetPCIBusId", 32, _call(cuda, "cuDeviceGet", 0)).split(b"\0")[0].decode()
+
+
 def _load_cuda() -> Any:
     """The driver's interface, initialized."""
     from cuda.bindings import driver  # of the extra gpu

@@ -14,7 +14,8 @@ from typing import Any
 
 from alexnet_triton.common.command import UserError
 from alexnet_triton.common.provenance import InstalledGpu
-from alexnet_triton.loadtest.bench.config import ROOT
+from alexnet_triton.loadtest.bench.config import BOUND, ROOT
+from alexnet_triton.loadtest.bench.config import OURS as OUR_SERVER
 
 OURS = [sys.executable, "-m", "alexnet_triton"]
 LARGEST_BATCH = 64  # of the plans that are timed
@@ -72,10 +73,23 @@ class Step:
     all_gpus: bool = False  # else it sees the first alone
 
 
+def _source(name: str) -> Path:
+    """A file or folder of the sources, which an installed wheel and the images have not."""
+    if not (ROOT / name).exists():
+        raise NotRunError(f"not run: {name} is not installed; `make gpu-check` runs it from the sources")
+    return ROOT / name
+
+
+def gpu_tests() -> list[Path]:
+    """The files with tests that are marked `gpu`, of which each is left out where there is no GPU."""
+    files = sorted(_source("tests").rglob("test_*.py"))
+    return [path for path in files if re.search(r"^@pytest\.mark\.gpu$", path.read_text(), re.MULTILINE)]
+
+
 def _tests(config: CheckConfig) -> list[Words]:
-    files = [str(ROOT / "tests" / name) for name in ("export/test_build_engine.py", "export/test_tensorrt_runner.py")]
     report = f"--junitxml={config.folder / 'tests.xml'}"
-    return [[sys.executable, "-m", "pytest", "-n", "0", "-q", "--rootdir", str(ROOT), *files, report]]
+    options = ["-n", "0", "-q", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-m", "gpu", report]
+    return [[sys.executable, "-m", "pytest", *options, *map(str, gpu_tests())]]
 
 
 def _read_tests(config: CheckConfig) -> dict[str, int]:
@@ -122,7 +136,7 @@ def _read_bench(stage: str) -> Callable[[CheckConfig], Any]:
     return lambda config: {
         key: value
         for key, value in json.loads(config.written("bench").read_text())["stages"][stage].items()
-        if key in ("summary", "ratios", "engine")
+        if key in ("summary", "ratios", "engine", "energy")
     }
 
 
@@ -130,7 +144,7 @@ def sustained_rate(config: CheckConfig) -> float:
     """Images a second over HTTP, as the step `served` found them."""
     with suppress(OSError, ValueError, KeyError):
         rows = json.loads(config.written("bench").read_text())["stages"]["served"]["summary"]
-        return max((row["images_per_s"] for row in rows if row["target"].startswith("this")), default=LEAST_RATE)
+        return max((row["images_per_s"] for row in rows if row["target"] == OUR_SERVER), default=LEAST_RATE)
     return LEAST_RATE
 
 
@@ -156,15 +170,14 @@ def _mlperf(config: CheckConfig) -> list[Words]:
 
 
 def _training(config: CheckConfig) -> list[Words]:
-    return [[sys.executable, str(ROOT / "docs/step_speed.py"), "--json", str(config.written("training"))]]
+    return [[sys.executable, str(_source("docs/step_speed.py")), "--json", str(config.written("training"))]]
 
 
 def _ddp(config: CheckConfig) -> list[Words]:
     if len(config.gpus) < 2:
         raise NotRunError("not run: one GPU")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(len(config.gpus))]
-    train = ["-m", "alexnet_triton", "train", "--budget", "20", "--output", str(config.folder / "ddp.pt")]
-    return [[*torchrun, *train]]
+    return [[*torchrun, str(_source("docs/step_speed.py")), "--json", str(config.written("ddp"))]]
 
 
 def _json(path: Path, *keys: str) -> Any:
@@ -178,28 +191,28 @@ def _read_files(*names: str) -> Callable[[CheckConfig], Any]:
 
 STEPS: dict[str, Step] = {
     "tests": Step("the tests that are skipped without a GPU", 90, _tests, _read_tests),
-    "plan-fp16": Step("the FP16 plan, built and compared", 90, _build("fp16"), _read_plan("fp16")),
-    "plan-int8": Step("the INT8 plan, built and compared", 90, _build("int8"), _read_plan("int8")),
-    "accuracy": Step("top-1 of the plans on the whole test set", 120, _accuracy, _read_files("accuracy")),
+    "plan-fp16": Step("the FP16 plan, built and compared", 80, _build("fp16"), _read_plan("fp16")),
+    "plan-int8": Step("the INT8 plan, built and compared", 80, _build("int8"), _read_plan("int8")),
+    "accuracy": Step("top-1 of the plans on the whole test set", 100, _accuracy, _read_files("accuracy")),
     "engine": Step("the plans in process, batch 1 to 64", 60, _engine, _read_files("engine")),
     "served": Step(
         "JPEGs over HTTP and gRPC, and the bound",
-        180,
-        _bench("served", "--target", "bound, no server", "--target", "this server, HTTP"),
+        190,
+        _bench("served", "--target", BOUND, "--target", OUR_SERVER, "--connections", "1", "64", "256"),
         _read_bench("served"),
     ),
-    "tensors": Step("pixels over gRPC, and the engine alone", 110, _bench("tensors"), _read_bench("tensors")),
-    "batching": Step("dynamic batching on and off", 120, _bench("batching"), _read_bench("batching")),
+    "tensors": Step("pixels over gRPC, and the engine alone", 140, _bench("tensors"), _read_bench("tensors")),
+    "batching": Step("dynamic batching on and off", 150, _bench("batching"), _read_bench("batching")),
     "latency": Step(
         "latency at 50 and 80 % of the served rate",
-        90,
+        80,
         _latency,
         _read_files("latency-50%", "latency-80%"),
         served=True,
     ),
     "mlperf": Step(
-        "LoadGen's Offline and Server", 100, _mlperf, _read_files("mlperf-Offline", "mlperf-Server"), served=True
+        "LoadGen's Offline and Server", 90, _mlperf, _read_files("mlperf-Offline", "mlperf-Server"), served=True
     ),
-    "training": Step("training steps in bf16 and fp16", 90, _training, _read_files("training")),
-    "ddp": Step("training on all GPUs", 60, _ddp, all_gpus=True),
+    "training": Step("training steps in bf16 and fp16", 80, _training, _read_files("training")),
+    "ddp": Step("training steps on all GPUs together", 60, _ddp, _read_files("ddp"), all_gpus=True),
 }
