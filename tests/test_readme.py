@@ -247,6 +247,11 @@ TABLE: dict[str, Run | Parse | Covered] = {
     ),
     "docker compose -f docker/compose.yaml --profile gpu build": GPU,
     "docker compose -f docker/compose.yaml --profile gpu up -d --wait": GPU,
+    "docker compose -f docker/compose.yaml --profile gpu down": GPU,
+    "docker compose -f docker/compose.yaml run --rm gpu-check": GPU,
+    "docker compose -f docker/compose.yaml run --rm gpu-check --only served tensors": Covered(
+        "tests/docker/test_images.py::test_a_gpu_is_measured_as_the_command_takes_it"
+    ),
     "docker compose -f docker/compose.yaml run --rm client /artifacts/pictures/Bag/00030.jpeg": GPU,
     "docker/key.sh me": Covered("tests/docker/test_start.py::test_new_keys_are_taken_without_a_stop"),
     "docker/key.sh NAME": Covered("tests/docker/test_images.py::test_key_refuses_a_name"),

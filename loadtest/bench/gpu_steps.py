@@ -5,6 +5,7 @@ Every command is one of this project's. On a GPU: not run: no GPU.
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,10 +17,12 @@ from alexnet_triton.common.command import UserError
 from alexnet_triton.common.provenance import InstalledGpu
 from alexnet_triton.loadtest.bench.config import BOUND, ROOT
 from alexnet_triton.loadtest.bench.config import OURS as OUR_SERVER
+from alexnet_triton.loadtest.bench.wrk import DEBIAN_PACKAGES
 
 OURS = [sys.executable, "-m", "alexnet_triton"]
 LARGEST_BATCH = 64  # of the plans that are timed
 LOADS = (0.5, 0.8)  # of the rate that the server sustains
+LATENCY = tuple(f"latency-{load:.0%}" for load in LOADS)
 LEAST_RATE = 10.0  # images a second, where no step before has found one
 
 
@@ -71,6 +74,7 @@ class Step:
     read: Callable[[CheckConfig], Any] = lambda config: None
     served: bool = False  # a server runs meanwhile; {http} and {grpc} in the commands are its addresses
     all_gpus: bool = False  # else it sees the first alone
+    codes: tuple[int, ...] = (0,)  # with which a command has left its figures
 
 
 def _source(name: str) -> Path:
@@ -125,6 +129,8 @@ def _engine(config: CheckConfig) -> list[Words]:
 
 def _bench(stage: str, *options: str) -> Callable[[CheckConfig], list[Words]]:
     def commands(config: CheckConfig) -> list[Words]:
+        if missing := [package for program, package in DEBIAN_PACKAGES.items() if not shutil.which(program)]:
+            raise StepError(f"no load generator: sudo apt-get install {' '.join(missing)}")
         given = ["--repository", str(config.repository), "--variant", config.variant, "--pictures", str(config.images)]
         files = ["--folder", str(config.folder / "bench"), "--json", str(config.written("bench"))]
         return [[*OURS, "bench", stage, *given, *files, "--repeats", "2", "--seconds", "4", *options]]
@@ -149,7 +155,7 @@ def sustained_rate(config: CheckConfig) -> float:
 
 
 def _latency(config: CheckConfig) -> list[Words]:
-    rates = {f"latency-{load:.0%}": load * sustained_rate(config) for load in LOADS}
+    rates = {name: load * sustained_rate(config) for name, load in zip(LATENCY, LOADS, strict=True)}
     shared = ["--url", "http://{http}", "--images", str(config.images), "--duration", "15s", "--no-report"]
     return [
         [*OURS, "loadtest", "run", *shared, "--rate", f"{rate:.1f}", "--json", str(config.written(name))]
@@ -158,9 +164,33 @@ def _latency(config: CheckConfig) -> list[Words]:
     ]
 
 
-def _mlperf(config: CheckConfig) -> list[Words]:
+def _read_latency(config: CheckConfig) -> dict[str, Any]:
+    """What says how a load went, without its histograms."""
+    return {name: _load_figures(config.written(name)) for name in LATENCY}
+
+
+def _load_figures(path: Path) -> dict[str, Any]:
+    measured = json.loads(path.read_text())["measured"]
+    times = {key: value for key, value in measured["latency"].items() if key != "histogram"}
+    return {"answered_per_s": measured["answered_per_s"], **times, "limits": measured["generator"]["limits"]}
+
+
+def generated_rate(config: CheckConfig) -> float:
+    """Images a second for LoadGen: what the server sustains, or less where one Python client could not send it."""
     rate = sustained_rate(config)
+    with suppress(OSError, ValueError, KeyError):
+        found = _load_figures(config.written(LATENCY[-1]))
+        return min(rate, found["answered_per_s"]) if found["limits"] else rate
+    return rate
+
+
+def _mlperf(config: CheckConfig) -> list[Words]:
+    rate = generated_rate(config)
     qps = {"Offline": 1.2 * rate, "Server": 0.8 * rate}
+    for name in qps:
+        config.written(f"mlperf-{name}").unlink(
+            missing_ok=True
+        )  # an invalid run's figures are figures, an old run's none
     shared = ["--url", "grpc://{grpc}", "--images", str(config.images), "--min-duration", "20s", "--no-report"]
     return [
         [*OURS, "loadtest", "mlperf", "--scenario", name, *shared, "--target-qps", f"{value:.1f}"]
@@ -207,11 +237,16 @@ STEPS: dict[str, Step] = {
         "latency at 50 and 80 % of the served rate",
         80,
         _latency,
-        _read_files("latency-50%", "latency-80%"),
+        _read_latency,
         served=True,
     ),
     "mlperf": Step(
-        "LoadGen's Offline and Server", 90, _mlperf, _read_files("mlperf-Offline", "mlperf-Server"), served=True
+        "LoadGen's Offline and Server",
+        90,
+        _mlperf,
+        _read_files("mlperf-Offline", "mlperf-Server"),
+        served=True,
+        codes=(0, 1),  # 1: LoadGen calls the run invalid, and says why
     ),
     "training": Step("training steps in bf16 and fp16", 80, _training, _read_files("training")),
     "ddp": Step("training steps on all GPUs together", 60, _ddp, _read_files("ddp"), all_gpus=True),
