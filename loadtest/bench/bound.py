@@ -21,6 +21,7 @@ import numpy as np
 
 from alexnet_triton.common.command import Parser, finish, positive_float
 from alexnet_triton.common.files import write_json
+from alexnet_triton.export.onnx_file import first_line
 from alexnet_triton.imaging import decode
 from alexnet_triton.loadtest.bench.config import BATCH, CORES, BenchConfig, BenchError
 from alexnet_triton.serving.engine import BatchEngine, EngineConfig
@@ -187,7 +188,7 @@ def energy_meter() -> ReadJoules:
         handle = nvml.device_get_handle_by_pci_bus_id_v2(bus_address())
         nvml.device_get_total_energy_consumption(handle)
     except Exception as error:  # NVML's errors share no base class with the others
-        raise BenchError(f"not counted: NVML says {str(error).strip() or type(error).__name__}") from error
+        raise BenchError(f"not counted: {first_line(error) or type(error).__name__}") from error
     return lambda: nvml.device_get_total_energy_consumption(handle) / 1e3
 
 

@@ -53,6 +53,9 @@ class Driver:
     def cuDeviceGet(self, number: int) -> tuple[CUresult, int]:
         return CUresult.CUDA_SUCCESS, number
 
+    def cuDeviceGetPCIBusId(self, size: int, device: int) -> tuple[CUresult, bytes]:
+        return CUresult.CUDA_SUCCESS, f"0000:{0x17 + device:02X}:00.0".encode().ljust(size, b"\0")
+
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[CUresult, int]:
         return CUresult.CUDA_SUCCESS, 1
 
