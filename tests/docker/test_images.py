@@ -519,6 +519,22 @@ def test_engine_that_fails_is_not_published(machine: Recorded, tmp_path: Path) -
     assert machine.commands() == ["build-engine"]
 
 
+def test_the_gpu_that_cuda_sees_first_is_the_one_that_counts(machine: Recorded) -> None:
+    write_nvidia_smi(machine.bin, OLD_GPU, H100)
+    assert machine.run("check_gpu.sh").returncode == 1
+    assert machine.run("check_gpu.sh", CUDA_VISIBLE_DEVICES="1").returncode == 0
+    done = machine.run("build_engine.sh", CUDA_VISIBLE_DEVICES="1,0")
+    assert done.returncode == 0, done.stderr
+    assert "NVIDIA H100 80GB HBM3, 9.0" in (machine.artifacts / "onnx/model.plan.fits").read_text()
+
+
+def test_engine_needs_tensorrt_and_says_so_in_one_line(machine: Recorded) -> None:
+    machine.program("python3", "echo 'Traceback (most recent call last):' >&2; exit 1")
+    done = machine.run("build_engine.sh")
+    line = "no TensorRT: run this in the tensorrt image of the server's tag, or by `make gpu`"
+    assert (done.returncode, done.stderr, machine.lines()) == (1, f"build_engine: {line}\n", [])
+
+
 def test_engine_needs_a_model(machine: Recorded) -> None:
     shutil.rmtree(machine.artifacts)
     done = machine.run("build_engine.sh")

@@ -30,7 +30,7 @@ from small_graphs import small_graph
 from tests.serving.simulated_cuda import Driver, Runtime
 from tests.serving.tiny import network
 from tests.simulated_driver import H100, OLD_DRIVER, OLD_GPU, simulate_driver
-from waiting import wait_for
+from tests.waiting import wait_for
 
 GPU = InstalledGpu(H100["name"], H100["driver_version"], H100["compute_cap"], int(H100["memory.total"]))
 without_tensorrt = pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed")
