@@ -56,6 +56,17 @@ class CheckConfig:
     def plan(self, precision: str) -> Path:
         return self.folder / precision / "model.plan"
 
+    def built_plans(self) -> list[Path]:
+        """Those that earlier steps have left.
+
+        Raises:
+            StepError: there is none.
+        """
+        found = [plan for plan in map(self.plan, ("fp16", "int8")) if plan.is_file()]
+        if not found:
+            raise StepError(f"no plan in {self.folder}: run the steps plan-fp16 and plan-int8 before it")
+        return found
+
     def written(self, name: str) -> Path:
         """The file in which a step leaves its figures."""
         return self.folder / f"{name}.json"
@@ -98,7 +109,10 @@ def _tests(config: CheckConfig) -> list[Words]:
 
 def _read_tests(config: CheckConfig) -> dict[str, int]:
     text = (config.folder / "tests.xml").read_text()
-    return {name: int(re.findall(rf'{name}="(\d+)"', text)[0]) for name in ("tests", "skipped", "failures", "errors")}
+    found = {name: int(re.findall(rf'{name}="(\d+)"', text)[0]) for name in ("tests", "skipped", "failures", "errors")}
+    if found["skipped"] == found["tests"]:
+        raise StepError("every test was skipped: CUDA finds no GPU, whatever nvidia-smi lists")
+    return found
 
 
 def _build(precision: str) -> Callable[[CheckConfig], list[Words]]:
@@ -116,13 +130,13 @@ def _read_plan(precision: str) -> Callable[[CheckConfig], Any]:
 
 
 def _accuracy(config: CheckConfig) -> list[Words]:
-    plans = [str(config.plan(precision)) for precision in ("fp16", "int8") if config.plan(precision).is_file()]
+    plans = map(str, config.built_plans())
     against = ["--against", str(config.onnx / "model.onnx"), "--images", str(config.test)]
     return [[*OURS, "verify", *plans, *against, "--top1-loss", "0.5", "--json", str(config.written("accuracy"))]]
 
 
 def _engine(config: CheckConfig) -> list[Words]:
-    plans = [str(config.plan(each).parent) for each in ("fp16", "int8") if config.plan(each).is_file()]
+    plans = [str(plan.parent) for plan in config.built_plans()]
     program = [sys.executable, "-m", "alexnet_triton.loadtest.bench.bound"]
     return [[*program, *plans, "--json", str(config.written("engine"))]]
 

@@ -121,10 +121,13 @@ def test_with_two_gpus_failed_steps_are_reported_and_the_next_one_runs(
     lines = said.err.splitlines()
     assert lines[0].startswith("alexnet-triton gpu-check: plan-fp16: exit code 1, alexnet-triton build-engine: ")
     assert lines[0].endswith(f": see {check / 'plan-fp16.log'}")
-    assert lines[1].startswith("alexnet-triton gpu-check: engine: exit code 2")
+    assert (
+        lines[1]
+        == f"alexnet-triton gpu-check: engine: no plan in {check}: run the steps plan-fp16 and plan-int8 before it"
+    )
     assert len(lines) == 2
     assert list(json.loads(file.read_text())["steps"]) == ["plan-fp16", "engine"]
-    assert "| engine | the plans in process, batch 1 to 64 | failed: exit code 2" in file.with_suffix(".md").read_text()
+    assert "| engine | the plans in process, batch 1 to 64 | failed: no plan in" in file.with_suffix(".md").read_text()
 
 
 def test_a_step_again_leaves_the_others_figures(
@@ -260,6 +263,16 @@ def test_every_test_that_waits_for_a_gpu_is_marked() -> None:
     marked = {path for path, source in found.items() if re.search(r"mark\.gpu\b", source)} | {Path(__file__)}
     assert set(gpu_steps.gpu_tests()) == marked
     assert {path.name for path in marked} >= {"test_build_engine.py", "test_plan_engine.py", "test_dali.py"}
+
+
+def test_tests_that_were_all_skipped_are_no_success(config: CheckConfig) -> None:
+    config.folder.mkdir()
+    counts = '<testsuite name="pytest" errors="0" failures="0" skipped="{}" tests="8">'
+    (config.folder / "tests.xml").write_text(counts.format(1))
+    assert STEPS["tests"].read(config) == {"tests": 8, "skipped": 1, "failures": 0, "errors": 0}
+    (config.folder / "tests.xml").write_text(counts.format(8))
+    with pytest.raises(StepError, match="every test was skipped: CUDA finds no GPU"):
+        STEPS["tests"].read(config)
 
 
 def test_where_the_sources_are_not_installed_their_steps_are_not_run(
