@@ -104,6 +104,7 @@ def gpu_tests() -> list[Path]:
 def _tests(config: CheckConfig) -> list[Words]:
     report = f"--junitxml={config.folder / 'tests.xml'}"
     options = ["-n", "0", "-q", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-m", "gpu", report]
+    options += ["-W", "default"]  # a warning of another driver or TensorRT is no failure
     return [[sys.executable, "-m", "pytest", *options, *map(str, gpu_tests())]]
 
 
@@ -234,19 +235,19 @@ def _read_files(*names: str) -> Callable[[CheckConfig], Any]:
 
 
 STEPS: dict[str, Step] = {
-    "tests": Step("the tests that are skipped without a GPU", 90, _tests, _read_tests),
+    "tests": Step("the tests that are skipped without a GPU", 140, _tests, _read_tests),
     "plan-fp16": Step("the FP16 plan, built and compared", 80, _build("fp16"), _read_plan("fp16")),
     "plan-int8": Step("the INT8 plan, built and compared", 80, _build("int8"), _read_plan("int8")),
-    "accuracy": Step("top-1 of the plans on the whole test set", 100, _accuracy, _read_files("accuracy")),
+    "accuracy": Step("top-1 of the plans on the whole test set", 90, _accuracy, _read_files("accuracy")),
     "engine": Step("the plans in process, batch 1 to 64", 60, _engine, _read_files("engine")),
     "served": Step(
         "JPEGs over HTTP and gRPC, and the bound",
-        190,
+        180,
         _bench("served", "--target", BOUND, "--target", OUR_SERVER, "--connections", "1", "64", "256"),
         _read_bench("served"),
     ),
-    "tensors": Step("pixels over gRPC, and the engine alone", 140, _bench("tensors"), _read_bench("tensors")),
-    "batching": Step("dynamic batching on and off", 150, _bench("batching"), _read_bench("batching")),
+    "tensors": Step("pixels over gRPC, and the engine alone", 130, _bench("tensors"), _read_bench("tensors")),
+    "batching": Step("dynamic batching on and off", 130, _bench("batching", "--seconds", "3"), _read_bench("batching")),
     "latency": Step(
         "latency at 50 and 80 % of the served rate",
         80,
