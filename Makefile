@@ -48,6 +48,7 @@ serve: .venv/.run $(if $(filter $(ARTIFACTS)/model_repository,$(REPOSITORY)),$(R
 	@$(BIN)/alexnet-triton serve --repository $(REPOSITORY)
 
 gpu gpu-check: export ARTIFACTS := $(ARTIFACTS)
+gpu gpu-check: export CUDA_DEVICE_ORDER ?= PCI_BUS_ID
 gpu gpu-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 gpu: driver .venv/.gpu $(ARTIFACTS)/onnx/model.fp16.onnx ## on an NVIDIA GPU, without Docker: the TensorRT plan, built, verified, and served until Ctrl-C
 	@docker/build_engine.sh

@@ -78,6 +78,27 @@ def test_a_smaller_profile_or_batch_has_its_own_largest_graph(folder: Path) -> N
         assert engine.infer(pixels(6)).shape == (6, CLASSES)
 
 
+def test_nothing_waits_or_allocates_while_a_graph_is_captured(folder: Path) -> None:
+    """Else the first refused call is named, not the capture that it ended; the next capture is whole."""
+    driver = Driver()
+    device = Device(0, driver)
+    for work in (device.synchronize, lambda: device.allocate(8)):
+        with pytest.raises(EngineError, match=r"cu(StreamSynchronize|MemAlloc) failed with .*UNSUPPORTED"):
+            device.capture(work)
+        assert driver.calls[-1] == "cuStreamEndCapture"
+    assert PlanEngine(folder, CONFIG, device, Runtime(driver)).infer(pixels(3)).shape == (3, CLASSES)
+
+
+def test_copies_in_the_stream_are_of_page_locked_memory() -> None:
+    driver = Driver()
+    device = Device(0, driver)
+    address, locked = device.allocate(8), device.pinned((8,), np.uint8)
+    device.copy_in(address, locked)
+    device.copy_out(locked, address)
+    with pytest.raises(EngineError, match="cuMemcpyHtoDAsync failed with CUDA_ERROR_INVALID_VALUE"):
+        device.copy_in(address, np.zeros(8, np.uint8))
+
+
 def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None:
     driver = Driver(memory_bytes=1000)
     with pytest.raises(EngineError, match="CUDA: cuMemAlloc failed with CUDA_ERROR_OUT_OF_MEMORY; see what nvidia-smi"):
