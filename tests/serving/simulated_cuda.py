@@ -25,7 +25,7 @@ class CUresult(Enum):
 
 
 # What a capturing thread may not call, and what ends the capture: CUDA C++ Programming Guide, "Prohibited and Unhandled
-# Operations"; CUDA Driver API reference, cuThreadExchangeStreamCaptureMode, whose potentially unsafe call is cuMemAlloc.
+# Operations"; CUDA Driver API reference, cuThreadExchangeStreamCaptureMode, which names cuMemAlloc.
 PROHIBITED = ("cuStreamSynchronize", "cuMemAlloc")
 
 
