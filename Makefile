@@ -48,14 +48,16 @@ serve: .venv/.run $(if $(filter $(ARTIFACTS)/model_repository,$(REPOSITORY)),$(R
 	@$(BIN)/alexnet-triton serve --repository $(REPOSITORY)
 
 gpu gpu-check: export ARTIFACTS := $(ARTIFACTS)
+gpu gpu-check: export CUDA_DEVICE_ORDER ?= PCI_BUS_ID
 gpu gpu-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 gpu: driver .venv/.gpu $(ARTIFACTS)/onnx/model.fp16.onnx ## on an NVIDIA GPU, without Docker: the TensorRT plan, built, verified, and served until Ctrl-C
 	@docker/build_engine.sh
 	@$(BIN)/alexnet-triton serve --variant gpu-python --repository $(ARTIFACTS)/gpu/model_repository
 
+# A plan that is refused leaves the other steps to be measured.
 gpu-check: driver .venv/.gpu $(ARTIFACTS)/onnx/model.fp16.onnx ## everything that waits for a GPU, measured on one in 20 minutes: docs/gpu/
-	@docker/build_engine.sh
-	@$(BIN)/alexnet-triton gpu-check --onnx $(ARTIFACTS)/onnx --test $(ARTIFACTS)/test --images $(ARTIFACTS)/pictures --repository $(ARTIFACTS)/gpu/model_repository --folder $(ARTIFACTS)/gpu/check
+	-@docker/build_engine.sh
+	@$(BIN)/alexnet-triton gpu-check --onnx $(ARTIFACTS)/onnx --test $(ARTIFACTS)/test --images $(ARTIFACTS)/pictures --repository $(ARTIFACTS)/gpu/model_repository --folder $(ARTIFACTS)/gpu/check --readme README.md
 
 # Before anything is fetched or made: whether GPU and driver are new enough.
 driver:

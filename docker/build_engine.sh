@@ -18,8 +18,12 @@ refuse() {
 
 [ -f "$onnx/model.fp16.onnx" ] || refuse "no $onnx/model.fp16.onnx: make it with docker/make_model.sh or \`make export\`"
 "$(dirname "$0")/check_gpu.sh"
-gpu=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader | head -n 1)
-version=$(python3 -c 'import tensorrt; print(tensorrt.__version__)') ||
+case ${CUDA_VISIBLE_DEVICES:-} in
+[0-9]*) number=${CUDA_VISIBLE_DEVICES%%,*} ;;
+*) number=0 ;;
+esac
+gpu=$(nvidia-smi -i "$number" --query-gpu=name,compute_cap --format=csv,noheader | head -n 1)
+version=$(python3 -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
     refuse "no TensorRT: run this in the tensorrt image of the server's tag, or by \`make gpu\`"
 fits="TensorRT $version, $gpu, $(sha256sum <"$onnx/model.fp16.onnx") $*"
 

@@ -13,7 +13,11 @@ refuse() {
 }
 
 command -v nvidia-smi >/dev/null || refuse "no nvidia-smi: install NVIDIA's driver, R$oldest or newer, or serve on the processor"
-gpus=$(nvidia-smi --query-gpu=driver_version,compute_cap,name --format=csv,noheader 2>/dev/null) || refuse "nvidia-smi fails: run it to see why"
+case ${CUDA_VISIBLE_DEVICES:-} in # numbers choose; nvidia-smi does not know all that it may name besides
+"" | *[!0-9,]*) ;;
+*) set -- -i "$CUDA_VISIBLE_DEVICES" ;;
+esac
+gpus=$(nvidia-smi "$@" --query-gpu=driver_version,compute_cap,name --format=csv,noheader 2>/dev/null) || refuse "nvidia-smi fails: run it to see why"
 printf '%s\n' "$gpus" | {
     IFS=', ' read -r driver capability name || :
     case $driver.$capability in

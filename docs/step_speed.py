@@ -1,5 +1,7 @@
 """How fast training steps of the 2012 network are, computed in several ways: `python docs/step_speed.py`.
 
+Under torchrun the processes share each step by DistributedDataParallel, and train apart in turn, for comparison.
+
 A step is forward, backward and optimiser on pixels that are in memory already. The variants take turns, so that
 whatever else the machine does slows all of them; ratios are taken within a round. Rates are in images a second.
 """
@@ -19,7 +21,8 @@ from torch import nn
 
 from alexnet_triton.common import files, provenance
 from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
-from alexnet_triton.training.device import has_bf16, keep_freed_memory, mixed_precision, pick_device, place
+from alexnet_triton.training import device as devices
+from alexnet_triton.training.device import Group, has_bf16, keep_freed_memory, mixed_precision, pick_device, place
 from alexnet_triton.training.log import progress_bar
 from alexnet_triton.training.model import AlexNet, LocalResponseNorm, NetworkConfig, Normalize, initialize
 from alexnet_triton.training.recipe import RECIPES, make_optimizer
@@ -28,6 +31,7 @@ PROG = "step_speed"
 RATIO = "bf16_channels_last_is_times"
 
 Step = Callable[[], float]  # returns the loss
+ALONE = Group()
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Variant:
     channels_last: bool = True
     own_lrn: bool = True  # else PyTorch's LocalResponseNorm
     compiled: bool = False  # by torch.compile
+    together: bool = True  # with the other processes, if any
 
 
 OURS = Variant("bf16, channels_last", "bf16")
@@ -53,41 +58,76 @@ ON_A_GPU = (  # beside them; not run: no GPU
     Variant("fp16, channels_first", "fp16", channels_last=False),
     Variant("bf16, channels_last, torch.compile", "bf16", compiled=True),
 )
+# Under torchrun.
+TOGETHER = (OURS, Variant("bf16, channels_last, each process by itself", "bf16", together=False))
+TOGETHER_ON_GPUS = (Variant("fp16, channels_last", "fp16"),)  # beside them; not run: no GPU
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = Parser(prog=PROG, description="Measure training steps: bf16 against fp32, and PyTorch's LRN.")
-    parser.add_argument("--batch", type=positive_int, default=64, help="images a step (default 64)")
+    parser.add_argument("--batch", type=positive_int, default=64, help="images a step and process (default 64)")
     parser.add_argument("--rounds", type=positive_int, default=7, help="measurements of each variant (default 7)")
     parser.add_argument("--repeats", type=positive_int, default=3, help="steps a measurement (default 3)")
     parser.add_argument("--width", type=positive_float, default=1.0, help="times the published channels and units")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     options = parser.parse_args(words)
-    return finish(PROG, lambda: _run(options))
+    return devices.leave(finish(PROG, lambda: _run(options)))
 
 
 def _run(options: argparse.Namespace) -> None:
     keep_freed_memory()
+    with devices.join() as group:
+        steps, not_run = _make_steps(_variants(group), options, group)
+        rates = measure(steps, options.rounds, options.repeats, options.batch * group.world)
+        if not group.is_first:
+            return
+        rows = summarize(rates)
+        if options.json:
+            _write(options, group, {"variants": rows, "not_run": not_run, "rounds": rates})
+        print(_table(rows))
+        for name, reason in not_run.items():
+            print(f"{name}: not run: {reason}")
+
+
+def _variants(group: Group) -> tuple[Variant, ...]:
+    on_gpu = pick_device().type == "cuda"
+    if group.world > 1:
+        return TOGETHER + (TOGETHER_ON_GPUS if on_gpu else ())
+    return VARIANTS + (ON_A_GPU if on_gpu else ())
+
+
+def _make_steps(
+    variants: Sequence[Variant], options: argparse.Namespace, group: Group
+) -> tuple[dict[str, Step], dict[str, str]]:
+    """The variants' steps; and why one that is to be compiled cannot be, as without a C compiler."""
     network = NetworkConfig("alexnet", width=options.width)
-    variants = VARIANTS + (ON_A_GPU if pick_device().type == "cuda" else ())
-    steps = {variant.name: make_step(variant, network, options.batch) for variant in variants}
-    rates = measure(steps, options.rounds, options.repeats, options.batch)
-    rows = summarize(rates)
-    if options.json:
-        figures = {
-            "network": "alexnet, 1,000 classes, 227 pixels",
-            "width": options.width,
-            "batch": options.batch,
-            "bf16_in_hardware": has_bf16(pick_device()),
-            "variants": rows,
-            "rounds": rates,
-            **provenance.describe_run(("torch", "numpy", "pillow")),
-        }
-        files.write_json(options.json, figures)
-    print(_table(rows))
+    steps, not_run = dict[str, Step](), dict[str, str]()
+    for variant in variants:
+        step = make_step(variant, network, options.batch, group)
+        try:
+            if variant.compiled:
+                step()
+        except Exception as error:  # those of torch.compile share no base class
+            not_run[variant.name] = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        else:
+            steps[variant.name] = step
+    return steps, not_run
 
 
-def make_step(variant: Variant, config: NetworkConfig, batch: int) -> Step:
+def _write(options: argparse.Namespace, group: Group, measured: dict[str, Any]) -> None:
+    figures = {
+        "network": "alexnet, 1,000 classes, 227 pixels",
+        "width": options.width,
+        "batch": options.batch,
+        "processes": group.world,
+        "bf16_in_hardware": has_bf16(pick_device()),
+        **measured,
+        **provenance.describe_run(("torch", "numpy", "pillow")),
+    }
+    files.write_json(options.json, figures)
+
+
+def make_step(variant: Variant, config: NetworkConfig, batch: int, group: Group = ALONE) -> Step:
     """A training step on random images, uint8 [batch, S, S, 3]: the same images and weights for every variant."""
     device, size = pick_device(), config.input_size
     torch.manual_seed(0)
@@ -98,7 +138,8 @@ def make_step(variant: Variant, config: NetworkConfig, batch: int) -> Step:
     network.to(device)
     if variant.channels_last:
         place(network, device)
-    run: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network) if variant.compiled else network
+    shared = group.wrap(network) if variant.together else network
+    run: Callable[[torch.Tensor], torch.Tensor] = torch.compile(shared) if variant.compiled else shared
     optimizer = make_optimizer(network, replace(RECIPES["fast"], learning_rate=1e-6))
     normalize = Normalize((127.0,) * 3, (60.0,) * 3).to(device)
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device)
@@ -124,7 +165,11 @@ def _use_pytorchs_lrn(layers: nn.Sequential) -> None:
 
 
 def measure(steps: dict[str, Step], rounds: int, repeats: int, batch: int) -> dict[str, list[float]]:
-    """Images a second of each variant in each round, after one round that is not counted."""
+    """Images a second of each variant in each round, after one round that is not counted.
+
+    Args:
+        batch: images of a step, in all processes.
+    """
     rates: dict[str, list[float]] = {name: [] for name in steps}
     with progress_bar() as progress:
         for number in progress.track(range(rounds + 1), description="measuring"):

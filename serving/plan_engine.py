@@ -8,7 +8,7 @@ every driver, whatever version of CUDA is installed (docs.nvidia.com/cuda/cuda-d
 import ctypes
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,16 @@ def has_gpu() -> bool:
     except EngineError:
         return False
     return _call(cuda, "cuDeviceGetCount") > 0
+
+
+def bus_address(cuda: Any = None) -> str:
+    """Where CUDA's first GPU is on the bus, as 0000:17:00.0: NVML does not number GPUs as CUDA does.
+
+    Raises:
+        EngineError, ImportError: there is no GPU, or cuda-bindings is not installed.
+    """
+    cuda = cuda or _load_cuda()
+    return _call(cuda, "cuDeviceGetPCIBusId", 32, _call(cuda, "cuDeviceGet", 0)).split(b"\0")[0].decode()
 
 
 def _load_cuda() -> Any:
@@ -131,15 +141,20 @@ class Device:
         self._call("cuStreamSynchronize", self.stream)
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
-        """What `work` puts into the stream as a graph; returns what launches it, once a call."""
+        """What `work` puts into the stream as a graph; returns what launches it, once a call.
+
+        Meanwhile nothing may wait for the stream or allocate memory.
+        """
         self._call(
             "cuStreamBeginCapture", self.stream, self._cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         )
         try:
             work()
-        finally:
-            graph = self._call("cuStreamEndCapture", self.stream)
-        executable = self._call("cuGraphInstantiate", graph, 0)
+        except BaseException:
+            with suppress(EngineError):  # the capture is invalid, which is not the reason
+                self._call("cuStreamEndCapture", self.stream)
+            raise
+        executable = self._call("cuGraphInstantiate", self._call("cuStreamEndCapture", self.stream), 0)
         return lambda: self._call("cuGraphLaunch", executable, self.stream)
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -199,7 +214,10 @@ def deserialize(trt: Any, plan: bytes, *, host_code: bool = False) -> Any:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         reason = " ".join(next(iter(log.messages), "it gives no reason").split())
-        raise EngineError(f"TensorRT {trt.__version__} cannot load the plan: {reason}; build it again on this machine")
+        raise EngineError(
+            f"TensorRT {trt.__version__} cannot load the plan: {reason}; build it again on this machine, and hide "
+            "GPUs of another kind with CUDA_VISIBLE_DEVICES"
+        )
     return engine
 
 

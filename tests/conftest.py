@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 from playwright.sync_api import Browser, sync_playwright
 
+from alexnet_triton.serving.plan_engine import has_gpu
 from alexnet_triton.serving.server import Server
 from alexnet_triton.training import checkpoint, fashion_mnist
 from alexnet_triton.training.checkpoint import Checkpoint
@@ -37,6 +38,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others = [path for path in files if path not in needs]
     order = [makes, *others[:MEANWHILE], *(path for path in files if path in needs - {makes}), *others[MEANWHILE:]]
     items.sort(key=lambda item: order.index(item.path))
+    for_gpus = [item for item in items if item.get_closest_marker("gpu")]
+    if for_gpus and not has_gpu():
+        for item in for_gpus:
+            item.add_marker(pytest.mark.skip(reason="not run: no GPU"))
 
 
 @pytest.fixture(scope="session", autouse=True)

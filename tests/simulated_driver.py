@@ -11,10 +11,12 @@ OLD_DRIVER = {**H100, "driver_version": "535.104.05"}
 OLD_GPU = {**H100, "name": "Tesla V100-SXM2-16GB", "compute_cap": "7.0"}
 
 PROGRAM = """#!{python} -S
-# Simulated: answers --query-gpu=FIELDS for the GPUs below, as nvidia-smi does.
+# Simulated: answers --query-gpu=FIELDS for the GPUs below, or those of -i NUMBERS, as nvidia-smi does.
 import json, sys
 (fields,) = [word.partition("=")[2].split(",") for word in sys.argv if word.startswith("--query-gpu=")]
-for gpu in json.loads({gpus!r}):
+gpus = json.loads({gpus!r})
+chosen = sys.argv[sys.argv.index("-i") + 1].split(",") if "-i" in sys.argv else range(len(gpus))
+for gpu in (gpus[int(number)] for number in chosen):
     print(", ".join(gpu[field] for field in fields))
 """
 

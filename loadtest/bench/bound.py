@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -20,10 +21,11 @@ import numpy as np
 
 from alexnet_triton.common.command import Parser, finish, positive_float
 from alexnet_triton.common.files import write_json
+from alexnet_triton.export.onnx_file import first_line
 from alexnet_triton.imaging import decode
-from alexnet_triton.loadtest.bench.config import BATCH, CORES, BenchConfig
+from alexnet_triton.loadtest.bench.config import BATCH, CORES, BenchConfig, BenchError
 from alexnet_triton.serving.engine import BatchEngine, EngineConfig
-from alexnet_triton.serving.plan_engine import Device, PlanEngine, load_engine
+from alexnet_triton.serving.plan_engine import Device, PlanEngine, bus_address, load_engine
 
 # Processes, and threads of each. A GPU is shared by two, of which one copies while the other computes.
 LAYOUTS = {"openvino": ((CORES, 1), (1, CORES)), "tensorrt": ((1, 1), (2, 1))}
@@ -171,20 +173,40 @@ def _time(engine: PlanEngine, parts: Sequence[Callable[[int], None]], batch: int
     return times_ms[1:]
 
 
-def energy_meter() -> ReadJoules | None:
-    """The first GPU's own count of joules, from NVML; None where it has none.
+def energy_meter() -> ReadJoules:
+    """The count of joules that the first GPU keeps, from NVML.
 
     Source: nvmlDeviceGetTotalEnergyConsumption, NVML API reference; cuda-bindings 13.5.
+
+    Raises:
+        BenchError: it keeps none, such as one before Volta, or there is no NVML.
     """
     try:
         from cuda.bindings import nvml  # of the extra gpu
 
         nvml.init_v2()
-        handle = nvml.device_get_handle_by_index_v2(0)
+        handle = nvml.device_get_handle_by_pci_bus_id_v2(bus_address())
         nvml.device_get_total_energy_consumption(handle)
-    except Exception:  # its errors share no base class; a GPU before Volta has no count
-        return None
+    except Exception as error:  # NVML's errors share no base class with the others
+        raise BenchError(f"not counted: {first_line(error) or type(error).__name__}") from error
     return lambda: nvml.device_get_total_energy_consumption(handle) / 1e3
+
+
+@cache
+def find_energy_meter() -> tuple[ReadJoules | None, str]:
+    """The meter where there is one; and in words what is counted, or why nothing is."""
+    try:
+        return energy_meter(), "NVML's count of the first GPU"
+    except BenchError as error:
+        return None, str(error)
+
+
+def measure_energy(load: Callable[[], dict[str, Any]], read_joules: ReadJoules) -> dict[str, Any]:
+    """A load's row, with the GPU's watts meanwhile and its images a joule."""
+    joules, start = read_joules(), time.perf_counter()
+    row = load()
+    watts = (read_joules() - joules) / (time.perf_counter() - start)
+    return {**row, "gpu_w": watts, "images_per_joule": row["images_per_s"] / watts if watts > 0 else 0.0}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -198,10 +220,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(folders: Sequence[Path], seconds: float, file: Path) -> None:
-    device, read_joules = Device(), energy_meter()
-    config = EngineConfig(max_batch_size=max(BATCHES), engine="tensorrt")
-    found = {folder.name: measure_plan(PlanEngine(folder, config, device), seconds, read_joules) for folder in folders}
-    write_json(file, found)
+    device, config = Device(), EngineConfig(max_batch_size=max(BATCHES), engine="tensorrt")
+    read_joules, energy = find_energy_meter()
+    plans = {folder.name: measure_plan(PlanEngine(folder, config, device), seconds, read_joules) for folder in folders}
+    write_json(file, {"energy": energy, "plans": plans})
 
 
 if __name__ == "__main__":

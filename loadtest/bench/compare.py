@@ -44,7 +44,23 @@ def measure_served(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """JPEG in, classes out: every target at every number of connections."""
     targets = {target: partial(measure_target, config, target) for target in config.targets or TARGETS}
     rows = take_turns(config, advance, targets)
-    return build_result(rows, _served_ratios(rows))
+    return {**_energy(config), **build_result(rows, _served_ratios(rows))}
+
+
+def _row(config: BenchConfig, load: Callable[[], Load]) -> dict[str, Any]:
+    """A load's figures, with images a joule where the network is on a GPU that counts its energy."""
+    read_joules, _ = bound.find_energy_meter() if config.on_gpu else (None, "")
+    measure = partial(_as_row, load)
+    return bound.measure_energy(measure, read_joules) if read_joules else measure()
+
+
+def _as_row(load: Callable[[], Load]) -> dict[str, Any]:
+    return asdict(load())
+
+
+def _energy(config: BenchConfig) -> dict[str, str]:
+    """What the images a joule are of, or why there are none; nothing where no GPU is measured."""
+    return {"energy": bound.find_energy_meter()[1]} if config.on_gpu else {}
 
 
 def measure_target(config: BenchConfig, target: str) -> Iterator[dict[str, Any]]:
@@ -63,14 +79,14 @@ def _measure_ours(config: BenchConfig) -> Iterator[dict[str, Any]]:
         yield from _measure_http(config, server.url, TRITON_HEADERS)
         requests = [jpeg_request([body]) for body in config.load_images()]
         for connections in config.connections:
-            seen = grpc_load(server, "classify", requests, connections, config.seconds)
-            yield {"target": OURS_GRPC, **asdict(seen)}
+            load = partial(grpc_load, server, "classify", requests, connections, config.seconds)
+            yield {"target": OURS_GRPC, **_row(config, load)}
 
 
 def _measure_http(config: BenchConfig, url: str, headers: dict[str, str]) -> Iterator[dict[str, Any]]:
     http_load(url, max(WARM_UP_CONNECTIONS, min(config.connections)), config.warm_up_s, config.bodies, headers)
     for connections in config.connections:
-        yield asdict(http_load(url, connections, config.seconds, config.bodies, headers))
+        yield _row(config, partial(http_load, url, connections, config.seconds, config.bodies, headers))
 
 
 def _served_ratios(rows: Rows) -> dict[str, float]:
@@ -97,11 +113,11 @@ def measure_tensors(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     with triton(config.repository, config.folder, config.variant) as server:
         load = partial(grpc_load, server, config.network_config.name, _pixel_requests(config), CONCURRENT)
         load(config.warm_up_s)
-        targets = {ENGINE_ALONE: measure_engine, PIXELS: lambda: [asdict(load(config.seconds))]}
+        targets = {ENGINE_ALONE: measure_engine, PIXELS: lambda: [_row(config, partial(load, config.seconds))]}
         rows = take_turns(config, advance, targets)
     rates = medians(rows, "images_per_s")
     ratios = {"of the engine alone": rates[PIXELS] / rates[ENGINE_ALONE]}
-    return {"engine": asdict(setting), **build_result(rows, ratios)}
+    return {"engine": asdict(setting), **_energy(config), **build_result(rows, ratios)}
 
 
 def _pixel_requests(config: BenchConfig) -> list[bytes]:
@@ -116,7 +132,7 @@ def measure_batching(config: BenchConfig, advance: Advance) -> dict[str, Any]:
         repositories = {BATCHING: config.repository, NO_BATCHING: unbatched}
         targets = {name: partial(_load_both, config, path, name) for name, path in repositories.items()}
         rows = take_turns(config, advance, targets)
-    return build_result(rows, _batching_ratios(rows))
+    return {**_energy(config), **build_result(rows, _batching_ratios(rows))}
 
 
 def _load_both(config: BenchConfig, repository: Path, name: str) -> Iterator[dict[str, Any]]:
@@ -128,7 +144,7 @@ def _load_both(config: BenchConfig, repository: Path, name: str) -> Iterator[dic
         }
         for kind, load in send.items():
             load(config.warm_up_s)
-            yield {"target": f"{kind}, {name}", **asdict(load(config.seconds))}
+            yield {"target": f"{kind}, {name}", **_row(config, partial(load, config.seconds))}
 
 
 def _batching_ratios(rows: Rows) -> dict[str, float]:

@@ -62,9 +62,14 @@ class BenchConfig:
         return Repository.open(self.repository, self.variant).by_source_name["alexnet"]
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the variant's network runs on a GPU."""
+        return self.variant.startswith("gpu")
+
+    @property
     def engine(self) -> str:
         """What runs the network without a server: a plan on a GPU, and else OpenVINO."""
-        return "tensorrt" if self.variant.startswith("gpu") else "openvino"
+        return "tensorrt" if self.on_gpu else "openvino"
 
     @property
     def network(self) -> Path:

@@ -1,6 +1,7 @@
 """`alexnet-triton gpu-check`: everything that waits for a GPU, in steps that are measured one after another.
 
     alexnet-triton gpu-check                       all steps, 20 minutes at most: docs/gpu/NAME.json and NAME.md
+                                                   (in the official image NAME-image.json: its TensorRT backend)
     alexnet-triton gpu-check --only engine         one again; the others' figures stay
 
 Each step is a command of this project in a process of its own, with a time limit. One that fails is reported, and the
@@ -15,7 +16,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,24 @@ from alexnet_triton.common.files import write_json, write_text
 from alexnet_triton.common.provenance import InstalledGpu, describe_run, gpu_fault, installed_gpus
 from alexnet_triton.export import tensorrt
 from alexnet_triton.export.errors import ExportError
+from alexnet_triton.export.report import describe_check
 from alexnet_triton.loadtest.bench.config import BenchError
-from alexnet_triton.loadtest.bench.gpu_steps import STEPS, CheckConfig, NotRunError, Step, StepError, Words
+from alexnet_triton.loadtest.bench.gpu_steps import (
+    LATENCY,
+    STEPS,
+    CheckConfig,
+    NotRunError,
+    Step,
+    StepError,
+    Words,
+)
 from alexnet_triton.loadtest.bench.servers import triton
 
 PROGRAM = "alexnet-triton gpu-check"
 PACKAGES = ("tensorrt", "cuda-bindings", "nvidia-dali-cuda130", "nvidia-pytriton", "torch", "onnxruntime", "numpy")
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+START, END = "<!-- gpu figures -->", "<!-- end of gpu figures -->"
+IN_README = ("engine", "served", "tensors")
 
 
 class NoGpuError(UserError):
@@ -75,26 +87,26 @@ def run_step(step: Step, config: CheckConfig, log: Path) -> Any:
 def _run_commands(commands: list[Words], step: Step, config: CheckConfig, log: Path, deadline: float) -> Any:
     for words in commands:
         environment = {**os.environ, VISIBLE: config.all_gpus} if step.all_gpus else dict(os.environ)
-        _run_command(words, environment, log, max(0.1, deadline - time.monotonic()), step.limit_s)
+        _run_command(words, environment, log, max(0.1, deadline - time.monotonic()), step)
     try:
         return step.read(config)
     except (OSError, ValueError, LookupError) as error:
         raise StepError(f"its figures cannot be read ({error}): see {log}") from error
 
 
-def _run_command(words: Words, environment: dict[str, str], log: Path, left_s: float, limit_s: float) -> None:
+def _run_command(words: Words, environment: dict[str, str], log: Path, left_s: float, step: Step) -> None:
     with log.open("ab") as output:
         options: dict[str, Any] = {"stdout": output, "stderr": output, "start_new_session": True}
         process = subprocess.Popen(words, env=environment, **options)
         try:
             code = process.wait(left_s)
         except subprocess.TimeoutExpired:
-            raise StepError(f"not done in {limit_s:g} s: see {log}") from None
+            raise StepError(f"not done in {step.limit_s:g} s: see {log}") from None
         finally:
             with suppress(ProcessLookupError):  # nothing that it started outlives it
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    if code:
+    if code not in step.codes:
         raise StepError(f"exit code {code}, {_last_line(log)}: see {log}")
 
 
@@ -138,6 +150,7 @@ def _build_parser() -> Parser:
         help="plans and logs (%(default)s)",
     )
     add("--json", type=Path, metavar="FILE", help="the figures (default: docs/gpu/NAME.json, of the GPU's name)")
+    add("--readme", type=Path, metavar="FILE", help=f"put the table of all GPUs between {START} and {END}")
     return parser
 
 
@@ -156,10 +169,12 @@ def _check(options: argparse.Namespace) -> int:
     config.folder.mkdir(parents=True, exist_ok=True)
     others = f"; the first is measured, and training uses all {len(gpus)}" if len(gpus) > 1 else ""
     print(f"{', '.join(gpu.name for gpu in gpus)}, driver {gpus[0].driver}{others}", flush=True)
-    file = options.json or Path("docs/gpu") / f"{_slug(gpus[0].name)}.json"
+    file = options.json or Path("docs/gpu") / _file_name(gpus[0].name, config.variant)
     names = options.only or [name for name in STEPS if name not in options.skip]
     with _visible(config.all_gpus.split(",")[0]):  # for the servers too
         failed = [name for name in names if not _report_step(name, config, file)]
+    if options.readme:
+        put_into(options.readme, file.parent)
     print(f"{file}: {len(names) - len(failed)} of {len(names)} steps done")
     return FAILED if failed else 0
 
@@ -167,22 +182,24 @@ def _check(options: argparse.Namespace) -> int:
 @contextmanager
 def _visible(gpus: str) -> Iterator[None]:
     """Have programs that are started meanwhile see these GPUs alone."""
-    before = os.environ.get(VISIBLE)
-    os.environ[VISIBLE] = gpus
+    before = {name: os.environ.get(name) for name in (VISIBLE, ORDER)}
+    os.environ |= {VISIBLE: gpus, ORDER: "PCI_BUS_ID"}  # CUDA's own order is by speed, nvidia-smi's by place
     try:
         yield
     finally:
-        del os.environ[VISIBLE]
-        if before is not None:
-            os.environ[VISIBLE] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _default_variant() -> str:
     return "gpu" if Path("/opt/tritonserver/bin/tritonserver").is_file() else "gpu-python"
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+def _file_name(gpu: str, variant: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    return f"{slug}-image.json" if variant == "gpu" else f"{slug}.json"
 
 
 def _report_step(name: str, config: CheckConfig, file: Path) -> bool:
@@ -216,20 +233,87 @@ def table(name: str, steps: dict[str, Any]) -> str:
     return "\n".join([f"# {name}", "", "| step | what | result |", "| --- | --- | --- |", *rows, ""])
 
 
+def put_into(readme: Path, folder: Path) -> None:
+    """Replace what is between the marks by the rates of every GPU that `folder` has figures of.
+
+    Raises:
+        BenchError: the marks are missing.
+    """
+    before, start, rest = readme.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise BenchError(f"{readme}: no {START} and {END} in it; put them where the table belongs")
+    rows = [row for file in sorted(folder.glob("*.json")) for row in _readme_rows(file, readme.parent)]
+    text = "\n".join(["", "", "| GPU | what | result |", "| --- | --- | --- |", *rows, "", ""]) if rows else ""
+    write_text(readme, f"{before}{start}{text}{end}{after}")
+
+
+def _readme_rows(file: Path, beside: Path) -> list[str]:
+    link = f"[{file.stem}]({os.path.relpath(file.with_suffix('.md'), beside)})"
+    steps = json.loads(file.read_text())["steps"]
+    done = [steps[name] for name in IN_README if steps.get(name, {}).get("state") == "done"]
+    return [f"| {link} | {each['what']} | {_in_short(each)} |" for each in done]
+
+
 def _in_short(result: dict[str, Any]) -> str:
     figures = result.get("figures") or {}
-    if "summary" in figures:
-        best = {row["target"]: row["images_per_s"] for row in figures["summary"]}
-        ratios = [f"{value:.2f} {name}" for name, value in figures.get("ratios", {}).items()]
-        return "; ".join([*(f"{target}: {rate:,.0f} images/s" for target, rate in best.items()), *ratios])
-    if "engine" in figures:
-        return "; ".join(f"{plan}: {_fastest(rows)}" for plan, rows in figures["engine"].items())
-    if "tests" in figures:
-        return ", ".join(f"{count} {name}" for name, count in figures.items())
-    return str(result["state"])
+    said = [say(figures[key]) for key, say in SAID.items() if key in figures]
+    return "; ".join(filter(None, said)) or str(result["state"])
 
 
-def _fastest(rows: list[dict[str, Any]]) -> str:
-    best = max(rows, key=lambda row: row["images_per_s"])
-    joules = f", {best['images_per_joule']:.0f} images/J" if "images_per_joule" in best else ""
-    return f"{best['images_per_s']:,.0f} images/s at batch {best['batch']}{joules}"
+def _say_rates(summary: list[dict[str, Any]]) -> str:
+    best: dict[str, dict[str, Any]] = {}
+    for row in summary:
+        best[row["target"]] = max(row, best.get(row["target"], row), key=lambda each: each["images_per_s"])
+    return "; ".join(f"{target}: {_rate(row)}" for target, row in best.items())
+
+
+def _rate(row: dict[str, Any]) -> str:
+    joules = f", {row['images_per_joule']:.0f} images/J" if "images_per_joule" in row else ""
+    return f"{row['images_per_s']:,.0f} images/s{joules}"
+
+
+def _say_engine(engine: dict[str, Any]) -> str:
+    if "plans" not in engine:  # that of a bench: its best setting
+        return ""
+    best = {plan: max(rows, key=lambda row: row["images_per_s"]) for plan, rows in engine["plans"].items()}
+    return "; ".join(f"{plan}: {_rate(row)} at batch {row['batch']}" for plan, row in best.items())
+
+
+def _say_accuracy(found: dict[str, Any]) -> str:
+    tops = [f"{each['file']} in {each['runtime']}: top-1 {each['top1']:.4f}" for each in found["rows"]]
+    return "; ".join(tops)
+
+
+def _say_load(found: dict[str, Any]) -> str:
+    limits = f" (the generator: {', '.join(found['limits'])})" if found["limits"] else ""
+    return f"{found['answered_per_s']:,.0f}/s: p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms{limits}"
+
+
+def _say_loadgen(found: dict[str, Any]) -> str:
+    summary = found["summary"]
+    rate = f", {summary['rate_per_s']:,.0f} images/s" if summary["rate_per_s"] else ""
+    return f"{found['rules']['scenario']}: {'valid' if summary['valid'] else 'invalid'}{rate}"
+
+
+def _say_steps(found: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{row['variant']}: {row['images_per_second']['median']:,.0f} images/s" for row in found["variants"]
+    )
+
+
+# Key of a step's figures -> what they say in a few words.
+SAID: dict[str, Callable[[Any], str]] = {
+    "tests": lambda count: f"{count} tests",
+    "skipped": lambda count: f"{count} skipped",
+    "build_s": lambda seconds: f"built in {seconds:.0f} s",
+    "verified": describe_check,
+    "accuracy": _say_accuracy,
+    "engine": _say_engine,
+    "summary": _say_rates,
+    "ratios": lambda ratios: "; ".join(f"{value:.2f} {name}" for name, value in ratios.items()),
+    "energy": lambda words: words if words.startswith("not counted") else "",
+    **dict.fromkeys(LATENCY, _say_load),
+    **dict.fromkeys(("mlperf-Offline", "mlperf-Server"), _say_loadgen),
+    **dict.fromkeys(("training", "ddp"), _say_steps),
+}

@@ -19,6 +19,7 @@ from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, Advance
 
 Rows = list[dict[str, Any]]
 HEADINGS = {"images_per_s": "images/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms", "core_ms": "core-ms an image"}
+HEADINGS |= {"gpu_w": "GPU, W", "images_per_joule": "images/J"}
 WORDS = ("where", "target")  # columns of text
 FILE_WIDTH = 120  # of a table that is not written to a terminal
 PACKAGES = ("nvidia-pytriton", "openvino", "tensorrt", "nvidia-dali-cuda130", "pillow", "numpy")

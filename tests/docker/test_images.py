@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from alexnet_triton.common.provenance import OLDEST_DRIVER
+from alexnet_triton.loadtest.bench.wrk import DEBIAN_PACKAGES
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.control import PROGRESS_S, check_health
 from tests.docker.gateway import ROOT, Gateway, run
@@ -29,7 +31,7 @@ DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 BIN = Path(sys.prefix) / "bin"
 SCRIPTS = sorted((ROOT / "docker").rglob("*.sh"))
 FINAL = ("export", "serve", "gateway", "client")
-PROFILES = ("cpu", "gpu", "client")
+PROFILES = ("cpu", "gpu", "client", "gpu-check")
 
 
 def stage(name: str) -> str:
@@ -59,8 +61,18 @@ def test_stage_is_lean_and_unprivileged(name: str) -> None:
     assert name == "export" or "HEALTHCHECK" in text
 
 
+def test_what_measures_a_gpu_is_beside_the_image_that_serves() -> None:
+    """Load generators and measuring packages are in an image of their own, which ends unprivileged."""
+    text = stage("gpu-check")
+    assert "\nFROM serve AS gpu-check\n" in DOCKERFILE
+    assert not {"wrk", "nghttp2-client"} & set(stage("serve").split())
+    assert [line for line in text.splitlines() if line.startswith("USER ")][-1] == "USER 1000:1000"
+    assert {"wrk", "nghttp2-client"} == set(DEBIAN_PACKAGES.values()) <= set(text.split())
+
+
 def test_images_are_pinned_with_a_place_for_digests() -> None:
     images = [line.split()[1] for line in DOCKERFILE.splitlines() if line.startswith("FROM ")]
+    images.remove("serve")  # the base of gpu-check
     for image in images:
         assert re.fullmatch(r"[\w./-]+:(\$\{TAG\}-py3|[\d.]+-(slim|alpine))\$\{\w+_DIGEST\}", image), image
     assert len({image for image in images if "nvcr.io" in image}) == 2
@@ -105,7 +117,7 @@ class Image:
 
     def run(self, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [str(word).replace("/opt/packages", str(self.packages)) for word in words]
-        return run(*command, **self.environment, **environment)
+        return run(*command, **{**self.environment, **environment})
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +151,17 @@ def takes(image: Image, words: list[str]) -> None:
 def test_triton_is_started_as_the_command_takes_it(image: Image, profile: str) -> None:
     given = compose(profile)["services"][f"triton-{profile}"].get("command")
     takes(image, [*instruction("serve", "ENTRYPOINT"), *(given or instruction("serve", "CMD"))])
+
+
+def test_a_gpu_is_measured_as_the_command_takes_it(image: Image, tmp_path: Path) -> None:
+    """In the image, which has no tests and no driver here: the words are taken, and one line says what is missing."""
+    entrypoint = instruction("gpu-check", "ENTRYPOINT")
+    takes(image, [*entrypoint, *instruction("gpu-check", "CMD"), "--only", "served"])
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    done = image.run(*entrypoint, PATH=f"{tmp_path}:{image.environment['PATH']}")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (3, "", 1)
+    assert done.stderr.startswith("alexnet-triton gpu-check: no GPU: ")
 
 
 def test_locust_loads_the_installed_file(image: Image) -> None:
@@ -186,18 +209,31 @@ RUN = {
     "export": ["training.train", "training.pictures", "export.pipeline", "export.build_engine", "export.publish"],
     "serve": ["serving.cli", "serving.plan_engine", "serving.pixels"],
     "client": ["client.cli", "client.classifier", "loadtest.cli", "loadtest.run", "loadtest.locustfile"],
+    "gpu-check": [
+        "loadtest.bench.gpu_check",
+        "loadtest.bench.cli",
+        "loadtest.cli",
+        "export.build_engine",
+        "export.verify",
+    ],
 }
 PROVIDED = {
     "export": {"tensorrt", "cuda"},
     # DALI is Triton's own; CUDA's bindings are for the variant gpu-python, which the image has no need of.
     "serve": {"triton_python_backend_utils", "nvidia", "cuda"},
+    "gpu-check": {"tensorrt", "cuda", "triton_python_backend_utils", "nvidia", "openvino"},  # or copied, or in `serve`
     "client": {"cykooz_resizer"},  # not there: Pillow scales the few images that it sends as pixels
 }
 
 
+owners_of_modules = cache(metadata.packages_distributions)
+
+
 def installed(name: str) -> set[str]:
     """The top names of the modules that an image's pip line installs, with all that they depend on."""
-    (words,) = re.findall(r"^RUN pip install .* requirements\.lock (.*)$", stage(f"{name}-packages"), re.MULTILINE)
+    (words,) = re.findall(
+        r"^RUN pip install .* requirements\.lock (.*?)(?: \\)?$", stage(f"{name}-packages"), re.MULTILINE
+    )
     extras = "".join(re.findall(r"\.whl\)\[([\w,]+)\]", words))
     wanted = [Requirement(f"alexnet-triton[{extras}]"), *map(Requirement, shlex.split(words)[1:])]
     seen: set[tuple[str, str]] = set()
@@ -208,8 +244,7 @@ def installed(name: str) -> set[str]:
             needed = map(Requirement, metadata.requires(requirement.name) or [])
             wanted += [each for each in needed if not each.marker or each.marker.evaluate({"extra": extra})]
     names = {canonicalize_name(name) for name, _ in seen}
-    modules = metadata.packages_distributions().items()
-    return {module for module, owners in modules if names & set(map(canonicalize_name, owners))}
+    return {module for module, owners in owners_of_modules().items() if names & set(map(canonicalize_name, owners))}
 
 
 def modules_of(entrances: list[str]) -> list[Path]:
@@ -302,6 +337,18 @@ def test_scripts_of_the_services_exist() -> None:
     scripts = [word for word in words if word.startswith("docker/")]
     assert sorted(scripts) == ["docker/build_engine.sh", "docker/make_model.sh"]
     assert all((ROOT / script).exists() for script in scripts)
+
+
+def test_gpu_check_measures_the_plan_that_triton_serves_and_leaves_its_figures_here() -> None:
+    services = compose("gpu-check")["services"]
+    check, serving = services["gpu-check"], compose("gpu")["services"]["triton-gpu"]
+    assert check["depends_on"]["engine"]["condition"] == "service_completed_successfully"
+    assert check["deploy"]["resources"]["reservations"]["devices"][0]["count"] == -1  # all of them
+    artifacts, figures = check["volumes"]
+    assert artifacts == serving["volumes"][0]
+    assert figures["source"] == str(ROOT / "docs/gpu")
+    assert figures["target"] == "/opt/alexnet/docs/gpu"
+    assert check["user"] == "1000:1000"  # prepare.sh's OWNER, whose folder it is
 
 
 def test_the_image_s_own_dali_is_found() -> None:
@@ -470,6 +517,22 @@ def test_engine_that_fails_is_not_published(machine: Recorded, tmp_path: Path) -
     (tmp_path / "broken").touch()
     assert machine.run("build_engine.sh").returncode == 1
     assert machine.commands() == ["build-engine"]
+
+
+def test_the_gpu_that_cuda_sees_first_is_the_one_that_counts(machine: Recorded) -> None:
+    write_nvidia_smi(machine.bin, OLD_GPU, H100)
+    assert machine.run("check_gpu.sh").returncode == 1
+    assert machine.run("check_gpu.sh", CUDA_VISIBLE_DEVICES="1").returncode == 0
+    done = machine.run("build_engine.sh", CUDA_VISIBLE_DEVICES="1,0")
+    assert done.returncode == 0, done.stderr
+    assert "NVIDIA H100 80GB HBM3, 9.0" in (machine.artifacts / "onnx/model.plan.fits").read_text()
+
+
+def test_engine_needs_tensorrt_and_says_so_in_one_line(machine: Recorded) -> None:
+    machine.program("python3", "echo 'Traceback (most recent call last):' >&2; exit 1")
+    done = machine.run("build_engine.sh")
+    line = "no TensorRT: run this in the tensorrt image of the server's tag, or by `make gpu`"
+    assert (done.returncode, done.stderr, machine.lines()) == (1, f"build_engine: {line}\n", [])
 
 
 def test_engine_needs_a_model(machine: Recorded) -> None:

@@ -17,7 +17,6 @@ import pytest
 
 from alexnet_triton.export import build_engine, onnx_file, quantize, tensorrt, to_onnx
 from alexnet_triton.export.tensorrt import PlanConfig
-from alexnet_triton.serving.plan_engine import has_gpu
 from alexnet_triton.training.model import INPUT_SIZE
 from small_graphs import small_graph
 from tests.export.small_checkpoint import CLASSES, random_checkpoint
@@ -25,7 +24,6 @@ from tests.export.small_checkpoint import CLASSES, random_checkpoint
 PRECISIONS = ("fp32", "fp16", "int8")
 OPT, MAX = 8, 31
 OPERANDS = {"fp32": "float", "fp16": "half", "int8": "int8"}
-needs_gpu = pytest.mark.skipif(not has_gpu(), reason="not run: no GPU")
 
 
 @dataclass(frozen=True)
@@ -148,12 +146,11 @@ def test_command_says_that_a_check_is_not_for_triton(tmp_path: Path, capsys: pyt
     ]
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_plan_for_triton_answers_as_onnx_runtime(
     precision: str, graphs: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:
-    pytest.importorskip("tensorrt", reason="not run: tensorrt is not installed")
     output = tmp_path / "model.plan"
     first = build_engine.build_engine(graphs["alexnet", precision], output, PlanConfig(OPT, MAX))
     assert first["purpose"] == "for Triton"

@@ -38,7 +38,7 @@ def test_a_file_that_is_no_plan() -> None:
         deserialize(tensorrt.load(rtx=True), b"no plan" * 100)
 
 
-@pytest.mark.skipif(not has_gpu(), reason="not run: no GPU")
+@pytest.mark.gpu
 def test_the_gpu_is_described() -> None:
     gpu = Device().describe()
     assert gpu.name

@@ -18,11 +18,23 @@ import onnxruntime
 
 class CUresult(Enum):
     CUDA_SUCCESS = 0
+    CUDA_ERROR_INVALID_VALUE = 1
     CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
+    CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
+
+
+# What a capturing thread may not call, and what ends the capture: CUDA C++ Programming Guide, "Prohibited and Unhandled
+# Operations"; CUDA Driver API reference, cuThreadExchangeStreamCaptureMode, which names cuMemAlloc.
+PROHIBITED = ("cuStreamSynchronize", "cuMemAlloc")
 
 
 class Driver:
-    """The functions that `plan_engine` calls, with their signatures of cuda-bindings 13.5; `calls` has their names."""
+    """The functions that `plan_engine` calls, with their signatures of cuda-bindings 13.5; `calls` has their names.
+
+    What is prohibited in a capture fails, and so does a copy in a stream from or to memory that is not page-locked,
+    which CUDA would take, and wait.
+    """
 
     CUresult = CUresult
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
@@ -31,6 +43,8 @@ class Driver:
         self.calls: list[str] = []
         self.copied_bytes = 0
         self.capturing: list[Callable[[], None]] | None = None
+        self.invalidated = False
+        self._pinned: dict[int, int] = {}  # address -> bytes
         self._free_bytes, self._blocks = memory_bytes, {}
         self._graphs: dict[int, list[Callable[[], None]]] = {}
         self._numbers = count(1)
@@ -38,6 +52,9 @@ class Driver:
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("cu"):
             self.calls.append(name)
+            if name in PROHIBITED and self.capturing is not None:
+                self.invalidated = True
+                return lambda *arguments: (CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, 0)
         return super().__getattribute__(name)
 
     def work(self, step: Callable[[], None]) -> None:
@@ -52,6 +69,9 @@ class Driver:
 
     def cuDeviceGet(self, number: int) -> tuple[CUresult, int]:
         return CUresult.CUDA_SUCCESS, number
+
+    def cuDeviceGetPCIBusId(self, size: int, device: int) -> tuple[CUresult, bytes]:
+        return CUresult.CUDA_SUCCESS, f"0000:{0x17 + device:02X}:00.0".encode().ljust(size, b"\0")
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[CUresult, int]:
         return CUresult.CUDA_SUCCESS, 1
@@ -72,7 +92,9 @@ class Driver:
         return CUresult.CUDA_SUCCESS, self._block(size)
 
     def cuMemHostAlloc(self, size: int, flags: int) -> tuple[CUresult, int]:
-        return CUresult.CUDA_SUCCESS, self._block(size)
+        address = self._block(size)
+        self._pinned[address] = size
+        return CUresult.CUDA_SUCCESS, address
 
     def _block(self, size: int) -> int:
         block = ctypes.create_string_buffer(size)
@@ -80,6 +102,9 @@ class Driver:
         return ctypes.addressof(block)
 
     def cuMemcpyHtoDAsync(self, target: int, source: int, size: int, stream: int) -> tuple[CUresult]:
+        ranges = [(start, start + length) for start, length in self._pinned.items()]
+        if not any(start <= address and address + size <= end for address in (target, source) for start, end in ranges):
+            return (CUresult.CUDA_ERROR_INVALID_VALUE,)
         self.copied_bytes += size
         self.work(lambda: ctypes.memmove(target, source, size) and None)
         return (CUresult.CUDA_SUCCESS,)
@@ -91,8 +116,10 @@ class Driver:
         return (CUresult.CUDA_SUCCESS,)
 
     def cuStreamEndCapture(self, stream: int) -> tuple[CUresult, int]:
-        number = next(self._numbers)
-        self._graphs[number], self.capturing = self.capturing or [], None
+        number, invalid = next(self._numbers), self.invalidated
+        self._graphs[number], self.capturing, self.invalidated = self.capturing or [], None, False
+        if invalid:
+            return CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, 0
         return CUresult.CUDA_SUCCESS, number
 
     def cuGraphInstantiate(self, graph: int, flags: int) -> tuple[CUresult, int]:

@@ -109,6 +109,17 @@ def test_where_dali_does_not_start_imaging_decodes_and_says_so() -> None:
     assert_close(pixels, jpeg(1))
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_dali_decodes_as_imaging_does() -> None:
+    decoder = make_decoder("dali", SIZE, 8, device_id=0)
+    assert (decoder.name, decoder.fault) == ("dali", "")
+    files = [jpeg(seed) for seed in range(8)] + [turned(), png(), broken()]
+    results = decoder.decode([request(file) for file in files])
+    for result, file in zip(results[:-1], files[:-1], strict=True):
+        assert_close(result, file)
+    assert isinstance(results[-1], str)
+
+
 def test_a_server_whose_dali_cannot_be_imported_answers_and_says_so(tmp_path: Path) -> None:
     """Such as DALI for another CUDA; here `model.py` hides it."""
     repository, log = with_dali(build_repository(tmp_path / "model_repository")), tmp_path / "triton.log"

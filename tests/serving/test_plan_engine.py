@@ -1,4 +1,4 @@
-"""The engine of the variant `gpu-python`, with a simulated CUDA and a simulated TensorRT.
+"""The engine of the variant `gpu-python`, with a simulated CUDA and a simulated TensorRT; and, marked, on a GPU.
 
 Which graph serves which batch, and that every request gets its own answers. On a GPU: not run: no GPU.
 """
@@ -14,6 +14,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from alexnet_triton.client import Classifier
 from alexnet_triton.client.protocol import Classification
+from alexnet_triton.export import tensorrt
+from alexnet_triton.export.tensorrt import PlanConfig
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.engine import EngineConfig
 from alexnet_triton.serving.errors import EngineError
@@ -76,6 +78,27 @@ def test_a_smaller_profile_or_batch_has_its_own_largest_graph(folder: Path) -> N
         assert engine.infer(pixels(6)).shape == (6, CLASSES)
 
 
+def test_nothing_waits_or_allocates_while_a_graph_is_captured(folder: Path) -> None:
+    """Else the first refused call is named, not the capture that it ended; the next capture is whole."""
+    driver = Driver()
+    device = Device(0, driver)
+    for work in (device.synchronize, lambda: device.allocate(8)):
+        with pytest.raises(EngineError, match=r"cu(StreamSynchronize|MemAlloc) failed with .*UNSUPPORTED"):
+            device.capture(work)
+        assert driver.calls[-1] == "cuStreamEndCapture"
+    assert PlanEngine(folder, CONFIG, device, Runtime(driver)).infer(pixels(3)).shape == (3, CLASSES)
+
+
+def test_copies_in_the_stream_are_of_page_locked_memory() -> None:
+    driver = Driver()
+    device = Device(0, driver)
+    address, locked = device.allocate(8), device.pinned((8,), np.uint8)
+    device.copy_in(address, locked)
+    device.copy_out(locked, address)
+    with pytest.raises(EngineError, match="cuMemcpyHtoDAsync failed with CUDA_ERROR_INVALID_VALUE"):
+        device.copy_in(address, np.zeros(8, np.uint8))
+
+
 def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None:
     driver = Driver(memory_bytes=1000)
     with pytest.raises(EngineError, match="CUDA: cuMemAlloc failed with CUDA_ERROR_OUT_OF_MEMORY; see what nvidia-smi"):
@@ -86,6 +109,31 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
     (folder / "model.plan").unlink()
     with pytest.raises(EngineError, match=r"no .*model\.plan: build a plan with alexnet-triton build-engine"):
         PlanEngine(folder, CONFIG, Device(0, Driver()), Runtime(driver))
+
+
+def build_plan(folder: Path) -> None:
+    """The tests' small network as TensorRT's own plan for this GPU."""
+    onnx.save(network(), folder / "source.onnx")
+    built = tensorrt.build(tensorrt.load(), folder / "source.onnx", PlanConfig(), None)
+    (folder / "model.plan").write_bytes(built.plan)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_every_graph_answers_as_the_network_does(folder: Path) -> None:
+    build_plan(folder)
+    engine, expected = PlanEngine(folder, CONFIG, Device()), load_engine(folder, EngineConfig(max_batch_size=32))
+    assert tuple(engine.graphs) == GRAPH_SIZES
+    for count in (32, 1, 7, 5, 17):
+        images = pixels(count)
+        np.testing.assert_allclose(engine.infer(images), expected.infer(images), atol=0.02)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_embedded_triton_serves_a_plan(tmp_path: Path) -> None:
+    repository = build_repository(tmp_path / "model_repository")
+    build_plan(repository / "alexnet/1")
+    with running_server(repository, variant="gpu-python", log=tmp_path / "triton.log") as running:
+        answered_by_the_network(running)
 
 
 def test_an_engine_that_is_none() -> None:
@@ -115,6 +163,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_served_by_a_real_triton_with_a_simulated_gpu(server: Server) -> None:
+    answered_by_the_network(server)
+
+
+def answered_by_the_network(server: Server) -> None:
+    """Batches are formed, and every image has its own answer."""
     images = [jpeg(seed) for seed in range(24)]
     with Classifier(f"grpc://{server.grpc_address}", concurrency=24) as classifier:
         for image, found in zip(images, classifier.classify_many(images), strict=True):
