@@ -171,12 +171,22 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{', '.join(gpu.name for gpu in gpus)}, driver {gpus[0].driver}{others}", flush=True)
     file = options.json or Path("docs/gpu") / _file_name(gpus[0].name, config.variant)
     names = options.only or [name for name in STEPS if name not in options.skip]
-    with _visible(config.all_gpus.split(",")[0]):  # for the servers too
+    with _interruptible(), _visible(config.all_gpus.split(",")[0]):  # for the servers too
         failed = [name for name in names if not _report_step(name, config, file)]
     if options.readme:
         put_into(options.readme, file.parent)
     print(f"{file}: {len(names) - len(failed)} of {len(names)} steps done")
     return FAILED if failed else 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the step that runs, with all that it started, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ The drivers here are simulated: an nvidia-smi that lists GPUs, and a module `ten
 import ast
 import importlib.util
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -223,6 +225,35 @@ def test_a_step_that_takes_too_long_is_ended_with_all_that_it_started(config: Ch
     with pytest.raises(StepError, match=r"not done in 0\.5 s: see .*step\.log"):
         gpu_check.run_step(Step("nothing", 0.5, lambda config: [words]), config, tmp_path / "step.log")
     stat = Path(f"/proc/{started.read_text().strip()}/stat")
+    wait_for(lambda: not stat.exists() or stat.read_text().split()[2] == "Z")
+
+
+def test_sigterm_ends_the_step_and_all_that_it_started(
+    tensorrt: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate_driver(tmp_path / "bin", monkeypatch, H100)
+    script = f"echo $$ >{tmp_path}/started; kill -TERM {os.getpid()}; sleep 20; echo late >{tmp_path}/late"
+    monkeypatch.setitem(STEPS, "engine", Step("nothing", 15, lambda config: [["sh", "-c", script]]))
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where it is not heard, the step takes its time
+    try:
+        assert (
+            main(
+                [
+                    "gpu-check",
+                    "--folder",
+                    str(tmp_path / "check"),
+                    "--json",
+                    str(tmp_path / "x.json"),
+                    "--only",
+                    "engine",
+                ]
+            )
+            == 130
+        )
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    stat = Path(f"/proc/{(tmp_path / 'started').read_text().strip()}/stat")
     wait_for(lambda: not stat.exists() or stat.read_text().split()[2] == "Z")
 
 
