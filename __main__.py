@@ -23,6 +23,7 @@ COMMANDS = {
     "status": ("serving.cli", "status", "which servers run, and whether they are healthy"),
     "stop": ("serving.cli", "stop", "end a server"),
     "classify": ("client.cli", "main", "classify images; also installed as alexnet-classify"),
+    "bulk": ("bulk.command", "main", "classify millions of files on a Ray cluster, into Parquet"),
     "loadtest": ("loadtest.cli", "main", "load on a server: run, sweep, compare, mlperf, report"),
     "bench": ("loadtest.bench.cli", "main", "this server beside its peers and the machine's bound"),
     "gpu-check": ("loadtest.bench.gpu_check", "main", "everything that waits for a GPU, measured on one"),
@@ -79,7 +80,7 @@ def _explain_missing(name: str, error: ModuleNotFoundError) -> int:
 
     if not error.name or error.name.partition(".")[0] == "alexnet_triton":
         raise error
-    complain(f"alexnet-triton {name}", f"needs {error.name}: pip install 'alexnet-triton[train,export,serve,loadtest]'")
+    complain(f"alexnet-triton {name}", f"needs {error.name}: pip install 'alexnet-triton[train,export,serve,loadtest,bulk]'")
     return USAGE
 
 
