@@ -1,6 +1,6 @@
 """The command `bulk`: inputs that are not in the output yet, through a pipeline of Ray Data, into the output.
 
-    alexnet-triton bulk photos --output artifacts/answers
+alexnet-triton bulk photos --output artifacts/answers
 """
 
 import argparse
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import urlsplit
@@ -48,13 +49,13 @@ WAVE_ROWS = 1_000_000  # of one execution of Ray Data, which holds an entry of e
 LOG = "_ray.log"  # in the output folder: what Ray says on stderr
 STORE_BYTES = 512 * 2**20  # of Ray's object store on one machine, beside the model's file
 CORE_STORE_BYTES = 128 * 2**20  # more of it for each core
-# A node has one logical CPU a core. A network actor takes next to none of it, so that actors of a lost node find a place
-# on those that are left, whatever runs there; so there may be a decoding task and an actor a core, and the system's
-# scheduler divides the cores between the two stages as they need.
+# A node has one logical CPU a core. A network actor takes next to none of it, so that actors of a lost node find a
+# place on those that are left, whatever runs there. A decoding task and an actor for each core keep it busy: the
+# system's scheduler divides the cores between the two stages as they need.
 ACTOR_CPUS, TASK_CPUS = 0.01, 0.9
 EXIT_CODES = (
-    "exit codes: 0 every input has its row, those that cannot be decoded with an error; 1 the run stopped, and the same "
-    "command continues it; 2 wrong input or options; 3 server or cluster not reached; 130 interrupted"
+    "exit codes: 0 every input has its row, those that cannot be decoded with an error; 1 the run stopped, and the "
+    "same command continues it; 2 wrong input or options; 3 server or cluster not reached; 130 interrupted"
 )
 
 
@@ -91,14 +92,22 @@ def main(words: Sequence[str]) -> int:
         prog=PROG, description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("input", metavar="INPUT", help="folder, glob or Parquet file; s3:// and gs:// too")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="Parquet files, continued if begun")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="Parquet files, continued if begun"
+    )
     text = f"the served version of it classifies (default {REPOSITORY})"
     parser.add_argument("--repository", type=Path, default=REPOSITORY, help=text)
-    parser.add_argument("--address", metavar="RAY", help="a Ray cluster, HOST:PORT or auto (default: one on this machine)")
+    parser.add_argument(
+        "--address", metavar="RAY", help="a Ray cluster, HOST:PORT or auto (default: one on this machine)"
+    )
     parser.add_argument("--url", nargs="+", default=[], help="running Tritons classify instead of the repository")
-    parser.add_argument("--column", help="of Parquet input: paths, or bytes of image files (default: bytes, image or path)")
+    parser.add_argument(
+        "--column", help="of Parquet input: paths, or bytes of image files (default: bytes, image or path)"
+    )
     parser.add_argument("--top", type=positive_int, default=5, help="classes in `top` (default 5)")
-    parser.add_argument("--part-rows", type=positive_int, default=PART_ROWS, help=f"rows of a file (default {PART_ROWS})")
+    parser.add_argument(
+        "--part-rows", type=positive_int, default=PART_ROWS, help=f"rows of a file (default {PART_ROWS})"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="the summary with hardware, versions and command")
     options = parser.parse_args(words)
     return finish(PROG, lambda: _run(options))
@@ -164,7 +173,9 @@ def _classify(output: OutputFolder, options: argparse.Namespace, model: Model | 
     rate = images / seconds if seconds else 0.0
     hours = cores / rate * 1e6 / 3600 if rate else 0.0
     rounded = (round(seconds, 1), round(rate, 1), cores, round(hours, 2))
-    return Report(output.inputs.num_rows, images, *rounded, output.settings.model_version, counts.classes, counts.errors)
+    return Report(
+        output.inputs.num_rows, images, *rounded, output.settings.model_version, counts.classes, counts.errors
+    )
 
 
 def _waves(parts: Sequence[int], size: int) -> Iterator[Sequence[int]]:
@@ -202,7 +213,7 @@ def _ray(address: str | None, model: Model | None) -> Iterator[int]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
         if address:
             _reach(address)
@@ -228,7 +239,9 @@ def _reach(address: str) -> None:
         with socket.create_connection((place.hostname or "", place.port or 0), CONNECT_TIMEOUT_S):
             pass
     except (OSError, ValueError) as error:
-        raise ClusterError(f"--address {address}: no Ray cluster: {_one_line(error)}; start one: ray start --head") from error
+        raise ClusterError(
+            f"--address {address}: no Ray cluster: {_one_line(error)}; start one: ray start --head"
+        ) from error
 
 
 def _answers(
@@ -263,13 +276,13 @@ def _pipeline(
     if model is None:
         clients = ray.data.ActorPoolStrategy(size=max(1, cores // 4))
         words = {"urls": options.url, "version": output.settings.model_version, "top": output.settings.top}
-        read = source.map_batches(read_stage, fn_kwargs={"folder": folder}, **tasks)
+        read = source.map_batches(partial(read_stage, folder=folder), **tasks)
         return read.map_batches(
             TritonStage, fn_constructor_kwargs=words, compute=clients, batch_format="pyarrow", **actors
         )
     content = ray.put(model.file.read_bytes())
     words = {"model": model, "content": content, "top": output.settings.top}
-    decoded = source.map_batches(decode_stage, fn_kwargs={"folder": folder, "size": model.size}, **tasks)
+    decoded = source.map_batches(partial(decode_stage, folder=folder, size=model.size), **tasks)
     pool = ray.data.ActorPoolStrategy(size=cores)
     return decoded.map_batches(NetworkStage, fn_constructor_kwargs=words, compute=pool, batch_format="numpy", **actors)
 
@@ -300,7 +313,9 @@ def _explain(error: BaseException) -> UserError:
             if isinstance(each, UserError):
                 return each
         cause = cause.__cause__
-    return BulkError(f"the cluster failed: {_one_line(error)}; {LOG} in the output has more, the same command continues")
+    return BulkError(
+        f"the cluster failed: {_one_line(error)}; {LOG} in the output has more, the same command continues"
+    )
 
 
 def _one_line(error: BaseException) -> str:
@@ -343,4 +358,6 @@ def _show(report: Report) -> None:
         for name, count in list(counts.items())[:MOST_CLASSES]:
             print(f"  {heading}  {count:>11,}  {printable(name)}")
         if len(counts) > MOST_CLASSES:
-            print(f"  {heading}  {sum(list(counts.values())[MOST_CLASSES:]):>11,}  in {len(counts) - MOST_CLASSES} more")
+            print(
+                f"  {heading}  {sum(list(counts.values())[MOST_CLASSES:]):>11,}  in {len(counts) - MOST_CLASSES} more"
+            )

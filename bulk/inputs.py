@@ -53,10 +53,16 @@ def write_list(argument: str, column: str | None, target: Path) -> None:
     first = next(rows, None)
     if first is None:
         raise InputError(f"{argument}: no images: give a folder with images, a glob, or Parquet files")
-    with replacing(target) as temporary, pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, LIST_SCHEMA) as out:
+    with (
+        replacing(target) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_file(file, LIST_SCHEMA) as out,
+    ):
         while batch := [*([first] if first else []), *islice(rows, _LIST_ROWS)]:
             first = None
-            columns = (pa.array(values, each.type) for values, each in zip(zip(*batch), LIST_SCHEMA))
+            columns = (
+                pa.array(values, each.type) for values, each in zip(zip(*batch, strict=True), LIST_SCHEMA, strict=True)
+            )
             out.write_batch(pa.record_batch(list(columns), schema=LIST_SCHEMA))
 
 
@@ -97,9 +103,13 @@ def _expand(argument: str) -> Iterator[str]:
     elif Path(argument).is_file():
         yield argument
     elif glob.has_magic(argument):
-        yield from (path for path in sorted(glob.iglob(argument, recursive=True)) if Path(path).is_file())
+        yield from (path for path in sorted(_match(argument)) if Path(path).is_file())
     else:
         raise InputError(f"{argument}: no such file or folder")
+
+
+def _match(pattern: str) -> list[str]:
+    return glob.glob(pattern, recursive=True)  # noqa: PTH207 - an absolute pattern too
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -149,7 +159,9 @@ def open_filesystem(address: str) -> tuple[pa.fs.FileSystem, str]:
 @cache
 def _store(scheme: str) -> pa.fs.FileSystem:
     """One a process: it keeps its connections."""
-    return pa.fs.GcsFileSystem() if scheme == "gs" else pa.fs.S3FileSystem(endpoint_override=os.environ.get(S3_ENDPOINT))
+    return (
+        pa.fs.GcsFileSystem() if scheme == "gs" else pa.fs.S3FileSystem(endpoint_override=os.environ.get(S3_ENDPOINT))
+    )
 
 
 def _parquet_rows(path: str, column: str | None) -> Iterator[Row]:
@@ -183,7 +195,9 @@ def _byte_rows(path: str, file: pq.ParquetFile, chosen: str) -> Iterator[Row]:
 
 def _choose_column(path: str, schema: pa.Schema, column: str | None) -> str:
     usable = [each.name for each in schema if pa.types.is_string(each.type) or pa.types.is_binary(each.type)]
-    usable += [each.name for each in schema if pa.types.is_large_string(each.type) or pa.types.is_large_binary(each.type)]
+    usable += [
+        each.name for each in schema if pa.types.is_large_string(each.type) or pa.types.is_large_binary(each.type)
+    ]
     chosen = column or next((each for each in COLUMNS[1:] + COLUMNS[:1] if each in usable), None)
     if chosen in usable:
         return str(chosen)

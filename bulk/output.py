@@ -1,7 +1,7 @@
 """The folder of results: a list of all inputs, cut into parts of fixed rows, and a Parquet file for each finished part.
 
 A part's file appears in one step, under the part's number, when it is whole. What is there is done; the rest is to do.
-So every input is in the output once, whenever and however a run ends, and a part that is computed twice replaces itself.
+So every input is in the output once, however a run ends, and a part that is computed twice replaces itself.
 """
 
 import fcntl

@@ -132,7 +132,9 @@ class NetworkStage:
         found = [self._engine.infer(pixels[start : start + step]) for start in range(0, len(pixels), step)]
         tops = iter(self._describe(np.concatenate(found))) if found else iter(())
         rows = [
-            answer(int(number), [], error, self._model.version) if error else answer(int(number), next(tops), None, self._model.version)
+            answer(int(number), [], error, self._model.version)
+            if error
+            else answer(int(number), next(tops), None, self._model.version)
             for number, error in zip(block["number"], block["error"], strict=True)
         ]
         return pa.Table.from_pylist(rows, schema=ANSWER_SCHEMA)
@@ -142,8 +144,8 @@ class NetworkStage:
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._top]
         values = np.take_along_axis(probabilities, best, axis=1)
         return [
-            [label(self._model.labels[index], index, value) for index, value in zip(indices, row)]
-            for indices, row in zip(best.tolist(), values.tolist())
+            [label(self._model.labels[index], index, value) for index, value in zip(indices, row, strict=True)]
+            for indices, row in zip(best.tolist(), values.tolist(), strict=True)
         ]
 
 
@@ -177,7 +179,9 @@ class TritonStage:
                 raise result.error
             return answer(row["number"], [], row["error"] or str(result and result.error), self._version)
         if result.version != self._version:
-            raise BulkError(f"the server changed from version {self._version} to {result.version}: give another --output")
+            raise BulkError(
+                f"the server changed from version {self._version} to {result.version}: give another --output"
+            )
         top = [label(each.label, each.index, each.probability) for each in result.top]
         return answer(row["number"], top, None, self._version)
 
