@@ -102,14 +102,14 @@ def decode_stage(rows: pa.Table, folder: str, size: int) -> Iterator[dict[str, n
     contents, numbers = read_inputs(rows, folder), rows.column("number").to_numpy()
     for start in range(0, len(numbers), BLOCK_ROWS):
         chosen = numbers[start : start + BLOCK_ROWS]
-        pixels, errors = np.zeros((len(chosen), size, size, 3), np.uint8), np.full(len(chosen), "", object)
+        pixels, errors = np.empty((len(chosen), size, size, 3), np.uint8), np.full(len(chosen), "", object)
         for row, content in enumerate(islice(contents, len(chosen))):
             try:
                 if isinstance(content, str):
                     raise ImageError(content)
                 pixels[row] = decode(content, size)
             except ImageError as error:
-                errors[row] = str(error)
+                errors[row], pixels[row] = str(error), 0
         yield {"number": chosen, "pixels": pixels, "error": errors}
 
 
