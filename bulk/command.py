@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alexnet_triton.bulk.inputs import BulkError, InputError
-from alexnet_triton.bulk.output import PART_ROWS, BulkSettings, OutputFolder, open_output
+from alexnet_triton.bulk.output import ROWS_PER_FILE, BulkSettings, OutputFolder, open_output
 from alexnet_triton.bulk.stages import (
     BLOCK_ROWS,
     Model,
@@ -106,7 +106,7 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--top", type=positive_int, default=5, help="classes in `top` (default 5)")
     parser.add_argument(
-        "--part-rows", type=positive_int, default=PART_ROWS, help=f"rows of a file (default {PART_ROWS})"
+        "--rows-per-file", type=positive_int, default=ROWS_PER_FILE, help=f"rows of a file (default {ROWS_PER_FILE})"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="the summary with hardware, versions and command")
     options = parser.parse_args(words)
@@ -125,7 +125,7 @@ def _run(options: argparse.Namespace) -> None:
         model_version=version,
         model=name,
         top=options.top,
-        part_rows=options.part_rows,
+        rows_per_file=options.rows_per_file,
     )
     with open_output(options.output, settings) as output:
         report = _classify(output, options, model)
@@ -162,7 +162,7 @@ def _classify(output: OutputFolder, options: argparse.Namespace, model: Model | 
             _progress(output.inputs.num_rows, images, stderr) as advance,
         ):
             start = time.perf_counter()
-            for wave in _waves(missing, max(1, WAVE_ROWS // output.settings.part_rows)):
+            for wave in _waves(missing, max(1, WAVE_ROWS // output.settings.rows_per_file)):
                 for answers in _answers(output, wave, options, model, cores):
                     output.add(answers)
                     advance(answers.num_rows)

@@ -23,7 +23,7 @@ from alexnet_triton.common.files import replacing, write_json
 
 # Names with "_" in front are no data to readers of a folder of Parquet files.
 LIST, SETTINGS, LOCK = "_inputs.arrow", "_settings.json", "_lock"
-PART_ROWS = 2048
+ROWS_PER_FILE = 2048
 SCHEMA = pa.schema([pa.field("path", pa.string()), *(each for each in ANSWER_SCHEMA if each.name != "number")])
 
 
@@ -37,7 +37,7 @@ class BulkSettings:
     model_version: str
     model: str  # the network's file and its SHA-256, or Triton's name of the model
     top: int
-    part_rows: int = PART_ROWS
+    rows_per_file: int = ROWS_PER_FILE
 
 
 class OutputFolder:
@@ -52,7 +52,7 @@ class OutputFolder:
     @property
     def parts(self) -> range:
         """The numbers of all parts."""
-        return range(-(-self.inputs.num_rows // self.settings.part_rows))
+        return range(-(-self.inputs.num_rows // self.settings.rows_per_file))
 
     def file(self, part: int) -> Path:
         """A part's file; it is there when the part is done."""
@@ -60,8 +60,8 @@ class OutputFolder:
 
     def rows(self, part: int) -> pa.Table:
         """A part's rows of the list, with their `number` in the list."""
-        first = part * self.settings.part_rows
-        rows = self.inputs.slice(first, self.settings.part_rows)
+        first = part * self.settings.rows_per_file
+        rows = self.inputs.slice(first, self.settings.rows_per_file)
         return rows.append_column("number", pa.array(range(first, first + rows.num_rows), pa.int64()))
 
     def missing(self) -> list[int]:
@@ -70,7 +70,7 @@ class OutputFolder:
 
     def count_rows(self, parts: Iterable[int]) -> int:
         """Inputs in these parts."""
-        size = self.settings.part_rows
+        size = self.settings.rows_per_file
         return sum(min(size, self.inputs.num_rows - part * size) for part in parts)
 
     def add(self, answers: pa.Table) -> None:
@@ -81,7 +81,7 @@ class OutputFolder:
         """
         if not answers.num_rows:
             return
-        part = answers.column("number")[0].as_py() // self.settings.part_rows
+        part = answers.column("number")[0].as_py() // self.settings.rows_per_file
         waiting = self._waiting.setdefault(part, [])
         waiting.append(answers)
         if sum(table.num_rows for table in waiting) == self.count_rows([part]):

@@ -1,6 +1,6 @@
 """What `alexnet-triton bulk` gives: its rate beside the machine's bound and the client's, kills, and a second node.
 
-    python docs/bulk.py --repository artifacts/imagenet/model_repository --images photos --count 100000 --json bulk.json
+    python docs/bulk.py --repository artifacts/imagenet/model_repository --images photos
 
 `rate`: the bound (decode and network alone), the client on a server, and bulk, one after another; memory and processor
 time are those of all its processes. `kills`: the driver, then a node, killed at random moments; after the last one the
@@ -38,6 +38,7 @@ BIN = Path(sys.executable).parent
 FOLDER_FILES = 1000
 SAMPLE_S = 1.0
 BOUND_S = 20.0
+SMALL_FILES = ("--rows-per-file", "256")  # so that a kill finds some of them done
 Figures = dict[str, Any]
 STEPS = ("rate", "kills", "nodes")
 
@@ -182,8 +183,9 @@ def measure_kills(options: argparse.Namespace) -> dict[str, Any]:
 
 def _kill_drivers(options: argparse.Namespace, links: Path) -> dict[str, Any]:
     output, killed, parts = options.folder / "killed-driver", 0, []
+    words = [*bulk_command(options, links, output), *SMALL_FILES]
     while killed < options.kills:
-        with subprocess.Popen(bulk_command(options, links, output), stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(random.uniform(2, 20))
             if process.poll() is not None:
@@ -191,7 +193,7 @@ def _kill_drivers(options: argparse.Namespace, links: Path) -> dict[str, Any]:
             process.send_signal(signal.SIGKILL)
         killed += 1
         parts.append(len(list(output.glob("*.parquet"))))
-    subprocess.run(bulk_command(options, links, output), check=True)
+    subprocess.run(words, check=True)
     return {"kills": killed, "parts_after_each": parts, **compare_rows(links, output)}
 
 
@@ -202,7 +204,7 @@ def _kill_nodes(options: argparse.Namespace, links: Path) -> dict[str, Any]:
         nodes = [made.add_node(num_cpus=1), made.add_node(num_cpus=1)]
         while killed < options.kills:
             shutil.rmtree(output, ignore_errors=True)
-            words = [*bulk_command(options, links, output), "--address", made.address]
+            words = [*bulk_command(options, links, output), *SMALL_FILES, "--address", made.address]
             with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
                 while killed < options.kills:
                     with contextlib.suppress(subprocess.TimeoutExpired):

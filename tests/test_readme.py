@@ -127,9 +127,7 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton bulk photos --output artifacts/answers": Covered("tests/bulk/test_cluster.py::test_on_one_machine"),
     "alexnet-triton bulk s3://photos --output artifacts/answers --address 10.0.0.5:6379": FLEET,
     "alexnet-triton bulk photos --output artifacts/answers --url grpc://127.0.0.1:8001": FLEET,
-    "python docs/bulk.py --repository artifacts/imagenet/model_repository --images photos --count 100000 --json bulk.json": (
-        LONG
-    ),
+    "python docs/bulk.py --repository artifacts/imagenet/model_repository --images photos": LONG,
     # training
     "alexnet-triton train --data photos --check": Photos(),
     "alexnet-triton train --data photos --init imagenet --budget 600 --output artifacts/photos/checkpoint.pt": Photos(

@@ -21,7 +21,7 @@ ROOMS = (
     "loadtest",
     "model_repository",
 )
-ROOMS += ("serving", "tests", "training")
+ROOMS += ("model_repository", "serving", "tests", "training")
 SUFFIXES = {".py", ".md", ".sh", ".js", ".html", ".css", ".j2", ".in", ".pbtxt", ".yml", ".yaml", ".toml", ".tpl"}
 SUFFIXES |= {".lua"}
 MODULES, CLIENT_MODULES, CLIENT_LEVELS = 135, 22, 10  # at most

@@ -43,7 +43,7 @@ def assert_each_once(file: Path, output: Path) -> None:
 def test_on_one_machine(pictures: Path, tiny_repository: Path, tmp_path: Path) -> None:
     """It starts Ray itself, answers as the network does, says what is no image, and does nothing twice."""
     output, report = tmp_path / "out", tmp_path / "report.json"
-    words = (pictures, "--output", output, "--repository", tiny_repository, "--part-rows", 25, "--json", report)
+    words = (pictures, "--output", output, "--repository", tiny_repository, "--rows-per-file", 25, "--json", report)
     done = bulk(*words)
     assert (done.returncode, done.stderr) == (0, "")
     found = rows(output)
@@ -76,7 +76,7 @@ def test_on_one_machine(pictures: Path, tiny_repository: Path, tmp_path: Path) -
 def test_a_lost_node_and_a_killed_process(cluster: Any, many: Path, tiny_repository: Path, tmp_path: Path) -> None:
     """Actors and tasks of a node start again on the others; a process that the system kills is one more of them."""
     output = tmp_path / "out"
-    words = ("--repository", tiny_repository, "--part-rows", 50, "--address", cluster.address)
+    words = ("--repository", tiny_repository, "--rows-per-file", 50, "--address", cluster.address)
     with start(many, "--output", output, *words) as process:
         wait_for(lambda: len(list(output.glob("part-*"))) >= 2, 90)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
@@ -97,7 +97,7 @@ def test_a_killed_driver(cluster: Any, many: Path, tiny_repository: Path, tmp_pa
         output,
         "--repository",
         tiny_repository,
-        "--part-rows",
+        "--rows-per-file",
         100,
         "--address",
         cluster.address,

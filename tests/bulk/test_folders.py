@@ -19,7 +19,7 @@ from tests.serving.tiny import jpeg, publication, publish
 
 def settings(folder: Path, **others: object) -> BulkSettings:
     given = {"input": str(folder), "folder": "", "column": None, "model_version": "1", "model": "m", "top": 5}
-    return BulkSettings(**{**given, "part_rows": 10, **others})  # type: ignore[arg-type]
+    return BulkSettings(**{**given, "rows_per_file": 10, **others})  # type: ignore[arg-type]
 
 
 def answers(numbers: range) -> pa.Table:
