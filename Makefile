@@ -131,7 +131,7 @@ clean: ## remove what was made, but not .venv
 	@touch $@
 
 .venv/.dev: pyproject.toml requirements.lock install.py
-	@$(PYTHON) install.py train export serve imagenet rtx dali loadtest gateway dev
+	@$(PYTHON) install.py train export serve imagenet rtx dali loadtest gateway bulk dev
 	@touch .venv/.run .venv/.imagenet .venv/.loadtest .venv/.gateway $@
 
 $(ARTIFACTS)/gateway/certificate.pem: export GATEWAY_SECRETS = $(ARTIFACTS)/gateway

@@ -10,7 +10,7 @@ COMMANDS = {
     "evaluate": ("training.evaluate", "main", "top-1 and top-5 of a checkpoint on a whole split"),
     "figures": ("training.figures", "main", "the 2012 paper's figures 3 and 4 from a checkpoint"),
     "claims": ("training.claims.command", "main", "the 2012 paper's claims, shown again on small networks"),
-    "pictures": ("training.pictures", "main", "write images of a data set as files"),
+    "pictures": ("training.data", "pictures_main", "write images of a data set as files"),
     "imagenet-weights": ("training.torchvision_weights", "main", "published ImageNet weights to a checkpoint"),
     "imagenet": ("export.imagenet", "main", "a network with published ImageNet weights, published without training"),
     "export": ("export.pipeline", "main", "a checkpoint to a published version: every precision, verified"),
@@ -23,11 +23,13 @@ COMMANDS = {
     "status": ("serving.cli", "status", "which servers run, and whether they are healthy"),
     "stop": ("serving.cli", "stop", "end a server"),
     "classify": ("client.cli", "main", "classify images; also installed as alexnet-classify"),
-    "loadtest": ("loadtest.cli", "main", "load on a server: run, sweep, compare, mlperf, report"),
+    "bulk": ("bulk.command", "main", "classify millions of files on a Ray cluster, into Parquet"),
+    "loadtest": ("loadtest", "main", "load on a server: run, sweep, compare, mlperf, report"),
     "bench": ("loadtest.bench.cli", "main", "this server beside its peers and the machine's bound"),
     "gpu-check": ("loadtest.bench.gpu_check", "main", "everything that waits for a GPU, measured on one"),
     "tune": ("loadtest.bench.cli", "tune_stage", "the settings that are fastest on this machine"),
 }
+EXTRAS = "train,export,serve,loadtest,bulk"
 USAGE_LINE = "usage: alexnet-triton COMMAND [OPTION]...   alexnet-triton COMMAND --help"
 
 
@@ -79,7 +81,9 @@ def _explain_missing(name: str, error: ModuleNotFoundError) -> int:
 
     if not error.name or error.name.partition(".")[0] == "alexnet_triton":
         raise error
-    complain(f"alexnet-triton {name}", f"needs {error.name}: pip install 'alexnet-triton[train,export,serve,loadtest]'")
+    complain(
+        f"alexnet-triton {name}", f"needs {error.name}: pip install 'alexnet-triton[train,export,serve,loadtest,bulk]'"
+    )
     return USAGE
 
 

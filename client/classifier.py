@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 from alexnet_triton.client.config import Config
 from alexnet_triton.client.errors import UsageError
 from alexnet_triton.client.images import Source
-from alexnet_triton.client.inference import batches
 from alexnet_triton.client.protocol import Classification, Failure, Result
 from alexnet_triton.client.servers import PROBE
-from alexnet_triton.client.session import Session
+from alexnet_triton.client.session import Session, batches
 
 T = TypeVar("T")
 Work = Callable[[Session], Coroutine[Any, Any, T]]

@@ -7,10 +7,9 @@ from typing import Any
 from alexnet_triton.client.config import Config
 from alexnet_triton.client.errors import UsageError
 from alexnet_triton.client.images import blank
-from alexnet_triton.client.inference import Inference
 from alexnet_triton.client.protocol import Classification, Json
 from alexnet_triton.client.servers import Deadline
-from alexnet_triton.client.session import Session, list_models
+from alexnet_triton.client.session import Inference, Session, list_models
 from alexnet_triton.common.command import printable
 
 SHOWN = 20

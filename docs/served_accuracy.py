@@ -18,7 +18,7 @@ from alexnet_triton.common.provenance import describe_command, describe_hardware
 from alexnet_triton.loadtest.variants import variant_of
 from alexnet_triton.serving import Server
 from alexnet_triton.serving.repository import served_version
-from alexnet_triton.training.scores import accuracy
+from alexnet_triton.training.log import accuracy
 
 
 def main(words: list[str]) -> int:

@@ -26,8 +26,8 @@ from alexnet_triton.common.provenance import gpu_fault, installed_gpus
 from alexnet_triton.export import onnx_file, tensorrt
 from alexnet_triton.export.errors import AccuracyError, ExportError
 from alexnet_triton.export.numerics import check_batches, find_images, onnx_runtime
-from alexnet_triton.export.report import describe_check
 from alexnet_triton.export.tensorrt import NO_GPU, BuiltPlan, PlanConfig, engine_runner
+from alexnet_triton.export.verify import describe_check
 from alexnet_triton.serving.plan_engine import Device, deserialize, has_gpu
 
 IS_CHECK = "not run: the plan is a check"

@@ -14,7 +14,7 @@ from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.export.errors import AccuracyError, ModelError
 from alexnet_triton.imaging import ImageError, decode
 from alexnet_triton.serving.engine import openvino_core
-from alexnet_triton.training.scores import topk_hits
+from alexnet_triton.training.log import topk_hits
 
 
 @dataclass(frozen=True)

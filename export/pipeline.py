@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alexnet_triton.common.command import Parser, finish, positive_int
 from alexnet_triton.common.files import sha256, write_json
-from alexnet_triton.export import adapt, numerics, onnx_file, publish, report
+from alexnet_triton.export import adapt, numerics, onnx_file, publish, verify
 from alexnet_triton.export.errors import AccuracyError, ExportError, ModelError
 from alexnet_triton.export.numerics import TIMED_BATCHES, Candidate, LabelledImages, find_images, onnx_runtime, openvino
 from alexnet_triton.export.prepare import FILES, HINTS
@@ -91,7 +91,7 @@ def export_all(fp32: Path, sources: Sources, progress: Progress, command: Sequen
     on_openvino = [each for each in candidates if each.runtime == "OpenVINO"]
     advance = start_bar("measuring speed", sources.rounds) if sources.rounds else lambda rounds: None
     rates = numerics.measure_rates(on_openvino, timed, sources.rounds, advance)
-    return report.build(
+    return verify.build_report(
         numerics.with_rates(rows, rates),
         command,
         tensorrt=plan_report(sources.onnx / "model.plan"),
@@ -242,7 +242,7 @@ def export_and_publish(
     columns = (TextColumn("{task.description:>25}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:  # a bar a stage
         found = export_all(fp32, sources, progress, command)
-    report.show(found)
+    verify.show_report(found)
     for path in (sources.onnx / "report.json", *filter(None, [copy])):
         write_json(path, found)
     if not settings.get("force"):

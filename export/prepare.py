@@ -17,8 +17,8 @@ from alexnet_triton.export import onnx_file
 from alexnet_triton.export.adapt import LARGEST_BATCH, pictures
 from alexnet_triton.export.errors import AccuracyError, ModelError, NotDecidedError, PublishError
 from alexnet_triton.export.numerics import Runner, find_images, openvino, run_in_batches
-from alexnet_triton.export.report import TOOLS
 from alexnet_triton.export.repository import Network, Publication
+from alexnet_triton.export.verify import TOOLS
 from alexnet_triton.imaging import decode
 from alexnet_triton.serving.repository import TOLERANCES, ReferenceAnswer
 

@@ -8,17 +8,20 @@ probability difference, the fraction of the images with the same top-1, and top-
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
 from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
 from alexnet_triton.common.files import write_json
-from alexnet_triton.export import onnx_file, report
+from alexnet_triton.common.provenance import describe_command, describe_hardware, describe_versions
+from alexnet_triton.export import onnx_file
 from alexnet_triton.export.errors import AccuracyError, ModelError, NotDecidedError
 from alexnet_triton.export.numerics import Candidate, Comparison, compare, find_images, onnx_runtime, openvino
 from alexnet_triton.export.tensorrt import NO_GPU, plan_runner
@@ -176,8 +179,8 @@ def main(words: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
     rows, not_run = verify(options.candidate, options.against, options.images, options.limit, bf16=options.bf16)
-    found = report.build(rows, command, not_run=not_run)
-    report.show(found)
+    found = build_report(rows, command, not_run=not_run)
+    show_report(found)
     if options.json:
         write_json(options.json, found)
     if len(rows) == 1:
@@ -186,3 +189,74 @@ def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
         _check_differences(rows, options.tolerance)
     if options.top1_loss is not None:
         _check_top1(rows, options.top1_loss)
+
+
+# ---- the report
+
+
+TOOLS = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
+HEADINGS = (
+    "precision",
+    "runtime",
+    "top-1",
+    "top-5",
+    "same top-1",
+    "distance",
+    "difference",
+    "MB",
+    "img/s, 1",
+    "img/s, 32",
+)
+
+
+def build_report(rows: Sequence[Comparison], words: Sequence[str], **details: Any) -> dict[str, Any]:
+    """The report as JSON values: rows, hardware, versions and the exact command, which is made of `words`."""
+    return {
+        "command": describe_command(words),
+        "hardware": describe_hardware(),
+        "versions": describe_versions(TOOLS),
+        "rows": [asdict(row) for row in rows],
+        **details,
+    }
+
+
+def show_report(report: dict[str, Any], file: Any = None) -> None:
+    """Print the rows as a table."""
+    table = Table(title=f"{report['rows'][0]['images']:,} test images, {report['hardware']}")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("precision", "runtime") else "right", no_wrap=True)
+    for row in report["rows"]:
+        rates = {int(batch): rate for batch, rate in row["images_per_second"].items()}
+        table.add_row(
+            *(row["precision"], row["runtime"], _fraction(row["top1"]), _fraction(row["top5"])),
+            *(_fraction(row["agreement"]), _fraction(row["distance"])),
+            *(f"{row['largest_difference']:.1e}", f"{row['megabytes']:.1f}"),
+            *(f"{rates[batch]:.0f}" if batch in rates else "" for batch in (1, 32)),
+        )
+    stream = file or sys.stdout
+    console = Console(file=stream, width=120 if not stream.isatty() else None)
+    console.print(table)
+    for name, reason in [*report.get("not_run", {}).items(), *report.get("left_out", {}).items()]:
+        console.print(f"{name}: {reason}", markup=False, soft_wrap=True)
+    if "tensorrt" in report:
+        console.print(_describe_plan(report["tensorrt"]), markup=False, soft_wrap=True)
+
+
+def _fraction(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _describe_plan(plan: dict[str, Any] | str) -> str:
+    """A plan is compared with ONNX Runtime when it is built; its sidecar file has the outcome."""
+    if isinstance(plan, str):
+        return f"TensorRT plan: {plan}"
+    builder = f"{plan['builder']['name']} {plan['builder']['version']}"
+    return f"{plan['file']}, {builder}, {plan['purpose']}: {describe_check(plan['verified'])}"
+
+
+def describe_check(verified: dict[str, Any] | str) -> str:
+    """How near a plan's answers came to its reference's, or why it was not run."""
+    if isinstance(verified, str):
+        return verified
+    worst = max(verified["largest_difference"].values())
+    return f"within {worst:.1e} of {verified['reference']} on {verified['images']} images"

@@ -10,9 +10,9 @@ from alexnet_triton.client.classifier import AsyncClassifier
 from alexnet_triton.client.config import Address, Config, parse_address
 from alexnet_triton.client.errors import BadImage
 from alexnet_triton.client.images import payload
-from alexnet_triton.client.inference import Inference
 from alexnet_triton.client.protocol import Classification, Label, Signature
 from alexnet_triton.client.servers import Deadline
+from alexnet_triton.client.session import Inference
 from alexnet_triton.client.sources import Sources
 from alexnet_triton.common.files import IMAGE_SUFFIXES
 from alexnet_triton.common.infer_request import bytes_tensor

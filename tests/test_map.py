@@ -12,7 +12,7 @@ from alexnet_triton.__main__ import COMMANDS, main
 from main_job import ROOT
 
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
-ROOMS = ("client", "common", "export", "imaging", "loadtest", "serving", "training")
+ROOMS = ("bulk", "client", "common", "export", "imaging", "loadtest", "serving", "training")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -42,6 +42,7 @@ def test_imports_follow_the_map() -> None:
     [
         ("common/files.py", "from alexnet_triton.client import errors", "the map"),
         ("serving/errors.py", "from alexnet_triton.training import errors", "the map"),
+        ("export/errors.py", "from alexnet_triton.bulk import inputs", "the map"),
         ("client/tls.py", "import torch", "the client needs neither PyTorch nor an engine"),
     ],
 )

@@ -80,6 +80,7 @@ STEPS = Covered("tests/training/test_step_speed.py::test_every_variant_is_measur
 CHOICE = Covered("tests/training/test_choose_recipe.py::test_every_setting_is_measured_on_held_out_images")
 EVALUATE = Covered("tests/training/test_evaluate.py::test_the_command_prints_and_writes_the_same_figures")
 DIVIDED = Covered("tests/training/test_survey.py::test_a_divided_folder_is_trained_on_and_its_test_split_written")
+FLEET = Covered("tests/bulk/test_cluster.py::test_a_store_and_running_servers")
 LOCUST = Covered("tests/loadtest/test_locust.py::test_every_user_on_a_real_server")
 STALL = Covered("tests/loadtest/test_truth.py::test_the_open_loop_sees_a_stall_and_the_closed_loop_hides_it")
 LOCUST_PAGE = Covered("tests/loadtest/test_locust.py::test_the_web_page_starts_a_load")
@@ -122,6 +123,11 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "time make demo": LONG,
     "make loadtest": Covered("tests/loadtest/test_sweep.py::test_batching_off_is_measured_on_a_server_of_its_own"),
     "make claims DATASET=cifar10": CLAIMS,
+    # millions of files
+    "alexnet-triton bulk photos --output artifacts/answers": Covered("tests/bulk/test_cluster.py::test_on_one_machine"),
+    "alexnet-triton bulk s3://photos --output artifacts/answers --address 10.0.0.5:6379": FLEET,
+    "alexnet-triton bulk photos --output artifacts/answers --url grpc://127.0.0.1:8001": FLEET,
+    "python docs/bulk.py --repository artifacts/imagenet/model_repository --images photos": LONG,
     # training
     "alexnet-triton train --data photos --check": Photos(),
     "alexnet-triton train --data photos --init imagenet --budget 600 --output artifacts/photos/checkpoint.pt": Photos(

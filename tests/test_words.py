@@ -9,8 +9,19 @@ import pytest
 
 from main_job import ROOT
 
-ROOMS = ("client", "common", "docker", "docs", "export", "imaging", "kubernetes", "loadtest", "model_repository")
-ROOMS += ("serving", "tests", "training")
+ROOMS = (
+    "bulk",
+    "client",
+    "common",
+    "docker",
+    "docs",
+    "export",
+    "imaging",
+    "kubernetes",
+    "loadtest",
+    "model_repository",
+)
+ROOMS += ("model_repository", "serving", "tests", "training")
 SUFFIXES = {".py", ".md", ".sh", ".js", ".html", ".css", ".j2", ".in", ".pbtxt", ".yml", ".yaml", ".toml", ".tpl"}
 SUFFIXES |= {".lua"}
 MODULES, CLIENT_MODULES, CLIENT_LEVELS = 135, 22, 10  # at most
@@ -141,7 +152,7 @@ def test_the_client_has_few_levels() -> None:
 
 @pytest.mark.parametrize("room", ["client", "serving", "training"])
 def test_rooms_in_the_middle_import_none_of_each_other(room: str) -> None:
-    others = {"client", "serving", "training", "export", "loadtest"} - {room}
+    others = {"bulk", "client", "serving", "training", "export", "loadtest"} - {room}
     for name in of(f"alexnet_triton.{room}"):
         assert [each for each in imports()[name] if each.split(".")[1] in others] == [], name
 

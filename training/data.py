@@ -1,6 +1,7 @@
 """Data sets: labelled images in memory or in files, by name or from a folder of photographs."""
 
 import argparse
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from alexnet_triton.common.command import complain
-from alexnet_triton.common.files import is_image, sha256
+from alexnet_triton.common.command import Parser, complain, finish, positive_int
+from alexnet_triton.common.files import WriteError, is_image, sha256
 from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.imaging import ImageError, open_image
 from alexnet_triton.training import cifar10, fashion_mnist
@@ -283,3 +284,58 @@ def pixel_statistics(split: Split, images: int = 2000) -> PixelStatistics:
     mean, std = pixels.mean(axis=0).tolist(), np.maximum(pixels.std(axis=0), 1.0).tolist()
     covariance = np.cov(pixels, rowvar=False, bias=True).tolist()
     return PixelStatistics(tuple(mean), tuple(std), tuple(map(tuple, covariance)))
+
+
+# ---- the command `pictures`
+
+
+PICTURES_PROG = "alexnet-triton pictures"
+PICTURE_FORMATS: dict[str, dict[str, Any]] = {"jpeg": {"quality": 95}, "png": {}}
+
+
+def pictures_main(words: Sequence[str] | None = None) -> int:
+    parser = Parser(prog=PICTURES_PROG, description="Write images of a data set as files.")
+    add_data_options(parser)
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--count", type=positive_int, default=1000, help="images to write (default 1000)")
+    parser.add_argument("--format", choices=PICTURE_FORMATS, default="jpeg")
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
+    options = parser.parse_args(words)
+    return finish(PICTURES_PROG, lambda: _write_named(options))
+
+
+def _write_named(options: argparse.Namespace) -> None:
+    dataset = open_dataset(options.data, options.data_dir)
+    split = dataset.train if options.split == "train" else dataset.test
+    written = write_pictures(split, dataset.classes, options.count, options.to, options.format)
+    print(f"{written:,} {options.split} images of {dataset.name} in {options.to}")
+
+
+def write_pictures(split: Split, classes: tuple[str, ...], count: int, folder: Path, file_format: str) -> int:
+    """Write `folder/<class>/<index>.<format>` for `count` evenly spread images, without damaged ones.
+
+    The folder appears in one step, when all of them are written. Returns their number.
+
+    Raises:
+        WriteError: the folder exists, or cannot be written.
+    """
+    if folder.exists():
+        raise WriteError(f"{folder}: is there already; remove it, or give another with --to")
+    total = len(split.labels)
+    indices = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            whole, written = Path(temporary, "whole"), 0
+            for index in indices:
+                image = split.image(int(index))
+                if image is None:
+                    continue
+                path = whole / classes[split.labels[index]] / f"{index:05}.{file_format}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path, **PICTURE_FORMATS[file_format])
+                written += 1
+            whole.rename(folder)
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be written: {error.strerror or error}; give another with --to") from error
+    return written

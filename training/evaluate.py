@@ -29,9 +29,8 @@ from alexnet_triton.training.data import (
 from alexnet_triton.training.device import PRECISIONS, Group
 from alexnet_triton.training.errors import DataError
 from alexnet_triton.training.loading import CROPS, Crop, batches, in_order
-from alexnet_triton.training.log import draw_confusion, progress_bar
+from alexnet_triton.training.log import Accuracy, accuracy, confusion, draw_confusion, progress_bar
 from alexnet_triton.training.model import Normalize
-from alexnet_triton.training.scores import Accuracy, accuracy, confusion
 
 PROG = "alexnet-triton evaluate"
 BATCH = 100

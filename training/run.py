@@ -18,10 +18,18 @@ from alexnet_triton.training.errors import InterruptedRunError
 from alexnet_triton.training.evaluate import predict
 from alexnet_triton.training.finetune import Initial
 from alexnet_triton.training.loading import center_crop, make_crop
-from alexnet_triton.training.log import EpochRow, History, Scalars, StepRow, draw_curves, write_csv
+from alexnet_triton.training.log import (
+    EpochRow,
+    History,
+    Scalars,
+    StepRow,
+    accuracy,
+    cross_entropy,
+    draw_curves,
+    write_csv,
+)
 from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize, initialize
 from alexnet_triton.training.recipe import Recipe
-from alexnet_triton.training.scores import accuracy, cross_entropy
 from alexnet_triton.training.trainer import RunningMetrics, Trainer, stop_on_signals
 
 # The checkpoint, and the state twice: weights with up to two moments, the new one written beside the old one.

@@ -206,13 +206,13 @@ def test_ask_finds_address_and_key(image: Image, gateway: Gateway, tmp_path: Pat
 
 # Modules of this project that the images run, and what their base images bring; PyTorch for a GPU brings cuda-bindings.
 RUN = {
-    "export": ["training.train", "training.pictures", "export.pipeline", "export.build_engine", "export.publish"],
+    "export": ["training.train", "training.data", "export.pipeline", "export.build_engine", "export.publish"],
     "serve": ["serving.cli", "serving.plan_engine", "serving.pixels"],
-    "client": ["client.cli", "client.classifier", "loadtest.cli", "loadtest.run", "loadtest.locustfile"],
+    "client": ["client.cli", "client.classifier", "loadtest", "loadtest.run", "loadtest.locustfile"],
     "gpu-check": [
         "loadtest.bench.gpu_check",
         "loadtest.bench.cli",
-        "loadtest.cli",
+        "loadtest",
         "export.build_engine",
         "export.verify",
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_triton.export import onnx_file, report, to_onnx, verify
+from alexnet_triton.export import onnx_file, to_onnx, verify
 from alexnet_triton.export.errors import AccuracyError
 from alexnet_triton.export.numerics import Comparison, half_precision_tolerance
 from alexnet_triton.export.quantize import to_half
@@ -136,7 +136,7 @@ def test_a_plan_is_reported_from_its_sidecar(folder: Path, tmp_path: Path) -> No
     }
     row |= {"largest_difference": 0.0, "megabytes": 1.0, "images_per_second": {}}
     with (tmp_path / "table.txt").open("w") as file:
-        report.show({"rows": [row], "hardware": "a processor", "tensorrt": found}, file)
+        verify.show_report({"rows": [row], "hardware": "a processor", "tensorrt": found}, file)
     assert "within 2.0e-04 of ONNX Runtime on 256 images" in (tmp_path / "table.txt").read_text()
     assert plan_report(tmp_path / "model.plan") == NO_GPU
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_triton.loadtest.cli import main
+from alexnet_triton.loadtest import main
 from tests.loadtest.stubs import Running, loadtest, stub
 
 SHORT = (

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from alexnet_triton.client.config import Config
+from alexnet_triton.loadtest import main
 from alexnet_triton.loadtest.cases import prepare
-from alexnet_triton.loadtest.cli import main
 from alexnet_triton.loadtest.loadgen import Sending
 from alexnet_triton.serving import Server
 from tests.loadtest.stubs import ROOT, Running, command, loadtest, stub

@@ -12,8 +12,8 @@ import pytest
 
 from alexnet_triton.client.config import Config
 from alexnet_triton.client.protocol import Signature
+from alexnet_triton.loadtest import main
 from alexnet_triton.loadtest.cases import Case, Target
-from alexnet_triton.loadtest.cli import main
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.loadtest.replay import INFER, plan_replay, read_log
 from alexnet_triton.loadtest.workload import RequestSampler, Workload

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from alexnet_triton.loadtest.cli import main
+from alexnet_triton.loadtest import main
 from alexnet_triton.serving import Server
 from tests.loadtest.stubs import Running
 

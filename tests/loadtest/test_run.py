@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_triton.loadtest.cli import main
+from alexnet_triton.loadtest import main
 from alexnet_triton.serving import Server
 from tests.loadtest.stubs import ROOT, Running, command, loadtest, stub
 

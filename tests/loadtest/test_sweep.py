@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_triton.loadtest import sweep
-from alexnet_triton.loadtest.cli import main
+from alexnet_triton.loadtest import main, sweep
 from alexnet_triton.loadtest.errors import SettingError
 from alexnet_triton.loadtest.measure import Generator, Measured, ServerView
 from alexnet_triton.loadtest.recorder import Times

@@ -19,8 +19,8 @@ from alexnet_triton.training.data import ArraySplit, FileSplit, answered, name_o
 from alexnet_triton.training.device import Group
 from alexnet_triton.training.evaluate import merge, predict, write_mistakes
 from alexnet_triton.training.loading import center_crop, ten_crops
+from alexnet_triton.training.log import accuracy, confusion, cross_entropy, topk_hits
 from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize
-from alexnet_triton.training.scores import accuracy, confusion, cross_entropy, topk_hits
 
 
 def test_accuracy_counts_the_first_and_the_first_five() -> None:

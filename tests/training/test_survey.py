@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from alexnet_triton.common import files
-from alexnet_triton.training import pictures, survey, train
+from alexnet_triton.training import data, survey, train
 from alexnet_triton.training.data import FileSplit, is_test, map_files, open_dataset
 from alexnet_triton.training.errors import DataError
 from tests.training.test_data import TINY
@@ -170,7 +170,7 @@ def test_a_divided_folder_is_trained_on_and_its_test_split_written(
     assert code == 0
     assert lines[0].endswith(" test images, divided by content")
     assert train.main(["--data", str(folder), "--output", str(tmp_path / "photos.pt"), *TINY]) == 0
-    assert pictures.main(["--data", str(folder), "--to", str(tmp_path / "test")]) == 0
+    assert data.pictures_main(["--data", str(folder), "--to", str(tmp_path / "test")]) == 0
     assert len([*(tmp_path / "test").glob("*/*.jpeg")]) == len(paths(open_dataset(str(folder)).test))
 
 

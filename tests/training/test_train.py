@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from alexnet_triton.training import pictures, train
+from alexnet_triton.training import data, train
 from alexnet_triton.training.checkpoint import Checkpoint
 from alexnet_triton.training.log import History, draw_curves
 from alexnet_triton.training.recipe import RECIPES, Schedule, make_optimizer
@@ -85,7 +85,7 @@ def test_a_wrong_command_line_is_refused(wrong: list[str]) -> None:
 
 def test_bad_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--data", str(tmp_path)]) == 1
-    assert pictures.main(["--data", str(tmp_path), "--to", str(tmp_path / "out")]) == 1
+    assert data.pictures_main(["--data", str(tmp_path), "--to", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 2
     assert error.startswith("alexnet-triton train: ")
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     (tmp_path / "file").write_text("in the way")
     for target, reason in (("file", "is there already"), ("file/inside", "cannot be written")):
         arguments = ["--data-dir", str(fashion_mnist_folder), "--to", str(tmp_path / target), "--count", "1"]
-        assert pictures.main(arguments) == 1
+        assert data.pictures_main(arguments) == 1
         assert reason in capsys.readouterr().err
 
 

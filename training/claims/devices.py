@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_triton.training import pictures
 from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, verdict, with_spread
+from alexnet_triton.training.data import write_pictures
 from alexnet_triton.training.errors import TrainingError
 from alexnet_triton.training.log import from_zero, two_charts
 
@@ -81,7 +81,7 @@ def _write(data: SmallDataset, folder: Path) -> None:
     """The images as files. Some of each class go to test/ too: a run evaluates them, the claim does not."""
     classes = tuple(f"{label:04}" for label in range(data.classes))
     for name, images in (("train", data.train), ("test", data.first(data.classes * 10).train)):
-        pictures.write(images, classes, len(images.labels), folder / name, "png")
+        write_pictures(images, classes, len(images.labels), folder / name, "png")
 
 
 def _run(setup: str, conditions: DeviceConditions, folder: Path) -> Outcome:

@@ -19,10 +19,9 @@ from alexnet_triton.training.claims.common import (
 )
 from alexnet_triton.training.evaluate import predict
 from alexnet_triton.training.loading import center_crop, random_crop
-from alexnet_triton.training.log import from_zero, two_charts
+from alexnet_triton.training.log import from_zero, topk_hits, two_charts
 from alexnet_triton.training.model import AlexNet, NetworkConfig, initialize
 from alexnet_triton.training.recipe import Recipe
-from alexnet_triton.training.scores import topk_hits
 
 
 @dataclass(frozen=True)

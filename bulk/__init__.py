@@ -1,0 +1,1 @@
+"""Classification of millions of files on a Ray cluster."""
