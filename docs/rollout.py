@@ -3,7 +3,8 @@
 The gateway as the chart configures it asks a DNS server for the Tritons of the headless service; each Triton is the
 chart's container, `serve`, at an address of its own. Callers ask over HTTP and gRPC without a pause and never twice,
 while one Triton is slow, one is killed, one is added, one goes as a pod goes, and all are replaced by a new version. The
-command prints for each act the requests sent, those that failed, and the seconds that it took.
+command prints for each act the requests sent, those that failed, and the seconds that it took. Pods have cores of their
+own in a cluster; here all processes are started before the first act, and an address is told when its time has come.
 """
 
 import json
@@ -36,6 +37,7 @@ from tests.serving.tiny import jpeg, publication, publish
 PROGRAM = Path(sys.executable).parent / "alexnet-triton"
 HOST, SCHEMES = "127.0.0.1", ("https", "grpcs")
 PODS = 3
+VERSIONS = (PODS + 1) * [0] + (PODS - 1) * [1]  # of each pod in the order of their starts: one comes and two go before
 START_TIMEOUT_S = 120.0
 # kubeadm's Corefile: https://kubernetes.io/docs/tasks/administer-cluster/dns-custom-nameservers/
 DNS_CACHE_S = 30.0
@@ -113,7 +115,9 @@ class ClusterDns:
 class Pod:
     """The chart's container of Triton, as a process with its own address, temporary folder and copy of the models."""
 
-    def __init__(self, number: int, ports: dict[str, int], deployment: Document, repository: Path, folder: Path) -> None:
+    def __init__(
+        self, number: int, ports: dict[str, int], deployment: Document, repository: Path, folder: Path
+    ) -> None:
         self.address = f"127.88.0.{number}"
         self._pod = pod_of(deployment)
         self._folder = folder / f"pod-{number}"
@@ -259,12 +263,11 @@ class Cluster:
             given = with_value(given, name, value)
         documents = render(given)
         self.deployment = find(documents, "Deployment", "triton")
-        self.repositories = [build_version(folder / f"version-{seed}", seed) for seed in (0, 1)]
         self.pods: list[Pod] = []
         self.acts: list[Act] = []
         self.every: list[Pod] = []  # ended ones too
         self.orderly: list[bool] = []  # of every pod that was ended: whether it needed no SIGKILL
-        self._folder, self._report, self._settings = folder, report, settings
+        self._report, self._settings = report, settings
         self._ports = {name: free_port() for name in ("http", "grpc", "metrics")}
         ours = {"GATEWAY_RESOLVE_S": str(settings.resolve_s)} if settings.resolve_s else {}
         self.gateway = ChartGateway(
@@ -272,12 +275,16 @@ class Cluster:
         )
         self.dns = ClusterDns(self.gateway.service, settings.dns_cache_s)
         self.gateway.environment["GATEWAY_RESOLVER"] = self.dns.address
+        self._folder, self._repositories = folder, [build_version(folder / f"version-{seed}", seed) for seed in (0, 1)]
         self._stack = ExitStack()
 
     def __enter__(self) -> "Cluster":
         with ExitStack() as stack:
             stack.callback(self._kill_all)
-            self.start(PODS)
+            for number, version in enumerate(VERSIONS, 1):
+                self.every.append(Pod(number, self._ports, self.deployment, self._repositories[version], self._folder))
+            self._coming = iter(self.every)
+            self.add(PODS)
             stack.enter_context(self.dns)
             self.gateway.key()
             stack.enter_context(self.gateway)
@@ -292,18 +299,13 @@ class Cluster:
         for pod in self.every:
             pod.kill()
 
-    def start(self, count: int, version: int = 0) -> list[Pod]:
-        """Start pods; their addresses are told once their probe says that they are ready."""
-        numbers = range(len(self.every) + 1, len(self.every) + count + 1)
-        made = [
-            Pod(number, self._ports, self.deployment, self.repositories[version], self._folder) for number in numbers
-        ]
-        self.every += made
+    def add(self, count: int) -> None:
+        """The next pods: their addresses are told once the probe says that they are ready."""
+        made = [next(self._coming) for _ in range(count)]
         for pod in made:
             pod.wait_until_ready()
         self.pods += made
         self._tell()
-        return made
 
     def remove(self, *gone: Pod) -> None:
         """Take pods out of the service and the Deployment."""
@@ -377,7 +379,7 @@ def killed(cluster: Cluster) -> None:
 
 
 def added(cluster: Cluster) -> None:
-    cluster.start(1)
+    cluster.add(1)
     cluster.settle()
 
 
@@ -393,7 +395,7 @@ def rolled(cluster: Cluster) -> None:
     more = surge(rolling["maxSurge"], len(old))
     for first in range(0, len(old), more):
         going = old[first : first + more]
-        cluster.start(len(going), version=1)
+        cluster.add(len(going))
         cluster.settle()
         cluster.end(*going)
 

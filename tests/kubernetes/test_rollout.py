@@ -11,7 +11,7 @@ from docs import rollout
 from docs.rollout import Cluster, ClusterDns, Settings, last_try
 
 # Less time to wait than in a cluster; what has to be longer than what stays so: a pod goes when no gateway knows it.
-HURRY = Settings(dns_cache_s=1, resolve_s=1, callers=2, chart={"triton.preStopSeconds": 4})
+HURRY = Settings(dns_cache_s=0, resolve_s=1, callers=2, chart={"triton.preStopSeconds": 3, "gateway.timeoutSeconds": 4})
 
 
 @pytest.fixture(scope="module")
