@@ -2,9 +2,9 @@
 
 The gateway as the chart configures it asks a DNS server for the Tritons of the headless service; each Triton is the
 chart's container, `serve`, at an address of its own. Callers ask over HTTP and gRPC without a pause and never twice,
-while one Triton is slow, one is killed, one is added, one goes as a pod goes, and all are replaced by a new version. The
-command prints for each act the requests sent, those that failed, and the seconds that it took. Pods have cores of their
-own in a cluster; here all processes are started before the first act, and an address is told when its time has come.
+while one Triton is slow, one is killed, one is added, one goes as a pod goes, and all are replaced by a new version.
+The command prints for each act the requests sent, those that failed, and the seconds that it took. Pods have cores of
+their own in a cluster; here all processes are started before the first act, and an address is told in its turn.
 """
 
 import json

@@ -1,7 +1,6 @@
 """The chart's gateway before real Tritons that are slow, killed, added, drained and replaced: no request fails."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,9 @@ HURRY = Settings(dns_cache_s=0, resolve_s=1, callers=2, chart={"triton.preStopSe
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """After the last act."""
-    yield rollout.play(tmp_path_factory.mktemp("cluster"), HURRY, lambda act: None)
+    return rollout.play(tmp_path_factory.mktemp("cluster"), HURRY, lambda act: None)
 
 
 def answered(cluster: Cluster, name: str) -> dict[str, int]:
