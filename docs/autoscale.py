@@ -383,7 +383,7 @@ class Course:
 
     name: str
     pods: np.ndarray
-    p99_by_second: np.ndarray
+    slowest_s: np.ndarray
     p99_s: float
     refused: float
     pod_hours: float
@@ -485,7 +485,7 @@ ALTERNATIVES: dict[str, Callable[[int], dict[str, int]]] = {
     "the chart": lambda per_pod: {},
     "half requestsPerPod": lambda per_pod: {"cpu.requestsPerPod": per_pod // 2},
     "twice requestsPerPod": lambda per_pod: {"cpu.requestsPerPod": 2 * per_pod},
-    "four times": lambda per_pod: {"cpu.requestsPerPod": 4 * per_pod},
+    "four times requestsPerPod": lambda per_pod: {"cpu.requestsPerPod": 4 * per_pod},
     "up twice in 15 s": lambda per_pod: {f"{UP}.percent": 100, f"{UP}.periodSeconds": 15},
     "up twice in 90 s": lambda per_pod: {f"{UP}.percent": 100, f"{UP}.periodSeconds": 90},
     "up four times in 60 s": lambda per_pod: {f"{UP}.percent": 300, f"{UP}.periodSeconds": 60},
@@ -507,7 +507,7 @@ def rendered_spec(size: int, changes: dict[str, Any]) -> Document:
 
 
 def compare(profile: Profile) -> tuple[list[dict[str, Any]], dict[str, Course]]:
-    """Rows of the table, and the chart's courses at the first size."""
+    """Rows of the table, and the courses at the largest size."""
     per_pod = yaml.safe_load((CHART / "values.yaml").read_text())["cpu"]["requestsPerPod"]
     rows, courses = [], {}
     for size in SIZES:
@@ -517,33 +517,43 @@ def compare(profile: Profile) -> tuple[list[dict[str, Any]], dict[str, Course]]:
                 course = simulate(profile, spec, scenario)
                 most = int(course.pods.max())
                 rows.append({"values": name, "scenario": scenario.name, "pods": [size, most], **course.figures()})
-                if size == SIZES[0]:
+                if size == SIZES[-1]:
                     courses[f"{name}: {scenario.name}"] = course
     return rows, courses
 
 
+SHOWN = {"four times requestsPerPod": "C1", "up twice in 15 s": "C2", "down as Kubernetes": "C3", "the chart": "black"}
+
+
 def draw(courses: dict[str, Course], file: Path) -> None:
-    """Load, pods and latency of the chart's values and of others, at the first size."""
-    shown = ("ten times", "a node lost", "a day")
-    lines = {"the chart": "C0", "four times": "C1", "up twice in 15 s": "C2", "down as Kubernetes": "C3"}
+    """Pods and latency, of the chart's values and of others, at the largest size."""
     figure = Figure(figsize=(12, 6.5), layout="constrained")
-    axes = figure.subplots(2, len(shown), sharex="col")
-    for column, scenario in enumerate(shown):
+    panels = figure.subplots(2, 3, sharex="col", sharey="row")
+    for above, below, scenario in zip(*panels, ("ten times", "a node lost", "a day"), strict=True):
         unit, divisor = ("hours", 3600) if scenario == "a day" else ("minutes", 60)
-        for name, colour in lines.items():
+        load = next(each for each in scenarios(SIZES[-1]) if each.name == scenario).load
+        step = len(load) // 240  # points enough for the eye: the most of each
+        at = np.arange(240) * step / divisor
+        above.fill_between(at, _most(load, step), 1, color="0.85", label="busy all the time", linewidth=0)
+        for name, colour in SHOWN.items():
             course = courses[f"{name}: {scenario}"]
-            at = np.arange(len(course.pods)) / divisor
-            axes[0, column].plot(at, course.pods, colour, label=name, linewidth=1.2)
-            axes[1, column].plot(at, course.p99_by_second, colour, linewidth=0.8)
-        load = next(each for each in scenarios(SIZES[0]) if each.name == scenario).load
-        axes[0, column].fill_between(at, load, color="0.85", label="needed at least", linewidth=0)
-        axes[0, column].set_title(scenario)
-        axes[1, column].set_xlabel(unit)
-        axes[1, column].set_yscale("log")
-    axes[0, 0].set_ylabel("pods")
-    axes[1, 0].set_ylabel("the slowest of 100 answers, seconds")
-    axes[0, 0].legend(fontsize=8)
+            above.plot(at, _most(course.pods, step), colour, label=name, linewidth=1.5)
+            below.plot(at, _most(course.slowest_s, step), colour, linewidth=1.2)
+        above.set_title(scenario)
+        above.set_yscale("log")
+        above.set_ylim(bottom=SIZES[-1] / 10)
+        below.set_yscale("log")
+        below.yaxis.set_major_formatter("{x:g}")
+        above.yaxis.set_major_formatter("{x:,.0f}")
+        below.set_xlabel(unit)
+    panels[0, 0].set_ylabel("pods")
+    panels[1, 0].set_ylabel("seconds of 1 answer in 200")
+    panels[0, 1].legend(fontsize=8)
     figure.savefig(file, dpi=110)
+
+
+def _most(values: np.ndarray, step: int) -> np.ndarray:
+    return values[: len(values) // step * step].reshape(-1, step).max(axis=1)[:240]
 
 
 # ---- the same of three real Tritons
@@ -664,7 +674,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--validate", action="store_true", help="run three real Tritons and compare")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each load with --validate (default: 60)")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the first size")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the largest size")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(words)
     work = _validate if options.validate else _compare

@@ -211,7 +211,7 @@ def test_the_table_the_picture_and_the_figures(
     """On the tests' network, and of the smallest size."""
     repository = build_repository(tmp_path / "model_repository")
     monkeypatch.setattr(autoscale, "SIZES", (3,))
-    monkeypatch.setattr(autoscale, "day", lambda pods: np.full(600, pods / 2))
+    monkeypatch.setattr(autoscale, "day", lambda pods: np.full(960, pods / 2))
     monkeypatch.setattr(autoscale.build_profile, "__defaults__", (500, 3))
     words = ["--repository", repository, "--png", tmp_path / "a.png", "--json", tmp_path / "a.json"]
     assert autoscale.main(list(map(str, words))) == 0
