@@ -161,6 +161,17 @@ TABLE: dict[str, Run | Parse | Covered] = {
     ),
     "alexnet-triton evaluate artifacts/checkpoint.pt --data fashion-mnist --mistakes mistakes.html": EVALUATE,
     "python docs/step_speed.py --json step-speed.json": STEPS,
+    # the chart's pods
+    "python -m docs.rollout": Covered("tests/kubernetes/test_rollout.py::test_no_request_fails"),
+    "python -m docs.rollout --pre-stop 15": Covered(
+        "tests/kubernetes/test_rollout.py::test_the_command_prints_every_act_and_fails_with_a_request"
+    ),
+    "python -m docs.autoscale --png docs/autoscale.png --json docs/autoscale.json": Covered(
+        "tests/kubernetes/test_autoscale.py::test_the_table_the_picture_and_the_figures"
+    ),
+    "python -m docs.autoscale --validate": Covered(
+        "tests/kubernetes/test_autoscale.py::test_real_pods_are_asked_and_compared"
+    ),
     "python docs/step_speed.py --batch 32 --rounds 5 --repeats 2": STEPS,
     "alexnet-triton claims --only dropout": Covered(
         "tests/training/test_claims.py::test_one_claim_again_leaves_the_others_and_what_was_found_before"

@@ -77,6 +77,7 @@ requests=$(number GATEWAY_REQUESTS "${GATEWAY_REQUESTS:-16}")
 body_mib=$(number GATEWAY_BODY_MIB "${GATEWAY_BODY_MIB:-16}")
 memory_mib=$(number GATEWAY_MEMORY_MIB "${GATEWAY_MEMORY_MIB:-4096}")
 timeout_s=$(number GATEWAY_TIMEOUT_S "${GATEWAY_TIMEOUT_S:-10}")
+resolve_s=$(number GATEWAY_RESOLVE_S "${GATEWAY_RESOLVE_S:-5}")
 
 case ${GATEWAY_RETRIES:-on} in
 on) retry_on="error timeout invalid_header http_502 http_504 non_idempotent" grpc_failed=@grpc_again ;;
@@ -135,6 +136,7 @@ address() { # NAME VALUE
 }
 address GATEWAY_LISTEN "$listen"
 address GATEWAY_METRICS "$metrics"
+address GATEWAY_RESOLVER "${GATEWAY_RESOLVER:-}"
 [ -f "$page/index.html" ] || refuse "no page in '$page'"
 check_keys
 private "key of the certificate" "$certificate_key"
@@ -162,9 +164,9 @@ grpc_servers=$(servers $grpc)
 resolver=
 case $http_servers$grpc_servers in
 *resolve*)
-    nameserver=$(awk '$1 == "nameserver" { print $2 ~ /:/ ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)
+    nameserver=${GATEWAY_RESOLVER:-$(awk '$1 == "nameserver" { print $2 ~ /:/ ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)}
     [ -n "$nameserver" ] || refuse "no nameserver in /etc/resolv.conf: name the Tritons by their addresses"
-    resolver="resolver $nameserver valid=5s ipv6=off;"
+    resolver="resolver $nameserver valid=${resolve_s}s ipv6=off;"
     ;;
 esac
 

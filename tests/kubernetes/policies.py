@@ -11,8 +11,9 @@ from alexnet_triton.serving.runs import STOP_TIMEOUT_S
 from tests.kubernetes.chart import ROOT, Document, containers, pod_of, pods
 
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
-DNS_TTL_S = 5  # of the plugin `kubernetes` of CoreDNS
-GATEWAY_DNS_S = int(re.findall(r"valid=(\d+)s", (ROOT / "docker/gateway/start.sh").read_text())[0])
+DNS_TTL_S = 30  # of the plugins `kubernetes` and `cache` in the Corefile of kubeadm, and of a cache on the node
+ENDPOINTS_S = 5  # until every node knows that a pod of a service with an address has gone
+GATEWAY_DNS_S = int(re.findall(r"GATEWAY_RESOLVE_S:-(\d+)", (ROOT / "docker/gateway/start.sh").read_text())[0])
 GATEWAY_EXIT_S = int(
     re.findall(r"worker_shutdown_timeout (\d+)s", (ROOT / "docker/gateway/nginx.conf.in").read_text())[0]
 )
@@ -86,9 +87,9 @@ def the_end_is_in_order(documents: Documents) -> Iterator[str]:
     for component, pod in pods(documents):
         sleep_s = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         grace_s = pod.get("terminationGracePeriodSeconds", 30)
-        if sleep_s < (DNS_TTL_S + GATEWAY_DNS_S if component == "triton" else DNS_TTL_S):
+        if sleep_s < (DNS_TTL_S + GATEWAY_DNS_S if component == "triton" else ENDPOINTS_S):
             yield f"{component} ends while it is still known"
-        if not sleep_s < EXIT_S[component] < grace_s - sleep_s:
+        if not EXIT_S[component] < grace_s - sleep_s:
             yield f"{component} is killed while it ends"
 
 

@@ -80,7 +80,7 @@ FAULTS: tuple[tuple[policies.Policy, str, Change], ...] = (
     (
         policies.the_end_is_in_order,
         "triton is killed",
-        lambda all_of: container(all_of)["lifecycle"]["preStop"]["sleep"].update(seconds=50),
+        lambda all_of: container(all_of)["lifecycle"]["preStop"]["sleep"].update(seconds=70),
     ),
     (
         policies.a_new_version_comes_before_the_old_one_goes,
