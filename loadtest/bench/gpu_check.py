@@ -26,7 +26,7 @@ from alexnet_triton.common.files import write_json, write_text
 from alexnet_triton.common.provenance import InstalledGpu, describe_run, gpu_fault, installed_gpus
 from alexnet_triton.export import tensorrt
 from alexnet_triton.export.errors import ExportError
-from alexnet_triton.export.report import describe_check
+from alexnet_triton.export.verify import describe_check
 from alexnet_triton.loadtest.bench.config import BenchError
 from alexnet_triton.loadtest.bench.gpu_steps import (
     LATENCY,
