@@ -46,7 +46,7 @@ PACKAGES = ("ray", "pyarrow", "numpy", "openvino", "pillow", "cykooz-resizer")
 NO_CLUSTER = 3  # exit code, as of a server that is not reached
 CONNECT_TIMEOUT_S = 5.0
 WAVE_ROWS = 1_000_000  # of one execution of Ray Data, which holds an entry of each of its blocks in memory
-LOG = "_ray.log"  # in the output folder: what Ray says on stderr
+LOG = "_ray.log"  # in the output folder: what Ray says
 STORE_BYTES = 512 * 2**20  # of Ray's object store on one machine, beside the model's file
 CORE_STORE_BYTES = 128 * 2**20  # more of it for each core
 # A node has one logical CPU a core. A network actor takes next to none of it, so that actors of a lost node find a
@@ -157,7 +157,7 @@ def _classify(output: OutputFolder, options: argparse.Namespace, model: Model | 
     images = output.count_rows(missing)
     if missing:
         with (
-            _stderr_to(output.path / LOG) as stderr,
+            _output_to(output.path / LOG) as stderr,
             _ray(options.address, model) as cores,
             _progress(output.inputs.num_rows, images, stderr) as advance,
         ):
@@ -186,21 +186,25 @@ def _waves(parts: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 @contextmanager
-def _stderr_to(log: Path) -> Iterator[TextIO]:
-    """Have what Ray writes to stderr in a file; the block gets this process's own stderr.
+def _output_to(log: Path) -> Iterator[TextIO]:
+    """Have what Ray writes to stdout and stderr in a file; the block gets this process's own stderr.
 
-    Ray's C++ part writes there directly, whatever its log level, also of what is nothing to a user.
+    Ray writes to both by itself, whatever its log level, of nodes that are lost and of much that is nothing to a user.
     """
-    sys.stderr.flush()
-    own = os.dup(2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    own = {number: os.dup(number) for number in (1, 2)}
     try:
-        with log.open("ab") as file, os.fdopen(os.dup(own), "w") as stderr:
-            os.dup2(file.fileno(), 2)
+        with log.open("ab") as file, os.fdopen(os.dup(own[2]), "w") as stderr:
+            for number in own:
+                os.dup2(file.fileno(), number)
             yield stderr
     finally:
-        sys.stderr.flush()
-        os.dup2(own, 2)
-        os.close(own)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, copy in own.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 @contextmanager

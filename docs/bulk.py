@@ -187,7 +187,7 @@ def _kill_drivers(options: argparse.Namespace, links: Path) -> dict[str, Any]:
     while killed < options.kills:
         with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(random.uniform(2, 20))
+                process.wait(random.uniform(5, 60))
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGKILL)
@@ -208,7 +208,7 @@ def _kill_nodes(options: argparse.Namespace, links: Path) -> dict[str, Any]:
             with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
                 while killed < options.kills:
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(random.uniform(5, 20))
+                        process.wait(random.uniform(10, 40))
                         break
                     made.remove_node(nodes.pop(0), allow_graceful=False)
                     nodes.append(made.add_node(num_cpus=1))

@@ -83,8 +83,10 @@ def test_a_lost_node_and_a_killed_process(cluster: Any, many: Path, tiny_reposit
         actors = [each for each in psutil.process_iter(["cmdline"]) if "NetworkStage" in " ".join(each.info["cmdline"])]
         mine = [each for each in actors if os.getpid() in (above.pid for above in each.parents())]
         mine[0].send_signal(signal.SIGKILL)
-        _, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
+    assert out.startswith("1,200 images by version 1; ")  # what Ray says of it is in a file
+    assert (output / "_ray.log").stat().st_size
     assert len(cluster.worker_nodes) == 1
     assert_each_once(many, output)
 
