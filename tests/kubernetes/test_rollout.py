@@ -31,7 +31,7 @@ def test_no_request_fails(cluster: Cluster) -> None:
 
 
 def test_another_try_is_made_when_one_is_slow(cluster: Cluster) -> None:
-    """HTTP's goes to another; gRPC's is a new request to the gateway's second list, where the slow one may come first."""
+    """HTTP's goes to another; gRPC's is a new request to the gateway's second list, where the slow one may be first."""
     entries = [(entry["protocol"], tries(entry)) for entry in cluster.gateway.entries()]
     again = [each for each in entries if len(each[1]) > 1 and each[1][0].startswith("127.88.0.1:")]
     assert {protocol for protocol, _ in again} == {"HTTP/1.1", "HTTP/2.0"}
