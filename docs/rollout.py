@@ -341,7 +341,7 @@ class Cluster:
     def _answered(self, since: float) -> dict[str, int]:
         """Answers by the address that gave them, from the gateway's log."""
         entries = (entry for entry in self.gateway.entries() if entry["unix_seconds"] >= since)
-        return dict(sorted(Counter(last_try(entry).partition(":")[0] for entry in entries).items()))
+        return dict(sorted(Counter(tries(entry)[-1].partition(":")[0] for entry in entries).items()))
 
 
 def build_version(folder: Path, seed: int) -> Path:
@@ -351,9 +351,9 @@ def build_version(folder: Path, seed: int) -> Path:
     return folder / "model_repository"
 
 
-def last_try(entry: dict[str, Any]) -> str:
-    """Which Triton a request was sent to last; nginx writes commas between tries, and a colon before @grpc_again's."""
-    return str(entry["triton"]).replace(" : ", ", ").split(", ")[-1]
+def tries(entry: dict[str, Any]) -> list[str]:
+    """The Tritons that a request was sent to; nginx writes commas between tries, and a colon before @grpc_again's."""
+    return str(entry["triton"]).replace(" : ", ", ").split(", ")
 
 
 def surge(share: str, replicas: int) -> int:
@@ -368,7 +368,7 @@ def slow(cluster: Cluster) -> None:
     """Longer than the gateway waits for an answer."""
     wait_s = int(cluster.gateway.environment["GATEWAY_TIMEOUT_S"])
     with cluster.pods[0].slow():
-        time.sleep(wait_s + 1)
+        time.sleep(wait_s + 2)
 
 
 def killed(cluster: Cluster) -> None:
