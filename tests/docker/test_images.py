@@ -221,7 +221,8 @@ PROVIDED = {
     "export": {"tensorrt", "cuda"},
     # DALI is Triton's own; CUDA's bindings are for the variant gpu-python, which the image has no need of.
     "serve": {"triton_python_backend_utils", "nvidia", "cuda"},
-    "gpu-check": {"tensorrt", "cuda", "triton_python_backend_utils", "nvidia", "openvino"},  # or copied, or in `serve`
+    # Or copied, or in `serve`; tensorboardX is not there, as nothing is trained in it.
+    "gpu-check": {"tensorrt", "cuda", "triton_python_backend_utils", "nvidia", "openvino", "tensorboardX"},
     "client": {"cykooz_resizer"},  # not there: Pillow scales the few images that it sends as pixels
 }
 
