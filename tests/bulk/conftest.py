@@ -47,7 +47,9 @@ def cluster(store: str) -> Iterator[Any]:
     patch = pytest.MonkeyPatch()
     for name, value in s3_environment(store).items():
         patch.setenv(name, value)
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 200 * 2**20}
+    # A node that is gone is missed after a second, not after fifteen; one that is busy has ten seconds for an answer.
+    health = {"health_check_initial_delay_ms": 5000, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
+    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 200 * 2**20, "_system_config": health}
     made = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(2):

@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, count in ((imagenet, "TEST_IMAGES", 48), (imagenet, "CHECK_IMAGES", 8)):
         monkeypatch.setattr(module, name, count)
+    monkeypatch.setattr(pipeline, "FP16_CHECK_IMAGES", 8)
     for module in (imagenet, pipeline):
         monkeypatch.setattr(module, "CALIBRATION_IMAGES", 16)
 

@@ -45,7 +45,7 @@ def results(quick_stub: Running, tiny_server: Server, pictures: Path, tmp_path_f
             "900%",
             *SHORT,
             "--duration",
-            "400ms",
+            "300ms",
         ),
         "mlperf": ("--scenario", "SingleStream", "--min-duration", "1s"),
     }
