@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from main_job import ROOT
+from main_job import ROOT, MainJob
 
 USES_THE_LIBRARY = """
 from alexnet_triton.client import Classifier
@@ -96,11 +96,23 @@ def test_help_lists_every_command(installed: Installed) -> None:
         assert re.search(rf"^  {command} ", shown.stdout, re.MULTILINE)
 
 
-def test_from_training_to_a_load_test(installed: Installed, fashion_mnist_folder: Path) -> None:
-    data = ("--data-dir", fashion_mnist_folder)
+@pytest.fixture
+def photos(main_job: MainJob, installed: Installed) -> str:
+    """A folder of photographs, fifteen a class to train on and five to test: the name, where the commands run."""
+    for label in sorted((main_job.artifacts / "pictures").iterdir()):
+        pictures = sorted(label.iterdir())
+        for split, chosen in (("train", pictures[:15]), ("test", pictures[15:20])):
+            (installed.folder / "photos" / split / label.name).mkdir(parents=True)
+            for picture in chosen:
+                shutil.copy(picture, installed.folder / "photos" / split / label.name)
+    return "photos"
+
+
+def test_from_training_to_a_load_test(installed: Installed, photos: str) -> None:
+    data = ("--data", photos)
     steps = [
         ("train", *data, "--budget", 3, "--width", 0.0625, "--output", "checkpoint.pt"),
-        ("pictures", *data, "--count", 40, "--to", "test"),
+        ("pictures", *data, "--to", "test"),
         ("to-onnx", "checkpoint.pt", "onnx/model.onnx", "--images", "test"),
         ("publish", "onnx/model.onnx", "--images", "test", "--repository", "repository"),
     ]
