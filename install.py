@@ -10,12 +10,15 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
 VENV = Path(".venv")
 VERSIONS = ("3.12", "3.11", "3.10")  # that nvidia-pytriton has stubs for
 SELDOM = r"/(tests?|testing|ray/(dashboard|llm|rllib|serve|train|tune))/"  # imported, if at all; a quarter of all
+# Files that are no Python of this version stay as they are, and those that are seldom imported.
+COMPILE = [VENV / "bin/python", "-m", "compileall", "-qq", "-x", SELDOM]
 TICK_S = {True: 1.0, False: 10.0}  # between signs of life: on a terminal, elsewhere
 
 
@@ -25,12 +28,39 @@ def main(extras):
         shutil.rmtree(VENV, ignore_errors=True)
         make_venv()
     pip = [VENV / "bin/pip", "install", "--disable-pip-version-check", "--no-warn-script-location", "--no-compile"]
-    code, output = run_visibly([*pip, "-c", "requirements.lock", "-e", f".[{','.join(extras)}]"], extras)
+    with compiling_meanwhile():
+        code, output = run_visibly([*pip, "-c", "requirements.lock", "-e", f".[{','.join(extras)}]"], extras)
     if code:
         sys.exit(f"make: pip failed: {last_line(output)}; its whole output is in {write_log(output)}")
-    # pip compiles on one core. Files that are no Python of this version stay as they are, and packages' own tests.
-    words = ["-m", "compileall", "-qq", "-j", "0", "-x", SELDOM, VENV / "lib"]
-    run_visibly([VENV / "bin/python", *words], extras, "compiling")
+    run_visibly([*COMPILE, "-j", "0", VENV / "lib"], extras, "compiling")
+
+
+@contextmanager
+def compiling_meanwhile():
+    """Compile each package as soon as pip has unpacked it, on another core than pip's."""
+    over, seen = Event(), set()
+
+    def compile_new():
+        while not over.wait(1):
+            new = set(VENV.glob("lib/*/site-packages/*.dist-info/RECORD")) - seen  # pip writes it at the end
+            seen.update(new)
+            files = [str(record.parent.parent / name) for record in new for name in python_files(record)]
+            if files:
+                subprocess.run([*COMPILE, "-i", "-"], input="\n".join(files), text=True)
+
+    thread = Thread(target=compile_new, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def python_files(record):
+    """The names of a package's modules, as its RECORD lists them: name,hash,size."""
+    names = (line.rpartition(",")[0].rpartition(",")[0].strip('"') for line in record.read_text().splitlines())
+    return [name for name in names if name.endswith(".py")]
 
 
 def venv_version():

@@ -40,6 +40,7 @@ PICTURES = "scikit-image"
 SHOWN = ("chelsea.png", "coffee.png", "rocket.jpg")
 CALIBRATING = ("astronaut.png", "hubble_deep_field.jpg", "motorcycle_left.png", "retina.jpg")
 CALIBRATION_IMAGES, TEST_IMAGES = 128, 240
+PRECISIONS = ("int8",)  # that are made beside FP32 and OpenVINO's BF16
 SIDE = 256
 
 
@@ -73,7 +74,7 @@ def _run(options: argparse.Namespace, command: Sequence[str]) -> None:
     fp32 = folder / "onnx" / "model.onnx"
     pixels = find_images(test, onnx_file.classes(model), CHECK_IMAGES).pixels(SIZE)
     to_onnx.write_checked(model, classifier, fp32, pixels)
-    sources = Sources(test, folder / "onnx", calibration, rounds=0, precisions=("int8",))
+    sources = Sources(test, folder / "onnx", calibration, rounds=0, precisions=PRECISIONS)
     settings = {"name": options.network, "force": options.force, "max_wait_s": options.max_wait}
     export_and_publish(fp32, sources, folder / "model_repository", command, **settings)
 

@@ -20,8 +20,8 @@ from main_job import ROOT, MainJob, make
 from tests.serving.tiny import build_repository, running_server
 from tests.tools import CHROMIUM, find
 
-BUDGET_S = 20  # of training; other tests share the cores with it, and a slow machine learns little in ten seconds
-WIDTH = 0.25  # of the network: a tenth of the work, with nothing left out
+BUDGET_S = 12  # of training; other tests share the cores with it, and a slow machine learns little in half of that
+WIDTH = 0.125  # of the network: a thirtieth of the work, with nothing left out
 MEANWHILE = 8  # files of tests, which last about as long as the main job
 
 

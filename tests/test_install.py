@@ -65,3 +65,26 @@ def test_a_failing_pip_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == "make: pip failed: ERROR: no space left; its whole output is in .venv/pip.log\n"
     assert "Collecting numpy" in (tmp_path / ".venv/pip.log").read_text()
+
+
+def test_packages_are_compiled_while_pip_runs(tmp_path: Path) -> None:
+    """A pip that ends once a package, which it has unpacked, is compiled; a package's own tests are not."""
+    modules = tmp_path / ".venv/lib/python3/site-packages"
+    for file in ("one/core.py", "one/tests/all.py"):
+        (modules / file).parent.mkdir(parents=True)
+        (modules / file).write_text("x = 1\n")
+    (modules / "one-1.dist-info").mkdir()
+    (modules / "one-1.dist-info/RECORD").write_text("one/core.py,sha256=a,6\none/tests/all.py,,\n")
+    bin_folder = tmp_path / ".venv/bin"
+    bin_folder.mkdir()
+    (bin_folder / "python").symlink_to(sys.executable)
+    compiled = modules / f"one/__pycache__/core.{sys.implementation.cache_tag}.pyc"
+    pip = f"for each in $(seq 300); do [ -f {compiled} ] && touch pip-saw-it && exit; sleep 0.1; done"
+    (bin_folder / "pip").write_text(f"#!/bin/sh\n{pip}\n")
+    (bin_folder / "pip").chmod(0o755)
+    (tmp_path / ".venv/pyvenv.cfg").write_text("version = 3.11.7\n")
+    command = [sys.executable, str(ROOT / "install.py"), "serve"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pip-saw-it").exists()
+    assert not (modules / "one/tests/__pycache__").exists()

@@ -49,11 +49,12 @@ def cluster(store: str) -> Iterator[Any]:
         patch.setenv(name, value)
     # A node that is gone is missed after a second, not after fifteen; one that is busy has ten seconds for an answer.
     health = {"health_check_initial_delay_ms": 5000, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 200 * 2**20, "_system_config": health}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    node = {"num_cpus": 1, "include_log_monitor": False}
+    head = {**node, "no_monitor": True, "include_dashboard": False, "object_store_memory": 200 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={**head, "_system_config": health})
     try:
         for _ in range(2):
-            made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+            made.add_node(**node, object_store_memory=100 * 2**20)
         yield made
     finally:
         made.shutdown()

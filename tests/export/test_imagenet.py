@@ -41,7 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, count in ((imagenet, "TEST_IMAGES", 48), (imagenet, "CHECK_IMAGES", 8)):
         monkeypatch.setattr(module, name, count)
-    monkeypatch.setattr(pipeline, "FP16_CHECK_IMAGES", 8)
     for module in (imagenet, pipeline):
         monkeypatch.setattr(module, "CALIBRATION_IMAGES", 16)
 
@@ -58,6 +57,7 @@ def test_published_alexnet_is_fetched_and_served_as_pytorch_answers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(imagenet, "PRECISIONS", ())  # FP32 is served here; the other test has INT8
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         publish_over_http(folder, f"http://127.0.0.1:{server.server_port}", monkeypatch)
