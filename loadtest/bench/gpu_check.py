@@ -95,10 +95,11 @@ def _run_commands(commands: list[Words], step: Step, config: CheckConfig, log: P
 
 
 def _run_command(words: Words, environment: dict[str, str], log: Path, left_s: float, step: Step) -> None:
-    with log.open("ab") as output:
+    with log.open("ab") as output, _signals_wait() as hear:
         options: dict[str, Any] = {"stdout": output, "stderr": output, "start_new_session": True}
         process = subprocess.Popen(words, env=environment, **options)
         try:
+            hear()
             code = process.wait(left_s)
         except subprocess.TimeoutExpired:
             raise StepError(f"not done in {step.limit_s:g} s: see {log}") from None
@@ -108,6 +109,26 @@ def _run_command(words: Words, environment: dict[str, str], log: Path, left_s: f
             process.wait()
     if code not in step.codes:
         raise StepError(f"exit code {code}, {_last_line(log)}: see {log}")
+
+
+@contextmanager
+def _signals_wait() -> Iterator[Callable[[], None]]:
+    """SIGINT and SIGTERM wait until the block calls what it is given: a process that starts is known by then."""
+    came: list[int] = []
+    before = {
+        each: signal.signal(each, lambda number, _: came.append(number)) for each in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def hear() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        while came:
+            signal.raise_signal(came.pop())
+
+    try:
+        yield hear
+    finally:
+        hear()
 
 
 def _last_line(log: Path) -> str:

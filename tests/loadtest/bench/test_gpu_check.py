@@ -255,6 +255,7 @@ def test_sigterm_ends_the_step_and_all_that_it_started(
         signal.signal(signal.SIGTERM, before)
     stat = Path(f"/proc/{(tmp_path / 'started').read_text().strip()}/stat")
     wait_for(lambda: not stat.exists() or stat.read_text().split()[2] == "Z")
+    assert not (tmp_path / "late").exists()
 
 
 @pytest.mark.parametrize("name", STEPS)
