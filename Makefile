@@ -24,7 +24,7 @@ export OMP_WAIT_POLICY ?= passive
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.
 
-.PHONY: help setup demo imagenet train export serve gpu gpu-check driver gateway status bench tune loadtest faults test coverage rights claims check clean
+.PHONY: help setup demo imagenet train export serve gpu gpu-check driver gateway status bench tune loadtest faults test long coverage rights claims check clean
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
 
@@ -88,6 +88,9 @@ faults: .venv/.dev $(ARTIFACTS)/model_repository/classify/config.pbtxt ## 33 cla
 
 test: rights .venv/.dev .venv/.tools ## the tests, and all that they need
 	@$(BIN)/python -m pytest
+
+long: rights .venv/.dev .venv/.tools ## the tests that take minutes: a Ray cluster, and pods that are lost, killed and replaced
+	@$(BIN)/python -m pytest -m long
 
 coverage: rights .venv/.dev .venv/.tools ## the tests once more, with the lines that they run
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered

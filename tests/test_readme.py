@@ -103,6 +103,7 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "make imagenet": Covered("tests/export/test_imagenet.py::test_photographs_are_named_without_training"),
     "make demo": Covered("tests/test_main_job.py::test_demo_printed_five_labels_a_picture_over_both_protocols"),
     "make test": Parse("these tests"),
+    "make long": Parse("tests of their own"),
     "make help": Run(),
     "make serve": FOREGROUND,
     "make gpu": Covered("tests/loadtest/bench/test_gpu_check.py::test_make_ends_in_one_line_before_anything_is_made"),

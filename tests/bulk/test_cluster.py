@@ -73,6 +73,7 @@ def test_on_one_machine(pictures: Path, tiny_repository: Path, tmp_path: Path) -
     assert [path.stat().st_mtime_ns for path in sorted(output.glob("*.parquet"))] == times
 
 
+@pytest.mark.long
 def test_a_killed_driver_a_lost_node_and_a_killed_process(
     cluster: Any, many: Path, tiny_repository: Path, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def kill_an_actor() -> None:
     mine[0].send_signal(signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_store_and_running_servers(cluster: Any, tiny_server: Server, pictures: Path, tmp_path: Path) -> None:
     """Images of S3, sent to a Triton: the answers that the client gets for the same files."""
     url = f"grpc://{tiny_server.grpc_address}"
@@ -130,6 +132,7 @@ def test_a_store_and_running_servers(cluster: Any, tiny_server: Server, pictures
             assert row["model_version"] == expected.version
 
 
+@pytest.mark.long
 def test_a_network_that_does_not_load_is_one_line(
     cluster: Any, pictures: Path, tiny_repository: Path, tmp_path: Path
 ) -> None:

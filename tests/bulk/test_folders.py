@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from alexnet_triton.bulk.command import main
-from alexnet_triton.bulk.inputs import InputError, find_inputs, read_inputs, read_list, write_list
+from alexnet_triton.bulk.inputs import BulkError, InputError, find_inputs, read_inputs, read_list, write_list
 from alexnet_triton.bulk.output import BulkSettings, OutputFolder, open_output
-from alexnet_triton.bulk.stages import ANSWER_SCHEMA, answer, decode_stage
+from alexnet_triton.bulk.stages import ANSWER_SCHEMA, TritonStage, answer, decode_stage, read_stage
+from alexnet_triton.client import Classifier
+from alexnet_triton.serving.server import Server
 from tests.bulk.conftest import PICTURES, s3_environment
 from tests.serving.tiny import jpeg, publication, publish
 
@@ -92,6 +94,25 @@ def test_black_pixels_and_an_error_for_what_cannot_be_decoded(pictures: Path) ->
     assert block["error"].tolist()[0] == ""
     assert [bool(error) for error in block["error"]] == [False, True, True, True]
     assert np.flatnonzero(block["pixels"].any(axis=(1, 2, 3))).tolist() == [0]
+
+
+def test_running_servers_answer_in_place_of_the_network(tiny_server: Server, pictures: Path) -> None:
+    """One block, as a cluster's clients get it; the long tests have the cluster."""
+    paths = [str(pictures / name) for name in ("a/00.jpg", "a/cut.jpg", "absent.jpg", "b/01.jpg")]
+    none = pa.nulls(4, pa.string())
+    rows = pa.table({"path": paths, "file": none, "row": pa.nulls(4, pa.int64()), "number": [7, 8, 9, 10]})
+    (block,) = read_stage(rows, "")
+    url = f"grpc://{tiny_server.grpc_address}"
+    found = TritonStage([url], "1", 5)(block).to_pylist()
+    assert [row["number"] for row in found] == [7, 8, 9, 10]
+    assert [bool(row["error"]) for row in found] == [False, True, True, False]
+    with Classifier(url) as classifier:
+        for row, path in ((found[0], paths[0]), (found[3], paths[3])):
+            expected = classifier.classify(path)
+            assert [each["label"] for each in row["top"]] == [each.label for each in expected.top]
+            assert (row["label"], row["model_version"]) == (expected.top[0].label, expected.version)
+    with pytest.raises(BulkError, match="changed from version 2 to 1"):
+        TritonStage([url], "2", 5)(block)
 
 
 def test_a_part_appears_when_it_is_whole(pictures: Path, tmp_path: Path) -> None:

@@ -223,6 +223,7 @@ def test_the_table_the_picture_and_the_figures(
     assert autoscale.main(["--repository", str(tmp_path)]) == 1
 
 
+@pytest.mark.long
 def test_real_pods_are_asked_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """One is enough here, and what it answers is not judged: other tests have the cores."""
     monkeypatch.setattr(autoscale, "PODS", 1)

@@ -24,12 +24,14 @@ def answered(cluster: Cluster, name: str) -> dict[str, int]:
     return act.answered
 
 
+@pytest.mark.long
 def test_no_request_fails(cluster: Cluster) -> None:
     assert [act.name for act in cluster.acts] == list(rollout.ACTS)
     assert min(act.sent for act in cluster.acts) > 0
     assert set(cluster.callers.outcomes) == {"answered"}, cluster.gateway.errors.read_text()[-5000:]
 
 
+@pytest.mark.long
 def test_another_try_is_made_when_one_is_slow(cluster: Cluster) -> None:
     """HTTP's goes to another; gRPC's is a new request to the gateway's second list, where the slow one may be first."""
     entries = [(entry["protocol"], tries(entry)) for entry in cluster.gateway.entries()]
@@ -38,6 +40,7 @@ def test_another_try_is_made_when_one_is_slow(cluster: Cluster) -> None:
     assert all(made[0] != made[1] for protocol, made in again if protocol == "HTTP/1.1")
 
 
+@pytest.mark.long
 def test_pods_that_are_there_answer_and_no_others(cluster: Cluster) -> None:
     one, two, three, four, *new = (f"127.88.0.{number}" for number in range(1, 7))
     assert four in answered(cluster, "one is added")
@@ -48,6 +51,7 @@ def test_pods_that_are_there_answer_and_no_others(cluster: Cluster) -> None:
     assert one in answered(cluster, "one is drained")
 
 
+@pytest.mark.long
 def test_pods_end_by_themselves(cluster: Cluster) -> None:
     """With status 0, after they have answered every request that they had."""
     assert cluster.orderly == 3 * [True]
@@ -66,6 +70,7 @@ def test_the_dns_keeps_what_it_has_told() -> None:
         assert other.header.rcode == RCODE.NXDOMAIN
 
 
+@pytest.mark.long
 def test_the_command_prints_every_act_and_fails_with_a_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, cluster: Cluster
 ) -> None:

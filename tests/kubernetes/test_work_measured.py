@@ -101,6 +101,7 @@ def query(address: str, expression: str) -> float:
     return float(found[0]["value"][1]) if found else 0.0
 
 
+@pytest.mark.long
 def test_the_queries_count_the_requests_in_flight(tritons: list[Server], tmp_path: Path) -> None:
     """Of both Tritons together, those that wait and those that are computed; and nothing once nobody asks."""
     expected = sum(CALLERS)
