@@ -245,20 +245,30 @@ def test_what_waits_too_long_is_refused(tmp_path: Path) -> None:
     """Whatever the machine answers in that time: here the stubs stand still with a request each, and the rest waits.
 
     After a second Triton calls a stub that stands still unhealthy, and looks at what waits; what came late, when a
-    busy machine was slow to send it, has not waited long enough by then.
+    busy machine was slow to send it, has not waited long enough by then: the question is put up to three times.
     """
     repository = build_repository(tmp_path / "repository", max_wait_s=0.2)
     decoders = instance_count(Repository.open(repository, "cpu").configs["preprocess"])
     images = [jpeg(seed) for seed in range(decoders + 6)]
+    refused: list[ControlError] = []
+    for _ in range(3):
+        errors = ask_stubs_that_stand_still(repository, images)
+        assert all(isinstance(error, ControlError) for error in errors), errors
+        refused = [error for error in errors if isinstance(error, ControlError) and error.status == 503]
+        assert all("Request timeout expired" in str(error) for error in refused)
+        if len(refused) >= len(images) - decoders:
+            return
+    pytest.fail(f"{len(refused)} of {len(images)} were refused")
+
+
+def ask_stubs_that_stand_still(repository: Path, images: list[bytes]) -> list[BaseException | None]:
+    """What becomes of requests that are sent at once to a server whose models do nothing."""
     with running_server(repository) as server, ThreadPoolExecutor(len(images)) as pool:
         list(pool.map(time.sleep, [0.01] * len(images)))  # all threads run
         for stub in server.stubs():
             os.kill(stub, signal.SIGSTOP)
         asked = [pool.submit(server.control.classify, image, timeout_s=10) for image in images]
-        errors = [each.exception() for each in asked]
-    refused = [error for error in errors if isinstance(error, ControlError) and error.status == 503]
-    assert len(refused) >= len(asked) - decoders, errors
-    assert all("Request timeout expired" in str(error) for error in refused)
+        return [each.exception() for each in asked]
 
 
 def test_a_stop_that_cuts_requests_is_told(tiny_repository: Path) -> None:
