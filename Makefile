@@ -89,8 +89,8 @@ faults: .venv/.dev $(ARTIFACTS)/model_repository/classify/config.pbtxt ## 33 cla
 test: rights .venv/.dev .venv/.tools ## the tests, and all that they need
 	@$(BIN)/python -m pytest
 
-long: rights .venv/.dev .venv/.tools ## the tests that take minutes: a Ray cluster, and pods that are lost, killed and replaced
-	@$(BIN)/python -m pytest -m long
+long: rights .venv/.dev .venv/.tools ## the tests that take minutes and all cores, one after another: a Ray cluster, pods that are lost and replaced
+	@$(BIN)/python -m pytest -m long -n 0
 
 coverage: rights .venv/.dev .venv/.tools ## the tests once more, with the lines that they run
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered

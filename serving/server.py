@@ -176,7 +176,7 @@ class Server:
         self._reopen()
         if not drain(self.control, self.repository, DRAIN_S):
             self.cut_drains += 1
-            self._event("requests cut", reason=f"not all were answered {DRAIN_S:g} s after the order to stop")
+            self._event("requests cut", reason=f"a model was still loaded {DRAIN_S:g} s after the order to stop")
 
     def check(self, timeout_s: float = 5.0) -> None:
         """Ask for one of the reference images, at the priority that overtakes what waits.

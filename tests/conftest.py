@@ -23,6 +23,7 @@ from tests.tools import CHROMIUM, find
 BUDGET_S = 12  # of training; other tests share the cores with it, and a slow machine learns little in half of that
 WIDTH = 0.125  # of the network: a thirtieth of the work, with nothing left out
 MEANWHILE = 8  # files of tests, which last about as long as the main job
+COMPUTING = ("bulk", "export", "training")  # folders whose tests compute; most of the others' wait for servers
 
 
 def pytest_configure() -> None:
@@ -31,10 +32,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that makes the main job starts first, some others beside it, then those that need it: they are long."""
+    """The file that makes the main job starts first, some others beside it, then those that need it: they are long.
+
+    Files that compute lie between files that wait, so that the cores have work at every time.
+    """
     makes = ROOT / "tests" / "test_main_job.py"
     needs = {item.path for item in items if "main_job" in getattr(item, "fixturenames", ())}
-    files = list(dict.fromkeys(item.path for item in items))
+    files = mixed(list(dict.fromkeys(item.path for item in items)))
     others = [path for path in files if path not in needs]
     order = [makes, *others[:MEANWHILE], *(path for path in files if path in needs - {makes}), *others[MEANWHILE:]]
     items.sort(key=lambda item: order.index(item.path))
@@ -42,6 +46,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if for_gpus and not has_gpu():
         for item in for_gpus:
             item.add_marker(pytest.mark.skip(reason="not run: no GPU"))
+
+
+def mixed(files: list[Path]) -> list[Path]:
+    """The same files, those of `COMPUTING` spread evenly among the others."""
+    computing = [path for path in files if path.parent.name in COMPUTING]
+    waiting = [path for path in files if path not in computing]
+    places = {path: (index + 0.5) / len(kind) for kind in (computing, waiting) for index, path in enumerate(kind)}
+    return sorted(files, key=places.__getitem__)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 Fault = Callable[[int, bytes], bytes | None]
 
 
+ANSWERED_S = 1.0  # a server that sends nothing for so long has answered what it was asked
+
+
 class Last(bytes):
     """Bytes that are passed on before the connection is closed."""
 
@@ -37,7 +40,11 @@ class Proxy:
         self._threads[0].start()
 
     def cut(self) -> None:
-        """Break every connection at once, with a reset."""
+        """Break every caller's connection at once, with a reset.
+
+        The server hears of it once it has answered: a gRPC call that is cancelled while its answer is written ends
+        Triton 2.51 now and then (triton-inference-server/server, issue 7368).
+        """
         for end in list(self._open):
             with contextlib.suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -62,12 +69,17 @@ class Proxy:
 
     def _serve(self, client: socket.socket, number: int) -> None:
         with client, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as server:
-            self._open |= {client, server}
+            self._open.add(client)
             try:
-                while not self._over.is_set() and self._pass(client, server, number):
-                    pass
+                with contextlib.suppress(OSError):
+                    while not self._over.is_set() and self._pass(client, server, number):
+                        pass
             finally:
-                self._open -= {client, server}
+                self._open.remove(client)
+                client.close()
+            server.settimeout(ANSWERED_S)
+            while server.recv(65536):
+                pass
 
     def _pass(self, client: socket.socket, server: socket.socket, number: int) -> bool:
         for source in select.select([client, server], [], [], 0.05)[0]:
