@@ -1,237 +1,32 @@
 """The chart's autoscaler, simulated on measured service times: `python -m docs.autoscale`.
 
-The network of a published repository is timed on this machine, batch by batch. A pod is a bounded queue before as many
-instances as it has cores; each takes the requests that wait, at most a batch, and one that has waited for MAX_WAIT is
-refused. The queues are simulated request by request (`simulate_queues`), which `--validate` compares with three real
-Tritons behind the gateway. Hours of thousands of pods are simulated second by second (`simulate`): what the pods cannot
-answer waits, and each second's answers take that wait and the latencies of such a utilisation, from the simulation of
-requests.
-The number of pods follows Kubernetes' algorithm (`Autoscaler`), with the values of the rendered chart.
+The network of a published repository is timed on this machine, batch by batch. The queues of its pods are simulated
+request by request (`queues.py`), which `--validate` compares with three real Tritons behind the gateway
+(`real_queues.py`). Hours of thousands of pods are simulated second by second (`simulate`): what the pods cannot answer
+waits, and each second's answers take that wait and the latencies of such a utilisation, as the queues have it. The
+number of pods follows Kubernetes' algorithm (`Autoscaler`), with the values of the rendered chart.
 """
 
 import argparse
-import asyncio
-import heapq
 import math
-import shutil
-import ssl
 import sys
-import tempfile
-import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import aiohttp
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
 
-from alexnet_triton.common.command import Parser, UserError, finish
+from alexnet_triton.common.command import Parser, finish
 from alexnet_triton.common.files import write_json
 from alexnet_triton.common.provenance import describe_run
-from alexnet_triton.export.settings import MAX_WAIT_S
-from alexnet_triton.imaging import decode
-from alexnet_triton.serving.engine import EngineConfig
-from alexnet_triton.serving.plan_engine import load_engine
-from alexnet_triton.serving.repository import Repository
-from tests.docker.gateway import INFER, Gateway, infer_request, make_secrets
+from docs.queues import QUANTILES, UTILISATIONS, Profile, build_profile, measure_service
+from docs.real_queues import INSTANCES, SECONDS, validate
 from tests.kubernetes.chart import CHART, Document, find, render, values, with_value
-from tests.serving.tiny import build_repository, jpeg, running_server
-
-# ---- what a pod takes
-
-
-@dataclass(frozen=True)
-class Service:
-    """What a pod does with requests of one image.
-
-    Attributes:
-        batch_s: seconds that an instance takes for a batch of 1, 2, 3 and so on.
-        instances: that work at the same time.
-        max_wait_s: a request that has waited longer is refused.
-    """
-
-    batch_s: tuple[float, ...]
-    instances: int
-    max_wait_s: float = MAX_WAIT_S
-
-    @property
-    def rate(self) -> float:
-        """Images a second, at most: with full batches."""
-        return self.instances * len(self.batch_s) / self.batch_s[-1]
-
-
-def measure_service(repository: Path, instances: int, repeats: int = 7) -> Service:
-    """Time a published network and decoding, on one core: the median of some runs of each batch size.
-
-    Raises:
-        UserError: the repository cannot be read.
-    """
-    opened = Repository.open(repository, "cpu")
-    version = max((path.name for path in (opened.path / "alexnet").iterdir() if path.name.isdigit()), key=int)
-    size = opened.configs["alexnet"].max_batch_size
-    engine = load_engine(opened.path / "alexnet" / version, EngineConfig(threads=1, max_batch_size=size), 0)
-    engine.warm_up()
-    image = jpeg(1, width=500, height=375)
-    decoding_s = _time(lambda: decode(image, engine.input_size), repeats)
-    pixels = np.zeros((size, engine.input_size, engine.input_size, 3), np.uint8)
-    network_s = [_time(lambda n=n: engine.infer(pixels[:n]), repeats) for n in range(1, size + 1)]
-    # A batch takes no less than a smaller one: two images have all cores, of which a busy pod has none to spare.
-    rising = np.maximum.accumulate(np.array(network_s)) + decoding_s * np.arange(1, size + 1)
-    return Service(tuple(map(float, rising)), instances)
-
-
-def _time(work: Callable[[], object], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return median(seconds)
-
-
-# ---- queues, request by request
-
-
-@dataclass
-class _Pod:
-    """Requests that wait, by the times of their arrivals, and those that are computed."""
-
-    idle: int
-    waiting: deque[int] = field(default_factory=deque)
-    computed: int = 0
-
-    @property
-    def in_flight(self) -> int:
-        return len(self.waiting) + self.computed
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of each request its seconds, NaN where it was refused; and the requests of a pod, on average over time."""
-
-    seconds: np.ndarray  # float64 [requests]
-    waiting: float
-    computed: float
-
-    @property
-    def refused(self) -> float:
-        """The share of requests that were refused."""
-        return float(np.isnan(self.seconds).mean())
-
-    def quantile(self, share: float) -> float:
-        """Of the answers' seconds; NaN without an answer."""
-        answered = self.seconds[~np.isnan(self.seconds)]
-        return float(np.quantile(answered, share)) if answered.size else math.nan
-
-
-class Queues:
-    """Pods behind a gateway that sends each request to the one with the fewest in flight, in turn among equals."""
-
-    def __init__(self, arrivals: np.ndarray, pods: int, service: Service) -> None:
-        self._arrivals, self._service = arrivals, service
-        self._pods = [_Pod(service.instances) for _ in range(pods)]
-        self._seconds = np.full(len(arrivals), np.nan)
-        self._ends: list[tuple[float, int, int, tuple[int, ...]]] = []  # time, order, pod, requests
-        self._order, self._turn, self._over = 0, 0, 0.0
-        self._waited_s, self._computed_s = 0.0, 0.0
-
-    def run(self) -> Outcome:
-        for number, now in enumerate(self._arrivals.tolist()):
-            self._finish_until(now)
-            pod = self._choose()
-            self._pods[pod].waiting.append(number)
-            self._begin(pod, now)
-        self._finish_until(math.inf)
-        duration = (self._over - float(self._arrivals[0])) * len(self._pods)
-        return Outcome(self._seconds, self._waited_s / duration, self._computed_s / duration)
-
-    def _choose(self) -> int:
-        self._turn += 1
-        count = len(self._pods)
-        return min(((index + self._turn) % count for index in range(count)), key=lambda n: self._pods[n].in_flight)
-
-    def _finish_until(self, until: float) -> None:
-        while self._ends and self._ends[0][0] <= until:
-            now, _, pod, requests = heapq.heappop(self._ends)
-            self._over = now
-            self._seconds[list(requests)] = now - self._arrivals[list(requests)]
-            self._pods[pod].idle += 1
-            self._pods[pod].computed -= len(requests)
-            self._begin(pod, now)
-
-    def _begin(self, number: int, now: float) -> None:
-        """Compute what waits, where an instance is idle. What has waited too long is refused then."""
-        pod, limit_s = self._pods[number], self._service.max_wait_s
-        while pod.waiting and now - self._arrivals[pod.waiting[0]] > limit_s:
-            pod.waiting.popleft()
-            self._waited_s += limit_s
-        if not pod.idle or not pod.waiting:
-            return
-        batch = tuple(pod.waiting.popleft() for _ in range(min(len(pod.waiting), len(self._service.batch_s))))
-        took_s = self._service.batch_s[len(batch) - 1]
-        pod.idle -= 1
-        pod.computed += len(batch)
-        self._waited_s += float(len(batch) * now - self._arrivals[list(batch)].sum())
-        self._computed_s += len(batch) * took_s
-        self._order += 1
-        heapq.heappush(self._ends, (now + took_s, self._order, number, batch))
-
-
-def simulate_queues(arrivals: np.ndarray, pods: int, service: Service) -> Outcome:
-    """Requests at the given seconds, float64 [requests] in order, to pods of a constant number."""
-    return Queues(arrivals, pods, service).run()
-
-
-def poisson_arrivals(rate: float, count: int, seed: int = 0) -> np.ndarray:
-    """Seconds, float64 [count], of callers who do not wait for each other."""
-    return np.random.default_rng(seed).exponential(1 / rate, count).cumsum()
-
-
-# ---- a pod by its utilisation
-
-UTILISATIONS = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98])
-_UTILISATIONS = UTILISATIONS.tolist()
-QUANTILES = (np.arange(100) + 0.5) / 100
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A pod at each of `UTILISATIONS`: latencies in seconds [utilisations, quantiles], and its requests."""
-
-    service: Service
-    latency_s: np.ndarray
-    waiting: np.ndarray
-    computed: np.ndarray
-
-    def requests(self, share: float) -> tuple[float, float]:
-        """Those that wait and those that are computed in a pod, between two utilisations in proportion."""
-        above = min(max(bisect_left(_UTILISATIONS, share), 1), len(_UTILISATIONS) - 1)
-        low, high = _UTILISATIONS[above - 1], _UTILISATIONS[above]
-        part = min((share - low) / (high - low), 1.0)
-        waiting, computed = (
-            each[above - 1] + part * (each[above] - each[above - 1]) for each in (self.waiting, self.computed)
-        )
-        return max(0.0, float(waiting)), max(0.0, float(computed))
-
-
-def build_profile(service: Service, requests: int = 15_000, pods: int = 3) -> Profile:
-    """By `simulate_queues`, of so many requests at each utilisation."""
-    runs = [
-        simulate_queues(poisson_arrivals(share * pods * service.rate, requests), pods, service)
-        for share in UTILISATIONS
-    ]
-    latency_s = np.array([np.nanquantile(run.seconds, QUANTILES) for run in runs])
-    return Profile(
-        service, latency_s, np.array([run.waiting for run in runs]), np.array([run.computed for run in runs])
-    )
-
 
 # ---- Kubernetes' autoscaler
 
@@ -547,120 +342,13 @@ def draw(courses: dict[str, Course], file: Path) -> None:
         above.yaxis.set_major_formatter("{x:,.0f}")
         below.set_xlabel(unit)
     panels[0, 0].set_ylabel("pods")
-    panels[1, 0].set_ylabel("seconds of 1 answer in 200")
+    panels[1, 0].set_ylabel("p99.5 in seconds")
     panels[0, 1].legend(fontsize=8)
     figure.savefig(file, dpi=110)
 
 
 def _most(values: np.ndarray, step: int) -> np.ndarray:
     return values[: len(values) // step * step].reshape(-1, step).max(axis=1)[:240]
-
-
-# ---- the same of three real Tritons
-
-PODS, INSTANCES = 3, 2
-FULL_BATCH_S = 0.9  # so slow that three pods and their callers fit on two cores
-LOADS = {"below capacity": 0.7, "above capacity": 1.25}
-SECONDS, WARM_UP_S = 60.0, 8.0
-LONE = 40  # callers who find nobody before them, in half a second each
-MARGIN = 0.15
-SLOWED = """
-
-class TritonPythonModel(Unslowed):
-    def execute(self, requests):
-        began = time.monotonic()
-        answers = super().execute(requests)
-        time.sleep(max(0.0, {batch_s}[len(requests) - 1] - (time.monotonic() - began)))
-        return answers
-"""
-
-
-def slow_service(measured: Service) -> Service:
-    """The measured times, stretched to FULL_BATCH_S."""
-    factor = FULL_BATCH_S / measured.batch_s[-1]
-    return Service(tuple(factor * each for each in measured.batch_s), INSTANCES)
-
-
-def slow_repository(folder: Path, service: Service) -> Path:
-    """The tests' small network, whose batches take the service's times by the clock."""
-    repository = build_repository(folder / "model_repository", max_wait_s=service.max_wait_s)
-    (model,) = (repository / "alexnet").glob("*/model.py")
-    text = (
-        model.read_text()
-        .replace("class TritonPythonModel:", "class Unslowed:")
-        .replace("import json", "import json\nimport time")
-    )
-    model.write_text(text + SLOWED.format(batch_s=list(service.batch_s)))
-    return repository
-
-
-@contextmanager
-def real_pods(service: Service) -> Iterator[Gateway]:
-    """Three real Tritons and the gateway before them."""
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        folder = Path(temporary)
-        source = slow_repository(folder, service)
-        copies = [shutil.copytree(source, folder / f"pod-{number}") for number in range(PODS)]
-        servers = [stack.enter_context(running_server(copy, log=copy / "triton.log")) for copy in copies]
-        http, grpc = [each.http_address for each in servers], [each.grpc_address for each in servers]
-        limits = {"requests": 4096, "memory_mib": 65_536, "rate": 100_000, "burst": 10_000}
-        gateway = Gateway(make_secrets(folder / "secrets"), folder / "access.jsonl", http, grpc, **limits)
-        gateway.key()
-        yield stack.enter_context(gateway)
-
-
-async def send(gateway: Gateway, arrivals: np.ndarray) -> np.ndarray:
-    """Seconds from each request's time to its answer, NaN where it was refused.
-
-    Raises:
-        UserError: an answer is neither.
-    """
-    body, headers = infer_request(jpeg(1))
-    connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(cafile=gateway.ca))
-    async with aiohttp.ClientSession(connector=connector, headers={**headers, **gateway.headers()}) as session:
-        began = time.perf_counter()
-
-        async def ask(at: float) -> float:
-            await asyncio.sleep(began + at - time.perf_counter())
-            try:
-                async with session.post(gateway.url() + INFER, data=body) as answer:
-                    await answer.read()
-            except aiohttp.ClientError as error:
-                raise UserError(f"the gateway did not answer ({error}): see whether the machine has room") from error
-            if answer.status not in (200, 503):
-                raise UserError(f"the gateway answered {answer.status}: see whether the machine has room")
-            return time.perf_counter() - began - at if answer.status == 200 else math.nan
-
-        return np.array(await asyncio.gather(*(ask(at) for at in arrivals.tolist())))
-
-
-def validate(measured: Service, seconds: float) -> list[dict[str, Any]]:
-    """A row for each load: what three real Tritons did, and what the simulation says of the same requests."""
-    service, rows = slow_service(measured), []
-    with real_pods(service) as gateway:
-        rest_s = asyncio.run(send(gateway, np.arange(LONE) / 2)) - service.batch_s[0]
-        for name, share in LOADS.items():
-            rate = share * PODS * service.rate
-            arrivals = poisson_arrivals(rate, int(rate * (WARM_UP_S + seconds)))
-            counted = arrivals > WARM_UP_S
-            real = Outcome(asyncio.run(send(gateway, arrivals))[counted], math.nan, math.nan)
-            seconds_each = simulate_queues(arrivals, PODS, service).seconds[counted]
-            # The gateway, decoding, the way: of each request what one of the lone callers saw.
-            ways_s = np.random.default_rng(0).choice(rest_s, len(seconds_each))
-            rows.append(_beside(name, real, Outcome(seconds_each + ways_s, math.nan, math.nan)))
-    return rows
-
-
-def _beside(name: str, real: Outcome, simulated: Outcome) -> dict[str, Any]:
-    p99_s = [real.quantile(0.99), simulated.quantile(0.99)]
-    refused = [real.refused, simulated.refused]
-    agree = all(close(*pair) for pair in (p99_s, refused))
-    return {"load": name, "requests": len(real.seconds), "p99_s": p99_s, "refused": refused, "agree": agree}
-
-
-def close(real: float, simulated: float) -> bool:
-    """Within MARGIN of what is real; of a share, within a hundredth of all too."""
-    return abs(real - simulated) <= max(MARGIN * real, 0.01)
 
 
 # ---- the command
@@ -699,7 +387,7 @@ def _compare(options: argparse.Namespace) -> None:
     cores = yaml.safe_load((CHART / "values.yaml").read_text())["cpu"]["cores"]
     profile = build_profile(measure_service(options.repository, cores))
     print(f"a pod answers {profile.service.rate:.0f} images/s; requests in it at a utilisation of")
-    print("  ".join(f"{share:.0%} {sum(profile.requests(share)):.1f}" for share in _UTILISATIONS[1::2]))
+    print("  ".join(f"{share:.0%} {sum(profile.requests(share)):.1f}" for share in UTILISATIONS.tolist()[1::2]))
     rows, courses = compare(profile)
     print(f"{'values':26}{'scenario':14}{'pods':>12}{'p99 s':>8}{'refused':>9}{'pod hours':>11}{'idle':>6}")
     for row in rows:

@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_triton.export.errors import PublishError
 
-MAX_WAIT_S = 2.5
+MAX_WAIT_S = 2.4
 TUNED = "settings.json"  # of a repository
 # Numbers of cores that a publication writes configurations for; fewer than the first have what the source says. The
 # server takes the largest that the cores it may use are enough for.

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docs import autoscale
-from docs.autoscale import Autoscaler, Fleet, Scenario, Service, poisson_arrivals, simulate_queues
+from docs import autoscale, queues, real_queues
+from docs.autoscale import Autoscaler, Fleet, Scenario
+from docs.queues import Service, poisson_arrivals, simulate_queues
 from tests.serving.tiny import build_repository
 
 LINEAR = Service(tuple(0.001 + 0.003 * n for n in range(1, 17)), instances=4, max_wait_s=0.25)
@@ -151,15 +152,15 @@ def test_each_pod_gets_the_same() -> None:
 
 
 @pytest.fixture(scope="module")
-def profile() -> autoscale.Profile:
-    return autoscale.build_profile(LINEAR, requests=3000)
+def profile() -> queues.Profile:
+    return queues.build_profile(LINEAR, requests=3000)
 
 
 def spec(**behavior: int) -> dict[str, Any]:
     return autoscale.rendered_spec(3, {f"autoscaling.scaleUp.{name}": value for name, value in behavior.items()})
 
 
-def test_hours_agree_with_requests_one_by_one(profile: autoscale.Profile) -> None:
+def test_hours_agree_with_requests_one_by_one(profile: queues.Profile) -> None:
     """Of pods that stay as many as they are, below capacity and above it."""
     fixed = {**spec(), "minReplicas": 3, "maxReplicas": 3}
     for share in (0.6, 1.3):
@@ -185,7 +186,7 @@ def test_a_fleet_knows_when_a_pod_answers() -> None:
     assert fleet.serving == 4
 
 
-def test_more_load_gets_more_pods_and_gives_them_back(profile: autoscale.Profile) -> None:
+def test_more_load_gets_more_pods_and_gives_them_back(profile: queues.Profile) -> None:
     load = np.concatenate([np.full(300, 2.0), np.full(900, 8.0), np.full(2400, 2.0)])
     course = autoscale.simulate(profile, spec(), Scenario("spike", load))
     assert course.pods[0] < 8 < course.pods[1100]
@@ -212,7 +213,7 @@ def test_the_table_the_picture_and_the_figures(
     repository = build_repository(tmp_path / "model_repository")
     monkeypatch.setattr(autoscale, "SIZES", (3,))
     monkeypatch.setattr(autoscale, "day", lambda pods: np.full(960, pods / 2))
-    monkeypatch.setattr(autoscale.build_profile, "__defaults__", (500, 3))
+    monkeypatch.setattr(queues.build_profile, "__defaults__", (500, 3))
     words = ["--repository", repository, "--png", tmp_path / "a.png", "--json", tmp_path / "a.json"]
     assert autoscale.main(list(map(str, words))) == 0
     printed = capsys.readouterr().out
@@ -226,17 +227,17 @@ def test_the_table_the_picture_and_the_figures(
 @pytest.mark.long
 def test_real_pods_are_asked_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """One is enough here, and what it answers is not judged: other tests have the cores."""
-    monkeypatch.setattr(autoscale, "PODS", 1)
-    monkeypatch.setattr(autoscale, "LONE", 4)
-    monkeypatch.setattr(autoscale, "WARM_UP_S", 1.0)
-    monkeypatch.setattr(autoscale, "LOADS", {"below capacity": 0.4})
-    (row,) = autoscale.validate(LINEAR, seconds=3)
+    monkeypatch.setattr(real_queues, "PODS", 1)
+    monkeypatch.setattr(real_queues, "LONE", 4)
+    monkeypatch.setattr(real_queues, "WARM_UP_S", 1.0)
+    monkeypatch.setattr(real_queues, "LOADS", {"below capacity": 0.4})
+    (row,) = real_queues.validate(LINEAR, seconds=3)
     assert row["requests"] > 20
-    assert min(row["p99_s"]) > autoscale.slow_service(LINEAR).batch_s[0]
+    assert min(row["p99_s"]) > real_queues.slow_service(LINEAR).batch_s[0]
 
 
 @pytest.mark.parametrize(
     ("real", "simulated", "agree"), [(2, 2.29, True), (2, 2.31, False), (0, 0.009, True), (0, 0.02, False)]
 )
 def test_fifteen_percent(real: float, simulated: float, agree: bool) -> None:
-    assert autoscale.close(real, simulated) == agree
+    assert real_queues.close(real, simulated) == agree
