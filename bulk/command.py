@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import urlsplit
@@ -28,9 +27,7 @@ from alexnet_triton.bulk.stages import (
     Model,
     NetworkStage,
     TritonStage,
-    decode_stage,
     find_model,
-    read_stage,
 )
 from alexnet_triton.client import Classifier
 from alexnet_triton.common.command import Parser, UserError, finish, positive_int, printable
@@ -48,11 +45,9 @@ CONNECT_TIMEOUT_S = 5.0
 WAVE_ROWS = 1_000_000  # of one execution of Ray Data, which holds an entry of each of its blocks in memory
 LOG = "_ray.log"  # in the output folder: what Ray says
 STORE_BYTES = 512 * 2**20  # of Ray's object store on one machine, beside the model's file
-CORE_STORE_BYTES = 128 * 2**20  # more of it for each core
-# A node has one logical CPU a core. A network actor takes next to none of it, so that actors of a lost node find a
-# place on those that are left, whatever runs there. A decoding task and an actor for each core keep it busy: the
-# system's scheduler divides the cores between the two stages as they need.
-ACTOR_CPUS, TASK_CPUS = 0.01, 0.9
+# A node has one logical CPU a core, and there is an actor a core. It takes a quarter of a CPU, so that the actors of a
+# lost node find a place on those that are left, and they are spread, so that each has a core while none is lost.
+ACTOR_CPUS = 0.25
 EXIT_CODES = (
     "exit codes: 0 every input has its row, those that cannot be decoded with an error; 1 the run stopped, and the "
     "same command continues it; 2 wrong input or options; 3 server or cluster not reached; 130 interrupted"
@@ -223,9 +218,8 @@ def _ray(address: str | None, model: Model | None) -> Iterator[int]:
             _reach(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            cores = usable_cores()
-            store = STORE_BYTES + CORE_STORE_BYTES * cores + (model.file.stat().st_size if model else 0)
-            ray.init("local", num_cpus=cores, object_store_memory=store, _node_ip_address="127.0.0.1", **quiet)
+            store = STORE_BYTES + (model.file.stat().st_size if model else 0)
+            ray.init("local", num_cpus=usable_cores(), object_store_memory=store, _node_ip_address="127.0.0.1", **quiet)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         raise ClusterError(f"--address {address}: no Ray cluster: {_one_line(error)}") from error
     try:
@@ -273,22 +267,21 @@ def _pipeline(
     import ray.data
 
     _configure_ray_data()
-    folder = output.settings.folder
     source = ray.data.from_arrow([block for part in parts for block in _blocks(output.rows(part))])
-    tasks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": TASK_CPUS}
-    actors: dict[str, Any] = {"batch_size": None, "num_cpus": ACTOR_CPUS}
+    words: dict[str, Any] = {"folder": output.settings.folder, "top": output.settings.top}
     if model is None:
-        clients = ray.data.ActorPoolStrategy(size=max(1, cores // 4))
-        words = {"urls": options.url, "version": output.settings.model_version, "top": output.settings.top}
-        read = source.map_batches(partial(read_stage, folder=folder), **tasks)
-        return read.map_batches(
-            TritonStage, fn_constructor_kwargs=words, compute=clients, batch_format="pyarrow", **actors
-        )
-    content = ray.put(model.file.read_bytes())
-    words = {"model": model, "content": content, "top": output.settings.top}
-    decoded = source.map_batches(partial(decode_stage, folder=folder, size=model.size), **tasks)
-    pool = ray.data.ActorPoolStrategy(size=cores)
-    return decoded.map_batches(NetworkStage, fn_constructor_kwargs=words, compute=pool, batch_format="numpy", **actors)
+        words |= {"urls": options.url, "version": output.settings.model_version}
+    else:
+        words |= {"model": model, "content": ray.put(model.file.read_bytes())}
+    return source.map_batches(
+        NetworkStage if model else TritonStage,
+        fn_constructor_kwargs=words,
+        compute=ray.data.ActorPoolStrategy(size=cores if model else max(1, cores // 4)),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=ACTOR_CPUS,
+        scheduling_strategy="SPREAD",
+    )
 
 
 def _configure_ray_data() -> None:

@@ -6,7 +6,9 @@ The list is an Arrow file with a row an input. A reader maps it into memory, so 
 import fnmatch
 import glob
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -25,6 +27,7 @@ COLUMNS = ("path", "bytes", "image")  # of a Parquet input, where --column names
 # path: as it stands in the output. file, row: where the bytes are, if they are in a Parquet file.
 LIST_SCHEMA = pa.schema([("path", pa.string()), ("file", pa.string()), ("row", pa.int64())])
 _LIST_ROWS = 65536  # written at a time
+READERS = 16  # files of an object store that an actor reads at once: each takes tens of milliseconds
 S3_ENDPOINT = "AWS_ENDPOINT_URL"
 _SCHEMES = ("s3://", "gs://")
 _WILD = "*?["
@@ -220,10 +223,24 @@ def read_inputs(rows: pa.Table, folder: str) -> Iterator[bytes | str]:
         while end < len(paths) and files[end] == files[start]:
             end += 1
         if files[start] is None:
-            yield from (read_one(_beside(f"{folder}/", path)) for path in paths[start:end])
+            yield from _read_files([_beside(f"{folder}/", path) for path in paths[start:end]])
         else:
             yield from _read_rows(_beside(f"{folder}/", files[start]), numbers[start], numbers[end - 1] + 1)
         start = end
+
+
+def _read_files(paths: Sequence[str]) -> Iterator[bytes | str]:
+    """Those of an object store are read ahead, `READERS` at once."""
+    if not any(path.startswith(_SCHEMES) for path in paths):
+        yield from map(read_one, paths)
+        return
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead: deque[Future[bytes | str]] = deque()
+        for path in paths:
+            ahead.append(pool.submit(read_one, path))
+            if len(ahead) > READERS:
+                yield ahead.popleft().result()
+        yield from (each.result() for each in ahead)
 
 
 def read_one(path: str) -> bytes | str:

@@ -1,4 +1,4 @@
-"""What the machines of a cluster do: read and decode as tasks, the network or a client of Triton as actors."""
+"""What the actors on the machines of a cluster do: read, and decode and run the network, or ask Tritons."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from alexnet_triton.serving.repository import Repository, served_version
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-BLOCK_ROWS = 128  # images that go from one stage to the next at once: 20 MB of pixels
+BLOCK_ROWS = 128  # answers that an actor hands over at once
 URL_CONCURRENCY = 32  # requests in flight of each client
 LABEL = pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())])
 # number: of the input in the list.
@@ -81,63 +81,53 @@ def find_model(repository: Path) -> Model:
     return Model(str(version), file, sha256(file), int(network.input[0].dims[0]), tuple(labels), settings)
 
 
-def read_stage(rows: pa.Table, folder: str) -> Iterator[pa.Table]:
-    """Inputs of the list, with their `number`, to tables of at most `BLOCK_ROWS` with `encoded` and `error`."""
+def _blocks(rows: pa.Table, folder: str) -> Iterator[tuple[list[int], list[bytes | str]]]:
+    """The numbers of at most `BLOCK_ROWS` rows of the list, and what `read_inputs` gives for each."""
     contents, numbers = read_inputs(rows, folder), iter(rows.column("number").to_pylist())
     while block := list(islice(contents, BLOCK_ROWS)):
-        yield pa.table(
-            {
-                "number": pa.array(list(islice(numbers, len(block))), pa.int64()),
-                "encoded": pa.array([each if isinstance(each, bytes) else b"" for each in block], pa.large_binary()),
-                "error": pa.array([each if isinstance(each, str) else None for each in block], pa.string()),
-            }
-        )
-
-
-def decode_stage(rows: pa.Table, folder: str, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Inputs of the list, with their `number`, to blocks with `pixels`, uint8 [n, size, size, 3], and `error`.
-
-    What cannot be read or decoded has an error and black pixels.
-    """
-    contents, numbers = read_inputs(rows, folder), rows.column("number").to_numpy()
-    for start in range(0, len(numbers), BLOCK_ROWS):
-        chosen = numbers[start : start + BLOCK_ROWS]
-        pixels, errors = np.empty((len(chosen), size, size, 3), np.uint8), np.full(len(chosen), "", object)
-        for row, content in enumerate(islice(contents, len(chosen))):
-            try:
-                if isinstance(content, str):
-                    raise ImageError(content)
-                pixels[row] = decode(content, size)
-            except ImageError as error:
-                errors[row], pixels[row] = str(error), 0
-        yield {"number": chosen, "pixels": pixels, "error": errors}
+        yield list(islice(numbers, len(block))), block
 
 
 class NetworkStage:
-    """The network: an actor of one thread. Blocks of `decode_stage` to tables of `ANSWER_SCHEMA`."""
+    """Reads, decodes and classifies: an actor of one thread. Rows of the list to tables of `ANSWER_SCHEMA`.
 
-    def __init__(self, model: Model, content: "ObjectRef[bytes]", top: int) -> None:
-        """`content` is the model's file.
+    Where the network runs on the cores that decode, a stage of its own for each only moves pixels between processes.
+    """
+
+    def __init__(self, model: Model, content: "ObjectRef[bytes]", folder: str, top: int) -> None:
+        """`content` is the model's file; relative paths count from `folder`.
 
         Raises:
             EngineError: OpenVINO does not take it.
         """
-        self._model, self._top = model, min(top, len(model.labels))
+        self._model, self._folder, self._top = model, folder, min(top, len(model.labels))
         self._engine = _load(model, content)
+        self._pixels = np.empty((model.config.max_batch_size, model.size, model.size, 3), np.uint8)
 
-    def __call__(self, block: Mapping[str, np.ndarray]) -> pa.Table:
-        good = np.flatnonzero(block["error"] == "")
-        pixels = block["pixels"] if len(good) == len(block["error"]) else block["pixels"][good]
-        step = self._model.config.max_batch_size
-        found = [self._engine.infer(pixels[start : start + step]) for start in range(0, len(pixels), step)]
-        tops = iter(self._describe(np.concatenate(found))) if found else iter(())
-        rows = [
-            answer(int(number), [], error, self._model.version)
-            if error
-            else answer(int(number), next(tops), None, self._model.version)
-            for number, error in zip(block["number"], block["error"], strict=True)
-        ]
-        return pa.Table.from_pylist(rows, schema=ANSWER_SCHEMA)
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Of rows with their `number`; at most `BLOCK_ROWS` answers a table."""
+        for numbers, contents in _blocks(rows, self._folder):
+            found, step = [], len(self._pixels)
+            for start in range(0, len(contents), step):
+                found += self._run(contents[start : start + step])
+            answers = [answer(number, *each, self._model.version) for number, each in zip(numbers, found, strict=True)]
+            yield pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA)
+
+    def _run(self, contents: Sequence[bytes | str]) -> list[tuple[list[dict[str, Any]], str | None]]:
+        """For each of a batch of files its likeliest classes, or none and why."""
+        errors: list[str | None] = []
+        good = 0
+        for content in contents:
+            try:
+                if isinstance(content, str):
+                    raise ImageError(content)
+                self._pixels[good] = decode(content, self._model.size)
+                good += 1
+                errors.append(None)
+            except ImageError as error:
+                errors.append(str(error))
+        tops = iter(self._describe(self._engine.infer(self._pixels[:good])) if good else ())
+        return [([], error) if error else (next(tops), None) for error in errors]
 
     def _describe(self, probabilities: np.ndarray) -> list[list[dict[str, Any]]]:
         """The likeliest classes of each row of float32 [n, classes]; of equal ones the first."""
@@ -160,30 +150,36 @@ def _load(model: Model, content: "ObjectRef[bytes]") -> BatchEngine:
 
 
 class TritonStage:
-    """A client of running Tritons: blocks of `read_stage` to tables of `ANSWER_SCHEMA`."""
+    """A client of running Tritons: rows of the list to tables of `ANSWER_SCHEMA`."""
 
-    def __init__(self, urls: Sequence[str], version: str, top: int) -> None:
+    def __init__(self, urls: Sequence[str], version: str, folder: str, top: int) -> None:
+        """Relative paths count from `folder`."""
         self._classifier = Classifier(*urls, top=top, concurrency=URL_CONCURRENCY, batch=0)
-        self._version = version
+        self._version, self._folder = version, folder
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        rows = block.to_pylist()
-        readable = [row["encoded"] for row in rows if row["error"] is None]
-        results = self._classifier.classify_many(readable)
-        answers = [self._answer(row, None if row["error"] else next(results)) for row in rows]
-        return pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA)
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Of rows with their `number`; at most `BLOCK_ROWS` answers a table."""
+        for numbers, contents in _blocks(rows, self._folder):
+            results = self._classifier.classify_many([each for each in contents if isinstance(each, bytes)])
+            answers = [
+                answer(number, [], content, self._version)
+                if isinstance(content, str)
+                else self._answer(number, next(results))
+                for number, content in zip(numbers, contents, strict=True)
+            ]
+            yield pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA)
 
-    def _answer(self, row: Mapping[str, Any], result: Classification | Failure | None) -> dict[str, Any]:
-        if result is None or isinstance(result, Failure):
-            if result is not None and result.error.transient:
+    def _answer(self, number: int, result: Classification | Failure) -> dict[str, Any]:
+        if isinstance(result, Failure):
+            if result.error.transient:
                 raise result.error
-            return answer(row["number"], [], row["error"] or str(result and result.error), self._version)
+            return answer(number, [], str(result.error), self._version)
         if result.version != self._version:
             raise BulkError(
                 f"the server changed from version {self._version} to {result.version}: give another --output"
             )
         top = [label(each.label, each.index, each.probability) for each in result.top]
-        return answer(row["number"], top, None, self._version)
+        return answer(number, top, None, self._version)
 
 
 def label(name: str, index: int, probability: float) -> dict[str, Any]:

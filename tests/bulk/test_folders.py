@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from alexnet_triton.bulk.command import main
 from alexnet_triton.bulk.inputs import BulkError, InputError, find_inputs, read_inputs, read_list, write_list
 from alexnet_triton.bulk.output import BulkSettings, OutputFolder, open_output
-from alexnet_triton.bulk.stages import ANSWER_SCHEMA, TritonStage, answer, decode_stage, read_stage
+from alexnet_triton.bulk.stages import ANSWER_SCHEMA, TritonStage, answer
 from alexnet_triton.client import Classifier
 from alexnet_triton.serving.server import Server
 from tests.bulk.conftest import PICTURES, s3_environment
@@ -85,25 +84,14 @@ def test_a_damaged_group_of_rows_is_errors_of_its_rows(tmp_path: Path) -> None:
     assert all(str(each).startswith("damaged Parquet file: ") for each in found[4:])
 
 
-def test_black_pixels_and_an_error_for_what_cannot_be_decoded(pictures: Path) -> None:
-    paths = [str(pictures / name) for name in ("a/00.jpg", "b/no.png", "a/cut.jpg", "absent.jpg")]
-    none = pa.nulls(4, pa.string())
-    rows = pa.table({"path": paths, "file": none, "row": pa.nulls(4, pa.int64()), "number": [7, 8, 9, 10]})
-    (block,) = decode_stage(rows, "", 227)
-    assert block["number"].tolist() == [7, 8, 9, 10]
-    assert block["error"].tolist()[0] == ""
-    assert [bool(error) for error in block["error"]] == [False, True, True, True]
-    assert np.flatnonzero(block["pixels"].any(axis=(1, 2, 3))).tolist() == [0]
-
-
 def test_running_servers_answer_in_place_of_the_network(tiny_server: Server, pictures: Path) -> None:
-    """One block, as a cluster's clients get it; the long tests have the cluster."""
+    """Rows as a cluster's clients get them; the long tests have the cluster."""
     paths = [str(pictures / name) for name in ("a/00.jpg", "a/cut.jpg", "absent.jpg", "b/01.jpg")]
     none = pa.nulls(4, pa.string())
     rows = pa.table({"path": paths, "file": none, "row": pa.nulls(4, pa.int64()), "number": [7, 8, 9, 10]})
-    (block,) = read_stage(rows, "")
     url = f"grpc://{tiny_server.grpc_address}"
-    found = TritonStage([url], "1", 5)(block).to_pylist()
+    (table,) = TritonStage([url], "1", "", 5)(rows)
+    found = table.to_pylist()
     assert [row["number"] for row in found] == [7, 8, 9, 10]
     assert [bool(row["error"]) for row in found] == [False, True, True, False]
     with Classifier(url) as classifier:
@@ -112,7 +100,7 @@ def test_running_servers_answer_in_place_of_the_network(tiny_server: Server, pic
             assert [each["label"] for each in row["top"]] == [each.label for each in expected.top]
             assert (row["label"], row["model_version"]) == (expected.top[0].label, expected.version)
     with pytest.raises(BulkError, match="changed from version 2 to 1"):
-        TritonStage([url], "2", 5)(block)
+        next(TritonStage([url], "2", "", 5)(rows))
 
 
 def test_a_part_appears_when_it_is_whole(pictures: Path, tmp_path: Path) -> None:
