@@ -15,10 +15,16 @@ function json(r) {
 
 function hasInputs(text) {
     try {
-        return Array.isArray(JSON.parse(text).inputs);
+        return Array.isArray(JSON.parse(text).inputs) && !hasLoneSurrogate(text);
     } catch (error) {
         return false;
     }
+}
+
+// Whether an escape stands for half a character, which JSON.parse takes and Triton does not.
+function hasLoneSurrogate(text) {
+    const pairs = /\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}/g;
+    return /\\u[dD][89a-fA-F]/.test(text.replace(pairs, ""));
 }
 
 // ---- counts of every worker together, in the zone `counts`, where GATEWAY_METRICS asks for them

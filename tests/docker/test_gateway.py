@@ -230,6 +230,7 @@ def test_json_that_ends_elsewhere_than_its_length_says_is_400(gateway: Gateway, 
         b"{'a': 1}",
         b"{}x",
         b"\xff",
+        b'{"inputs":[],"id":"\\ud83d\\ud83d\\ude00"}',
         b"[" * 9000 + b"]" * 900,
     ],
 )
@@ -242,7 +243,7 @@ def test_json_in_chunks_longer_than_the_body_is_400(gateway: Gateway) -> None:
     assert_json_refused(gateway, b"{}", {HEADER_LENGTH: "3"}, chunked=True)
 
 
-@pytest.mark.parametrize("text", ["é\u2028\U0001f600", "\\u0000 \\ud83d\\ude00", '\\"}{'])
+@pytest.mark.parametrize("text", ["é\u2028\U0001f600", "\\u0000 \\ud83d\\ude00", '\\"}{', "\\\\ud800"])
 def test_json_of_any_text_is_read(gateway: Gateway, text: str) -> None:
     body, headers = infer_request(jpeg(1))
     length = int(headers[HEADER_LENGTH])
