@@ -3,8 +3,8 @@
     python docs/bulk.py --repository artifacts/imagenet/model_repository --images photos
 
 `rate`: the bound (decode and network alone), the client on a server, and bulk, one after another; memory and processor
-time are those of all its processes. `kills`: the driver, then a node, killed at random moments; after the last one the
-rows are compared with the inputs. `nodes`: one node and two, each held to one core; the driver is on the first.
+time are those of all its processes. `kills`: the driver, then a node, killed at random moments; the rows of each run
+that ended are compared with the inputs. `nodes`: one node and two, each held to one core; the driver is on the first.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -182,40 +181,49 @@ def measure_kills(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _kill_drivers(options: argparse.Namespace, links: Path) -> dict[str, Any]:
-    output, killed, parts = options.folder / "killed-driver", 0, []
+    """The command is killed and given again; once all inputs have their row, it begins anew."""
+    output, killed, runs = options.folder / "killed-driver", 0, []
     words = [*bulk_command(options, links, output), *SMALL_FILES]
     while killed < options.kills:
-        with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(random.uniform(5, 60))
-            if process.poll() is not None:
-                break
-            process.send_signal(signal.SIGKILL)
-        killed += 1
-        parts.append(len(list(output.glob("*.parquet"))))
-    subprocess.run(words, check=True)
-    return {"kills": killed, "parts_after_each": parts, **compare_rows(links, output)}
+        shutil.rmtree(output, ignore_errors=True)
+        while not _ends_before(words, random.uniform(8, 25) if killed < options.kills else None):
+            killed += 1
+        runs.append(compare_rows(links, output))
+    return {"kills": killed, "runs": runs}
+
+
+def _ends_before(words: Sequence[str], seconds: float | None) -> bool:
+    """Whether the command ends by itself within so many seconds, well; else it is killed."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            if process.wait(seconds):
+                raise RuntimeError(f"bulk ended with {process.returncode}")
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return False
+    return True
 
 
 def _kill_nodes(options: argparse.Namespace, links: Path) -> dict[str, Any]:
-    """The head has no CPU; of two nodes one is killed and replaced, at random moments."""
-    output, killed = options.folder / "killed-node", 0
+    """The head has no CPU; of two nodes one is killed and replaced; once all inputs have their row, it begins anew."""
+    output, killed, runs = options.folder / "killed-node", 0, []
     with cluster() as made:
         nodes = [made.add_node(num_cpus=1), made.add_node(num_cpus=1)]
         while killed < options.kills:
             shutil.rmtree(output, ignore_errors=True)
             words = [*bulk_command(options, links, output), *SMALL_FILES, "--address", made.address]
-            with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
-                while killed < options.kills:
+            with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                while process.poll() is None:
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(random.uniform(10, 40))
+                        process.wait(random.uniform(10, 25) if killed < options.kills else None)
                         break
                     made.remove_node(nodes.pop(0), allow_graceful=False)
                     nodes.append(made.add_node(num_cpus=1))
                     killed += 1
             if process.returncode:
                 raise RuntimeError(f"bulk ended with {process.returncode} after {killed} kills")
-    return {"kills": killed, **compare_rows(links, output)}
+            runs.append(compare_rows(links, output))
+    return {"kills": killed, "runs": runs}
 
 
 def compare_rows(links: Path, output: Path) -> dict[str, int]:
