@@ -34,6 +34,7 @@ CHANNEL_OPTIONS = [
 
 # What Triton itself says with UNAVAILABLE; everything else with that code comes from the connection.
 LOADING = re.compile(r"no available versions|not ready|unloaded|Stub process|stopping", re.IGNORECASE)
+BROKEN = re.compile(r"RST_STREAM|Stream removed")  # gRPC's words, with INTERNAL, where an answer broke off
 CONNECTING = "failed to connect to all addresses; last error: "
 TLS = re.compile(r"ssl|tls|handshake|certificate", re.IGNORECASE)
 
@@ -154,6 +155,8 @@ def translate(error: grpc.aio.AioRpcError, host: str, model: str, timeout_s: flo
         return errors.Overloaded(detail, host, model, retry_after_s=_pushback_s(error))
     if code is grpc.StatusCode.UNAVAILABLE:
         return _unavailable(detail, host, model, _pushback_s(error))
+    if code is grpc.StatusCode.INTERNAL and BROKEN.search(detail):
+        return errors.Unreachable(detail, host)
     return _CODES.get(code, errors.ServerFault)(detail, host, model)
 
 

@@ -75,6 +75,38 @@ def test_answers_that_are_cut_in_the_middle(proxy: tuple[Proxy, str]) -> None:
     assert between.connections > doomed
 
 
+def test_a_stream_that_is_reset_is_a_connection_that_broke(triton: Triton) -> None:
+    """As nginx resets it where its Triton is gone in the middle of an answer: the request is sent again."""
+    resets = 0
+
+    def reset_once(number: int, data: bytes) -> bytes:
+        nonlocal resets
+        stream = stream_of_headers(data)
+        if resets or not stream:
+            return data
+        resets += 1
+        return b"\0\0\4\3\0" + stream + b"\0\0\0\2"  # RST_STREAM, INTERNAL_ERROR: RFC 9113, 6.4
+
+    with proxied(triton.grpc_port) as between, Classifier(f"grpc://127.0.0.1:{between.port}") as classifier:
+        classifier.classify(IMAGES[0])
+        between.fault = reset_once
+        result = classifier.classify(IMAGES[1])
+        assert (agree(result, by_torch(IMAGES[1])), resets, result.timing.attempts) == (True, 1, 2)
+        resets = 0
+        with Classifier(f"grpc://127.0.0.1:{between.port}", retries=0) as once, pytest.raises(Unreachable):
+            once.classify(IMAGES[1])
+
+
+def stream_of_headers(data: bytes) -> bytes:
+    """The number of the first stream of HTTP/2 with headers in these frames, 4 bytes; nothing where there is none."""
+    start = 0
+    while start < len(data):
+        if data[start + 3] == 1:
+            return data[start + 5 : start + 9]
+        start += 9 + int.from_bytes(data[start : start + 3], "big")
+    return b""
+
+
 def test_answers_that_are_noise_end_in_a_right_answer_when_it_stops(proxy: tuple[Proxy, str]) -> None:
     between, url = proxy
     noise = random.Random(1)
