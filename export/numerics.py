@@ -13,7 +13,7 @@ from alexnet_triton.common.files import is_image
 from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.export.errors import AccuracyError, ModelError
 from alexnet_triton.imaging import ImageError, decode
-from alexnet_triton.serving.engine import openvino_core
+from alexnet_triton.serving.engine import openvino_core, precision_hint
 from alexnet_triton.training.log import topk_hits
 
 
@@ -117,13 +117,13 @@ def onnx_session(model: Path | bytes) -> Runner:
     return lambda images: session.run(None, {name: images})[0]
 
 
-def openvino(model: Path, precision: str = "f32") -> Runner:
-    """A file in OpenVINO on the CPU; `precision` is its inference precision, f32 or bf16.
+def openvino(model: Path, precision: str = "fp32") -> Runner:
+    """A file in OpenVINO on the CPU, as a server runs it in one of `serving.engine.PRECISIONS`.
 
     Raises:
         ModelError: OpenVINO cannot compile it.
     """
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": usable_cores()}
+    settings = {"INFERENCE_PRECISION_HINT": precision_hint(precision), "INFERENCE_NUM_THREADS": usable_cores()}
     try:
         compiled = openvino_core().compile_model(str(model), "CPU", settings)
     except RuntimeError as error:

@@ -23,7 +23,7 @@ from alexnet_triton.common.files import sha256, write_json
 from alexnet_triton.export import adapt, numerics, onnx_file, publish, verify
 from alexnet_triton.export.errors import AccuracyError, ExportError, ModelError
 from alexnet_triton.export.numerics import TIMED_BATCHES, Candidate, LabelledImages, find_images, onnx_runtime, openvino
-from alexnet_triton.export.prepare import FILES, HINTS
+from alexnet_triton.export.prepare import FILES
 from alexnet_triton.export.quantize import CALIBRATION_IMAGES, quantize, to_half
 from alexnet_triton.export.settings import add_max_wait
 from alexnet_triton.export.verify import plan_report
@@ -151,9 +151,9 @@ def _candidates(fp32: Path, batch: int, others: Collection[str]) -> list[Candida
     candidates = [Candidate("fp32", "ONNX Runtime", fp32, onnx_runtime(fp32), batch)]
     if "fp16" in others:
         candidates.append(Candidate("fp16", "ONNX Runtime", fp16, onnx_runtime(fp16), batch))
-    candidates += [Candidate(each, "OpenVINO", fp32, openvino(fp32, HINTS[each]), batch) for each in ("fp32", "bf16")]
+    candidates += [Candidate(each, "OpenVINO", fp32, openvino(fp32, each), batch) for each in ("fp32", "bf16")]
     if "int8" in others:
-        candidates.append(Candidate("int8", "OpenVINO", int8, openvino(int8, HINTS["int8"]), batch))
+        candidates.append(Candidate("int8", "OpenVINO", int8, openvino(int8, "int8"), batch))
     return candidates
 
 

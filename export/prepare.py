@@ -43,7 +43,6 @@ REFERENCE_CANDIDATES = 96
 MIDDLING = 0.6
 STEADY = 0.5  # of the tolerance, at most, is what the engines here differ by
 SHIFT_PIXELS = 8
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # OpenVINO's, of the precisions that it runs
 FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "channels swapped": lambda pixels: np.ascontiguousarray(pixels[..., ::-1]),
     f"crop {SHIFT_PIXELS} pixels off": lambda pixels: np.roll(pixels, SHIFT_PIXELS, axis=2),
@@ -265,7 +264,7 @@ def choose_references(
     expected = run(pixels)
     allowed = max(TOLERANCES[precision] for precision in served) * np.minimum(1, expected.max(axis=1) / MIDDLING)
     off = {
-        name: _distances(_in_batches(openvino(file, HINTS[name]), network), pixels, expected) / allowed
+        name: _distances(_in_batches(openvino(file, name), network), pixels, expected) / allowed
         for name, file in served.items()
         if name in ("bf16", "int8")
     }

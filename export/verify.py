@@ -69,7 +69,7 @@ def _open_onnx(path: Path, bf16: bool) -> OpenedNetwork:
     precision = onnx_file.precision(model)
     runs = [Candidate(precision, "ONNX Runtime", path, onnx_runtime(path))]
     if precision != "fp16":  # on a processor OpenVINO would compute it in FP32
-        runs.append(Candidate(precision, "OpenVINO", path, openvino(path, "f32")))
+        runs.append(Candidate(precision, "OpenVINO", path, openvino(path, precision)))
     if precision == "fp32" and bf16:
         runs.append(Candidate("bf16", "OpenVINO", path, openvino(path, "bf16")))
     return OpenedNetwork(tuple(runs), size, onnx_file.classes(model))
