@@ -13,7 +13,7 @@ from alexnet_triton.common.files import is_image
 from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.export.errors import AccuracyError, ModelError
 from alexnet_triton.imaging import ImageError, decode
-from alexnet_triton.serving.engine import openvino_core, precision_hint
+from alexnet_triton.serving.engine import openvino_core, precision_hint, read_network
 from alexnet_triton.training.log import topk_hits
 
 
@@ -125,7 +125,7 @@ def openvino(model: Path, precision: str = "fp32") -> Runner:
     """
     settings = {"INFERENCE_PRECISION_HINT": precision_hint(precision), "INFERENCE_NUM_THREADS": usable_cores()}
     try:
-        compiled = openvino_core().compile_model(str(model), "CPU", settings)
+        compiled = openvino_core().compile_model(read_network(model, precision), "CPU", settings)
     except RuntimeError as error:
         raise ModelError(f"{model}: OpenVINO cannot compile it: {str(error).strip().splitlines()[-1]}") from error
     return lambda images: compiled(images)[0]
