@@ -16,7 +16,7 @@ PRECISIONS = ("fp32", "bf16", "int8")
 MODEL_FILES = {"fp32": "model.onnx", "bf16": "model.onnx", "int8": "model.int8.onnx"}
 ENGINES = ("openvino", "tensorrt")
 AUTO = "auto"
-PIXEL_SCALE = 1.004  # of pixels as INT8's activations: not quite 1
+PIXEL_SCALE = np.float32(2)  # a factor of 1 would go, and the convolution with it to floating point
 TO_PLANES = [0, 3, 1, 2]  # the order of axes: [N, S, S, 3] to [N, 3, S, S]
 SMALL_BATCH = 2  # images: fewer callers than this do not fill the cores by themselves
 
@@ -134,10 +134,9 @@ def _is_normalizing(node: Any) -> bool:
 
 
 def _fold_normalization(convolution: Any, nodes: Sequence[Any]) -> None:
-    """Change a convolution of quantised (x - mean) / deviation to one of quantised pixels x, in place.
+    """Make a convolution of quantised (x - mean) / deviation one of pixels x, which are INT8's as they are, in place.
 
-    Pixels are whole numbers up to 255 already, so there is no arithmetic before it. On a scale of 1 OpenVINO would take
-    their quantisation for nothing, and convolve in floating point.
+    What OpenVINO takes for dequantisation stands before it, the factor `PIXEL_SCALE`, which the weights take back.
     """
     import openvino
     from openvino import opset13 as operators
@@ -150,15 +149,22 @@ def _fold_normalization(convolution: Any, nodes: Sequence[Any]) -> None:
     levels = np.rint(weights / scale).astype(np.int8)
     # Of the rounded weights: so their error multiplies x - mean, as before, and not x.
     bias = (levels * scale * (offset / gain)[:, None, None]).sum((1, 2, 3))
-    planes = operators.transpose(
-        operators.convert(nodes[0].input_value(0), "f32"), operators.constant(np.array(TO_PLANES))
+    pixels = operators.multiply(operators.convert(nodes[0].input_value(0), "f32"), operators.constant(PIXEL_SCALE))
+    planes = operators.transpose(pixels, operators.constant(np.array(TO_PLANES)))
+    convolution.input(0).replace_source_output(planes.output(0))
+    rounded = operators.multiply(
+        operators.convert(operators.constant(levels), "f32"), operators.constant(scale / PIXEL_SCALE)
     )
-    ends = np.float32(0), np.float32(255 * PIXEL_SCALE)
-    convolution.input(0).replace_source_output(operators.fake_quantize(planes, *ends, *ends, 256).output(0))
-    rounded = operators.multiply(operators.convert(operators.constant(levels), "f32"), operators.constant(scale))
     convolution.input(1).replace_source_output(rounded.output(0))
-    readers = convolution.output(0).get_target_inputs()
-    added = operators.add(convolution, operators.constant(bias.reshape(1, -1, 1, 1)))
+    _add(convolution, operators.constant(bias.reshape(1, -1, 1, 1)))
+
+
+def _add(node: Any, constant: Any) -> None:
+    """Have a node's readers read it with a constant added."""
+    from openvino import opset13 as operators
+
+    readers = node.output(0).get_target_inputs()
+    added = operators.add(node, constant)
     for reader in readers:
         reader.replace_source_output(added.output(0))
 
