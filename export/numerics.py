@@ -123,9 +123,11 @@ def openvino(model: Path, precision: str = "fp32") -> Runner:
     Raises:
         ModelError: OpenVINO cannot compile it.
     """
-    settings = {"INFERENCE_PRECISION_HINT": precision_hint(precision), "INFERENCE_NUM_THREADS": usable_cores()}
     try:
-        compiled = openvino_core().compile_model(read_network(model, precision), "CPU", settings)
+        network = read_network(model, precision)
+        hint = precision_hint(network, precision)
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": usable_cores()}
+        compiled = openvino_core().compile_model(network, "CPU", settings)
     except RuntimeError as error:
         raise ModelError(f"{model}: OpenVINO cannot compile it: {str(error).strip().splitlines()[-1]}") from error
     return lambda images: compiled(images)[0]

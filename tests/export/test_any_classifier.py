@@ -12,6 +12,7 @@ from PIL import Image
 
 from alexnet_triton.export import pipeline
 from alexnet_triton.export.quantize import quantize
+from alexnet_triton.serving.engine import precision_hint, read_network
 
 COLOURS = ("red", "green", "blue")
 SIZE = 16
@@ -157,6 +158,8 @@ def test_depthwise_convolutions_stay_float32(folder: Path, tmp_path: Path) -> No
     depthwise, mixing = [node for node in model.graph.node if node.op_type == "Conv"]
     assert not restored.intersection(depthwise.input)
     assert len(restored.intersection(mixing.input)) == 2
+    path = tmp_path / "onnx" / "model.int8.onnx"
+    assert precision_hint(read_network(path, "int8"), "int8") == "f32"  # BF16 would round them
 
 
 def test_uint8_images_are_taken_as_they_are(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from alexnet_triton.export import numerics, publish
 from alexnet_triton.export.numerics import find_images, onnx_runtime, openvino
-from alexnet_triton.serving.engine import openvino_core, precision_hint
+from alexnet_triton.serving.engine import openvino_core, precision_hint, read_network
 from alexnet_triton.training.checkpoint import Checkpoint
 from main_job import ROOT, MainJob
 from tests.serving.tiny import running_server
@@ -110,9 +110,10 @@ def test_int8_runs_in_both_runtimes_alike(exported: Path, main_job: MainJob, tra
 
 def test_what_int8_leaves_in_floating_point_is_bf16_where_the_processor_has_it(exported: Path) -> None:
     """But for what comes after the last layer: probabilities are as fine as ever."""
-    settings = {"INFERENCE_PRECISION_HINT": precision_hint("int8")}
-    network = openvino_core().compile_model(str(exported / "model.int8.onnx"), "CPU", settings)
-    layers = [layer.get_rt_info() for layer in network.get_runtime_model().get_ordered_ops()]
+    network = read_network(exported / "model.int8.onnx", "int8")
+    settings = {"INFERENCE_PRECISION_HINT": precision_hint(network, "int8")}
+    compiled = openvino_core().compile_model(network, "CPU", settings)
+    layers = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ordered_ops()]
     kinds = {layer["layerType"].astype(str): layer["runtimePrecision"].astype(str) for layer in layers}
     expected = "bf16" if "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
     assert (kinds["Lrn"], kinds["Pooling"], kinds["Softmax"]) == (expected, expected, "f32")
