@@ -15,7 +15,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -254,28 +253,26 @@ def measure_nodes(options: argparse.Namespace) -> dict[str, Any]:
     """Images a second and core-milliseconds an image of one node and of two, each held to a core of its own."""
     links, cores, found = link_images(options, options.kill_count), sorted(os.sched_getaffinity(0))[:2], {}
     for count in (1, 2):
-        os.sched_setaffinity(0, cores[:1])  # what this process starts inherits it: the driver, the head, the first node
-        with cluster() as made:
+        with _held_to(cores[0]), cluster() as made:  # the head and the driver too
             for core in cores[:count]:
-                _add_node_on(made, core)
+                with _held_to(core):
+                    made.add_node(num_cpus=1)
             report, _ = run_bulk(options, links, options.folder / f"nodes-{count}", "--address", made.address)
         rate = report["images_per_s"]
         found[f"{count} nodes"] = {"images_per_s": rate, "core_ms_per_image": round(count * 1e3 / rate, 2)}
-    os.sched_setaffinity(0, cores)
     found["times"] = round(found["2 nodes"]["images_per_s"] / found["1 nodes"]["images_per_s"], 2)
     return found
 
 
-def _add_node_on(made: Any, core: int) -> None:
-    """A thread's affinity is its own, and what it starts has it."""
-
-    def add() -> None:
-        os.sched_setaffinity(0, [core])
-        made.add_node(num_cpus=1)
-
-    thread = threading.Thread(target=add)
-    thread.start()
-    thread.join()
+@contextlib.contextmanager
+def _held_to(core: int) -> Iterator[None]:
+    """What this thread starts runs on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [core])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 if __name__ == "__main__":
