@@ -23,14 +23,15 @@ from tests.serving.tiny import running_server
 from tests.training.test_torchvision_weights import Quiet
 
 LABELS = [f"class {number:03}" for number in range(1000)]
+WIDTH = 0.25  # of the published network, whose 61 million weights take half a minute; converting them has its own tests
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state_dict with torchvision's names and random values, and 1,000 labels."""
+    """A state_dict with torchvision's names and random values, in a narrower network, and 1,000 labels."""
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(0)
-    network = AlexNet(NetworkConfig("alexnet_owt"))
+    network = AlexNet(NetworkConfig("alexnet_owt", width=WIDTH))
     initialize(network, "he")
     torch.save(network.state_dict(), folder / "alexnet.pth")
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
@@ -57,6 +58,7 @@ def test_published_alexnet_is_fetched_and_served_as_pytorch_answers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision_weights, "NetworkConfig", partial(NetworkConfig, width=WIDTH))
     monkeypatch.setattr(imagenet, "PRECISIONS", ())  # FP32 is served here; the other test has INT8
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
