@@ -58,7 +58,7 @@ class Model:
 def find_model(repository: Path) -> Model:
     """The served version of a repository, in the precision that is fastest on this machine.
 
-    The precision is chosen once, so that an answer does not depend on the machine of the cluster that gives it.
+    The precision is chosen once, so that answers of different machines of the cluster differ by rounding alone.
 
     Raises:
         ServingError: no repository, or it is broken or misses the network's file.
@@ -81,11 +81,12 @@ def find_model(repository: Path) -> Model:
     return Model(str(version), file, sha256(file), int(network.input[0].dims[0]), tuple(labels), settings)
 
 
-def _blocks(rows: pa.Table, folder: str) -> Iterator[tuple[list[int], list[bytes | str]]]:
-    """The numbers of at most `BLOCK_ROWS` rows of the list, and what `read_inputs` gives for each."""
-    contents, numbers = read_inputs(rows, folder), iter(rows.column("number").to_pylist())
-    while block := list(islice(contents, BLOCK_ROWS)):
-        yield list(islice(numbers, len(block))), block
+def _blocks(rows: pa.Table, folder: str) -> Iterator[tuple[list[int], Iterator[bytes | str]]]:
+    """The numbers of at most `BLOCK_ROWS` rows of the list, and what `read_inputs` gives for each, on demand."""
+    contents, numbers = read_inputs(rows, folder), rows.column("number").to_pylist()
+    for start in range(0, len(numbers), BLOCK_ROWS):
+        block = numbers[start : start + BLOCK_ROWS]
+        yield block, islice(contents, len(block))
 
 
 class NetworkStage:
@@ -107,9 +108,9 @@ class NetworkStage:
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Of rows with their `number`; at most `BLOCK_ROWS` answers a table."""
         for numbers, contents in _blocks(rows, self._folder):
-            found, step = [], len(self._pixels)
-            for start in range(0, len(contents), step):
-                found += self._run(contents[start : start + step])
+            found = []
+            while batch := list(islice(contents, len(self._pixels))):
+                found += self._run(batch)
             answers = [answer(number, *each, self._model.version) for number, each in zip(numbers, found, strict=True)]
             yield pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA)
 
@@ -159,7 +160,8 @@ class TritonStage:
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Of rows with their `number`; at most `BLOCK_ROWS` answers a table."""
-        for numbers, contents in _blocks(rows, self._folder):
+        for numbers, block in _blocks(rows, self._folder):
+            contents = list(block)
             results = self._classifier.classify_many([each for each in contents if isinstance(each, bytes)])
             answers = [
                 answer(number, [], content, self._version)
