@@ -17,6 +17,7 @@ MODEL_FILES = {"fp32": "model.onnx", "bf16": "model.onnx", "int8": "model.int8.o
 ENGINES = ("openvino", "tensorrt")
 AUTO = "auto"
 PIXEL_SCALE = np.float32(2)  # a factor of 1 would go, and the convolution with it to floating point
+TINY = np.float32(1e-30)  # the least scale: a channel may have no weights but 0
 TO_PLANES = [0, 3, 1, 2]  # the order of axes: [N, S, S, 3] to [N, 3, S, S]
 SMALL_BATCH = 2  # images: fewer callers than this do not fill the cores by themselves
 
@@ -161,7 +162,7 @@ def _fold_normalization(convolution: Any, nodes: Sequence[Any]) -> None:
     network = openvino.Model([convolution.input_value(1)], [])
     weights = openvino_core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([])[0]
     weights = weights * gain[:, None, None]
-    scale = np.abs(weights).max((1, 2, 3), keepdims=True) / 127
+    scale = np.maximum(np.abs(weights).max((1, 2, 3), keepdims=True) / 127, TINY)
     levels = np.rint(weights / scale).astype(np.int8)
     # Of the rounded weights: so their error multiplies x - mean, as before, and not x.
     bias = (levels * scale * (offset / gain)[:, None, None]).sum((1, 2, 3))

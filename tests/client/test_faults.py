@@ -100,7 +100,7 @@ def test_a_stream_that_is_reset_is_a_connection_that_broke(triton: Triton) -> No
 def stream_of_headers(data: bytes) -> bytes:
     """The number of the first stream of HTTP/2 with headers in these frames, 4 bytes; nothing where there is none."""
     start = 0
-    while start < len(data):
+    while start + 9 <= len(data):
         if data[start + 3] == 1:
             return data[start + 5 : start + 9]
         start += 9 + int.from_bytes(data[start : start + 3], "big")

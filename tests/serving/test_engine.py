@@ -27,6 +27,7 @@ def write_network(path: Path, pads: int = 0, normalization: tuple[tuple[str, np.
         "ends": random.normal(0, 0.2, CLASSES),
         **{f"constant{number}": value for number, (_, value) in enumerate(normalization)},
     }
+    weights["conv"][0] = 0  # a channel that does nothing
     nodes = [helper.make_node("Cast", ["images"], ["x0"], to=TensorProto.FLOAT)]
     for number, (kind, _) in enumerate(normalization):
         nodes.append(helper.make_node(kind, [f"x{number}", f"constant{number}"], [f"x{number + 1}"]))
