@@ -1,5 +1,5 @@
-// What nginx's own variables cannot say of requests: whether the JSON before images can be read, and how long all that
-// were answered took.
+// What nginx's own variables cannot say of requests: whether the JSON before images can be read, whether a key has its
+// share of Triton already, and how long all that were answered took.
 
 // "broken" where the body does not begin with a JSON object with `inputs` that is as long as its header says; else
 // nothing. Without a length the whole body is JSON; with 0 it is one image. The body has been read, in one piece.
@@ -27,29 +27,82 @@ function hasLoneSurrogate(text) {
     return /\\u[dD][89a-fA-F]/.test(text.replace(pairs, ""));
 }
 
+// ---- a key's share of Triton: as many inferences in flight as are answered in time, however fast Triton is and however
+// many images they have. So nobody waits long behind the flood of another key. Shares are those of every worker together.
+
+const FIRST_SHARE = 12;
+const LEAST_SHARE = 2;
+const IN_TIME_S = 0.5; // at Triton
+
+// "1" where the key has its share in flight; else the inference counts as in flight until it is logged.
+function isOverShare(r) {
+    const key = r.variables.caller;
+    if (!protocol(r)) {
+        return "";
+    }
+    if (ngx.shared.in_flight.incr(key, 1, 0) > share(r)) {
+        ngx.shared.in_flight.incr(key, -1, 1);
+        return "1";
+    }
+    r.variables.is_in_flight = "1";
+    return "";
+}
+
+function share(r) {
+    return ngx.shared.shares.get(r.variables.caller) || Math.min(FIRST_SHARE, r.variables.largest_share);
+}
+
+// The share doubles while answers are in time, and halves while they are late: each of them changes it a little.
+function land(r, seconds) {
+    if (!r.variables.is_in_flight) {
+        return;
+    }
+    ngx.shared.in_flight.incr(r.variables.caller, -1, 1);
+    if (seconds !== undefined) {
+        const next = share(r) + (seconds > IN_TIME_S ? -0.5 : 1);
+        const largest = Math.max(LEAST_SHARE, r.variables.largest_share);
+        ngx.shared.shares.set(r.variables.caller, Math.max(LEAST_SHARE, Math.min(next, largest)));
+    }
+}
+
 // ---- counts of every worker together, in the zone `counts`, where GATEWAY_METRICS asks for them
 
 const BOUNDS_S = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10];
 const SECONDS = "alexnet_gateway_seconds";
 
-// Counts an inference that is being logged; "1", so that all are. Its seconds are those at Tritons, second tries included:
-// how slowly a caller sends is not counted.
+// Of a request that is being logged; "1", so that all are.
 function observe(r) {
-    const grpc = r.uri.endsWith("/ModelInfer");
-    if (grpc || r.uri.endsWith("/infer")) {
-        const of = grpc ? "grpc" : "http";
-        const trailer = r.variables.sent_trailer_grpc_status || r.variables.sent_http_grpc_status;
-        const status = grpc && trailer ? trailer : r.variables.status;
-        count(`alexnet_gateway_answers_total{protocol="${of}",status="${status}"}`, 1);
-        if (status === (grpc ? "0" : "200")) {
-            const tries = (r.variables.upstream_response_time || "").split(/[,:]/);
-            const seconds = tries.reduce((sum, each) => sum + (Number(each) || 0), 0);
-            const bound = BOUNDS_S.find((each) => seconds <= each) || "+Inf";
-            count(`${SECONDS} ${of} ${bound}`, 1);
-            count(`${SECONDS}_sum{protocol="${of}"}`, seconds);
+    const of = protocol(r);
+    if (of) {
+        const seconds = secondsAtTriton(r);
+        land(r, seconds);
+        if (ngx.shared.counts) {
+            countAnswer(r, of, seconds || 0);
         }
     }
     return "1";
+}
+
+// What an inference came over; nothing where the request is none.
+function protocol(r) {
+    return r.uri.endsWith("/ModelInfer") ? "grpc" : r.uri.endsWith("/infer") ? "http" : "";
+}
+
+// Second tries included: how slowly a caller sends is not counted. Nothing where no Triton was asked.
+function secondsAtTriton(r) {
+    const tries = r.variables.upstream_response_time;
+    return tries && tries.split(/[,:]/).reduce((sum, each) => sum + (Number(each) || 0), 0);
+}
+
+function countAnswer(r, of, seconds) {
+    const trailer = r.variables.sent_trailer_grpc_status || r.variables.sent_http_grpc_status;
+    const status = of === "grpc" && trailer ? trailer : r.variables.status;
+    count(`alexnet_gateway_answers_total{protocol="${of}",status="${status}"}`, 1);
+    if (status === (of === "grpc" ? "0" : "200")) {
+        const bound = BOUNDS_S.find((each) => seconds <= each) || "+Inf";
+        count(`${SECONDS} ${of} ${bound}`, 1);
+        count(`${SECONDS}_sum{protocol="${of}"}`, seconds);
+    }
 }
 
 function count(key, more) {
@@ -76,4 +129,4 @@ function metrics(r) {
     r.return(200, `${lines.join("\n")}\n`);
 }
 
-export default { json, metrics, observe };
+export default { isOverShare, json, metrics, observe };

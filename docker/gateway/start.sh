@@ -73,7 +73,7 @@ connections=$(number GATEWAY_CONNECTIONS "${GATEWAY_CONNECTIONS:-8192}")
 address_connections=$(number GATEWAY_ADDRESS_CONNECTIONS "${GATEWAY_ADDRESS_CONNECTIONS:-2000}")
 rate=$(number GATEWAY_RATE "${GATEWAY_RATE:-1000}")
 burst=$(number GATEWAY_BURST "${GATEWAY_BURST:-200}")
-requests=$(number GATEWAY_REQUESTS "${GATEWAY_REQUESTS:-16}")
+requests=$(number GATEWAY_REQUESTS "${GATEWAY_REQUESTS:-48}")
 body_mib=$(number GATEWAY_BODY_MIB "${GATEWAY_BODY_MIB:-16}")
 memory_mib=$(number GATEWAY_MEMORY_MIB "${GATEWAY_MEMORY_MIB:-4096}")
 timeout_s=$(number GATEWAY_TIMEOUT_S "${GATEWAY_TIMEOUT_S:-10}")
@@ -180,11 +180,10 @@ cp "$page"/* "$run/page/"
 chmod -R a+rX "$run/page"
 cp "$here/mime.types" "$here/requests.js" "$run/"
 
-observed='' include=''
+include=
 if [ -n "$metrics" ]; then
     sed "s|@METRICS@|$metrics|" "$here/metrics.conf.in" >"$run/metrics.conf"
-    # shellcheck disable=SC2016 # a variable of nginx
-    observed=' if=$observed' include='include metrics.conf;'
+    include='include metrics.conf;'
 fi
 
 access_log=$(absolute "$access_log")
@@ -193,9 +192,9 @@ sed -e "s|@MODULES@|$load|" -e "s|@WORKERS@|$workers|" -e "s|@FILES@|$((2 * conn
     -e "s|@RESOLVER@|$resolver|" -e "s|@KEYS@|$(absolute "$keys")|" -e "s|@BODY_MIB@|$body_mib|g" \
     -e "s|@BUFFER_MIB@|$((body_mib + 1))|" -e "s|@LARGE@|$large|" -e "s|@SMALL@|$small|" \
     -e "s|@LARGE_OF_KEY@|$large_of_key|" -e "s|@PRIORITY_KEYS@|$priority_keys|" -e "s|@NO_PRIORITY@|$no_priority|" \
-    -e "s|@RATE@|$rate|" -e "s|@BURST@|$burst|" -e "s|@REQUESTS@|$requests|" -e "s|@TIMEOUT_S@|$timeout_s|" \
+    -e "s|@RATE@|$rate|" -e "s|@BURST@|$burst|" -e "s|@REQUESTS@|$requests|g" -e "s|@TIMEOUT_S@|$timeout_s|" \
     -e "s|@HTTP_SERVERS@|$http_servers|" -e "s|@GRPC_SERVERS@|$grpc_servers|" -e "s|@RETRY_ON@|$retry_on|" -e "s|@GRPC_FAILED@|$grpc_failed|" \
-    -e "s|@ACCESS_LOG@|$access_log|" -e "s|@OBSERVED@|$observed|" -e "s|@METRICS@|$include|" -e "s|@LISTEN@|$listen|" -e "s|@RUN@|$run|g" -e "s|@ADDRESS_CONNECTIONS@|$address_connections|" -e "s|@PAGE@|$run/page|" \
+    -e "s|@ACCESS_LOG@|$access_log|" -e "s|@METRICS@|$include|" -e "s|@LISTEN@|$listen|" -e "s|@RUN@|$run|g" -e "s|@ADDRESS_CONNECTIONS@|$address_connections|" -e "s|@PAGE@|$run/page|" \
     -e "s|@CERTIFICATE@|$(absolute "$certificate")|" -e "s|@CERTIFICATE_KEY@|$(absolute "$certificate_key")|" \
     "$here/nginx.conf.in" >"$run/nginx.conf"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import ssl
 import struct
 import threading
@@ -242,6 +243,37 @@ def flood(gateway: Gateway, callers: int = 64) -> Iterator[Counter[int]]:
         over.set()
         for thread in threads:
             thread.join()
+
+
+def test_late_answers_halve_the_share_of_their_key(new_gateway: type[Gateway], tritons: list[Server]) -> None:
+    """Triton stands still while twelve are in flight. Then six may be, until answers are in time again."""
+    gateway = new_gateway(triton_http=[tritons[0].http_address])
+    other = gateway.key("other")
+    with gateway, ThreadPoolExecutor(24) as callers:
+        assert ask_a_still_triton(gateway, callers, tritons[0], 12, refused=12) == {200: 12, 429: 12}
+        assert ask_a_still_triton(gateway, callers, tritons[0], 6, refused=6) == {200: 6, 429: 6}
+        assert ask_a_still_triton(gateway, callers, tritons[0], 12, key=other) == {200: 12}
+        for _ in range(16):
+            assert gateway.infer(jpeg(1)).status == 200
+        assert ask_a_still_triton(gateway, callers, tritons[0], 12) == {200: 12}
+
+
+def ask_a_still_triton(
+    gateway: Gateway, callers: ThreadPoolExecutor, triton: Server, answered: int, refused: int = 0, key: str = ""
+) -> Counter[int]:
+    """The statuses. Triton goes on when as many were refused, and the others are late by then."""
+    os.kill(triton.pid, signal.SIGSTOP)
+    try:
+        asked = [
+            callers.submit(gateway.infer, jpeg(seed), key=key or gateway.key()) for seed in range(answered + refused)
+        ]
+        deadline = time.monotonic() + 5
+        while sum(answer.done() for answer in asked) < refused and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.7)
+    finally:
+        os.kill(triton.pid, signal.SIGCONT)
+    return Counter(answer.result().status for answer in asked)
 
 
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])
