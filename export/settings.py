@@ -13,9 +13,9 @@ from alexnet_triton.export.errors import PublishError
 
 MAX_WAIT_S = 2.4
 TUNED = "settings.json"  # of a repository
-# Numbers of cores that a publication writes configurations for; fewer than the first have what the source says. The
-# server takes the largest that the cores it may use are enough for.
-SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
+# Numbers of cores that a publication writes configurations for; the source's own is for 2. The server takes the largest
+# that the cores it may use are enough for.
+SIZES = (1, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 MOST_NETWORKS = 24  # processes, each of which holds a compiled copy of the network; then they get more threads
 DECODERS_A_CORE = 0.75  # decoding takes two fifths of the cores; processes that decode also wait
 QUEUE_A_CORE = 1024  # requests, at most, that wait for a model
@@ -30,7 +30,7 @@ class TunedSettings:
     threads: int  # of each network
     batch: int  # the largest
     delay_us: int  # how long the first image of a batch waits for more
-    cores: int = 0  # of the configuration that was tuned: one of `SIZES`, 0 for fewer than those
+    cores: int = 0  # of the configuration that was tuned: one of `SIZES`, 0 for the source's
 
     def apply(self, model: str, config: ModelConfig) -> None:
         """Change a configuration of one of the source's models, in place."""
@@ -63,7 +63,7 @@ class MachineSettings:
 
 
 def file_for_cores(cores: int) -> str:
-    """The configuration, in a model's folder, that a server takes on so many cores of `SIZES`, or on fewer (0)."""
+    """The configuration, in a model's folder, that a server takes on so many cores of `SIZES`; 0 is the source's."""
     return f"configs/cpu-{cores}.pbtxt" if cores else "configs/cpu.pbtxt"
 
 

@@ -26,6 +26,7 @@ LOCK = ".lock"
 LOCK_TIMEOUT_S = 120.0
 _LOCK_POLL_S = 0.1
 VARIANTS = ("cpu", "gpu", "gpu-python", "onnxruntime")
+SOURCE_CORES = 2  # that the variant `cpu` is for
 # Between engines of one precision, and between a processor and a GPU, answers differ by this much at most; each
 # published precision may be the one that is served.
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 5e-2}
@@ -278,13 +279,17 @@ def config_file(model: Path, variant: str) -> Path:
 
 
 def fit_variant(models: Sequence[Path], variant: str, cores: int) -> str:
-    """For `cpu` the variant `cpu-N` of the most cores that these are enough for, if every model on the CPU has it."""
+    """For `cpu` the variant `cpu-N` of the most cores that these are enough for, if every model on the CPU has it.
+
+    `cpu` itself is for `SOURCE_CORES`.
+    """
     configs = [model / "configs" for model in models if (model / "configs" / "cpu.pbtxt").is_file()]
     if variant != "cpu" or not configs:
         return variant
     sizes = [{path.stem.removeprefix("cpu-") for path in folder.glob("cpu-*.pbtxt")} for folder in configs]
-    fitting = [int(size) for size in set.intersection(*sizes) if size.isdecimal() and int(size) <= cores]
-    return f"cpu-{max(fitting)}" if fitting else variant
+    known = {SOURCE_CORES, *(int(size) for size in set.intersection(*sizes) if size.isdecimal())}
+    best = max((size for size in known if size <= cores), default=SOURCE_CORES)
+    return variant if best == SOURCE_CORES else f"cpu-{best}"
 
 
 def instance_count(config: ModelConfig, gpus: int = 1) -> int:
