@@ -52,7 +52,7 @@ class Scale:
     chunks: int = 1_000_000
     failing: int = 10_000
     queued: int = 4_000
-    floods: int = 10
+    floods: int = 16
     burst: int = 1_000
     bursts: int = 3
     connections: int = 1_000
