@@ -348,7 +348,7 @@ CLASSES = [
     FaultClass(15, "deadlines", "of callers from 1 ms, and Triton's queue timeout of 1 ms", deadlines),
     FaultClass(16, "callers that leave", "connections reset while their request waits", callers_that_leave),
     FaultClass(
-        17, "a full queue", "more requests at once than the queues take, sixteen times", full_queue, repeats=False
+        17, "a full queue", "more requests at once than the queues take, 16 times", full_queue, repeats=False
     ),
     FaultClass(18, "bursts", "requests at once, each over its own connection", bursts),
     FaultClass(19, "twice the capacity", "requests that do not wait for answers", overload, repeats=False),
