@@ -19,8 +19,9 @@ from typing import Any
 from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, bytes_tensor
 from alexnet_triton.loadtest.bench import cli
 from alexnet_triton.loadtest.bench.compare import CONCURRENT, measure_target
-from alexnet_triton.loadtest.bench.config import BATCH, OURS, OURS_GRPC, ROOT, Advance, BenchConfig
+from alexnet_triton.loadtest.bench.config import OURS, OURS_GRPC, ROOT, Advance, BenchConfig
 from alexnet_triton.loadtest.bench.gateway import Gateway, running_gateway
+from alexnet_triton.loadtest.bench.peers import BATCH
 from alexnet_triton.loadtest.bench.report import Rows, build_result, take_turns
 from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, TRITON_PATH, Triton, triton
 from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_load, jpeg_request

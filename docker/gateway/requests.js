@@ -32,7 +32,7 @@ function hasLoneSurrogate(text) {
 
 const FIRST_SHARE = 12;
 const LEAST_SHARE = 2;
-const IN_TIME_S = 0.5; // at Triton
+const IN_TIME_S = 1; // at Triton
 
 // "1" where the key has its share in flight; else the inference counts as in flight until it is logged.
 function isOverShare(r) {

@@ -23,7 +23,8 @@ from alexnet_triton.common.command import Parser, finish, positive_float
 from alexnet_triton.common.files import write_json
 from alexnet_triton.export.onnx_file import first_line
 from alexnet_triton.imaging import decode
-from alexnet_triton.loadtest.bench.config import BATCH, CORES, BenchConfig, BenchError
+from alexnet_triton.loadtest.bench.config import BenchConfig, BenchError
+from alexnet_triton.loadtest.bench.peers import BATCH, CORES
 from alexnet_triton.serving.engine import BatchEngine, EngineConfig
 from alexnet_triton.serving.plan_engine import Device, PlanEngine, bus_address, load_engine
 

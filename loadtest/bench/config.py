@@ -11,13 +11,10 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_triton.common.command import UserError
 from alexnet_triton.common.files import JPEG_SUFFIXES
-from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.serving.repository import Repository
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS, OURS_GRPC, BOUND = "this server, HTTP", "this server, gRPC", "bound, no server"
-CORES = usable_cores()
-BATCH = 16  # the largest batch of every server, so that none is better off
 IMAGES = 100  # different ones, sent in turn
 ENLARGED = (500, 375)  # the median of ImageNet
 Advance = Callable[[str], None]  # tells the person who waits which step begins

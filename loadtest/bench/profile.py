@@ -25,7 +25,8 @@ import psutil
 from alexnet_triton.common.files import replacing
 from alexnet_triton.imaging import center_box, open_image, resample
 from alexnet_triton.loadtest.bench.bound import run_together
-from alexnet_triton.loadtest.bench.config import BATCH, CORES, Advance, BenchConfig, BenchError
+from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError
+from alexnet_triton.loadtest.bench.peers import BATCH, CORES
 from alexnet_triton.loadtest.bench.report import Rows, take_turns
 from alexnet_triton.loadtest.bench.servers import Triton, triton
 from alexnet_triton.loadtest.bench.wrk import count_answers, jpeg_load

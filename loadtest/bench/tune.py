@@ -15,7 +15,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_triton.common.files import write_json
 from alexnet_triton.export.settings import TUNED, TunedSettings
-from alexnet_triton.loadtest.bench.config import CORES, Advance, BenchConfig
+from alexnet_triton.loadtest.bench.config import Advance, BenchConfig
+from alexnet_triton.loadtest.bench.peers import CORES
 from alexnet_triton.loadtest.bench.servers import triton
 from alexnet_triton.loadtest.bench.wrk import jpeg_load
 from alexnet_triton.loadtest.variants import edit_in_place, edited_copy

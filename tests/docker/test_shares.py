@@ -270,7 +270,7 @@ def ask_a_still_triton(
         deadline = time.monotonic() + 5
         while sum(answer.done() for answer in asked) < refused and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(0.7)
+        time.sleep(1.2)
     finally:
         os.kill(triton.pid, signal.SIGCONT)
     return Counter(answer.result().status for answer in asked)

@@ -347,9 +347,7 @@ CLASSES = [
     FaultClass(14, "slow senders", "stop in headers and bodies; others ask meanwhile", slow_senders),
     FaultClass(15, "deadlines", "of callers from 1 ms, and Triton's queue timeout of 1 ms", deadlines),
     FaultClass(16, "callers that leave", "connections reset while their request waits", callers_that_leave),
-    FaultClass(
-        17, "a full queue", "more requests at once than the queues take, 16 times", full_queue, repeats=False
-    ),
+    FaultClass(17, "a full queue", "more requests at once than the queues take, 16 times", full_queue, repeats=False),
     FaultClass(18, "bursts", "requests at once, each over its own connection", bursts),
     FaultClass(19, "twice the capacity", "requests that do not wait for answers", overload, repeats=False),
     FaultClass(28, "failing images", "images that cannot be decoded; memory flat", failing_images, repeats=False),

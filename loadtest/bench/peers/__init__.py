@@ -1,7 +1,7 @@
 """Other servers of the same network, each set up as its documentation recommends.
 
 They run in an environment of their own, .venv-bench, with this project's decoder and engine, so that only the serving
-differs.
+differs. So nothing that they import may need more than `requirements.lock` has.
 """
 
 import os
@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.imaging import decode
-from alexnet_triton.loadtest.bench.config import BATCH
 from alexnet_triton.serving.engine import Engine, EngineConfig
+
+CORES = usable_cores()
+BATCH = 16  # the largest of every server, so that none is better off
 
 
 class Network:

@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from alexnet_triton.loadtest.bench.config import BATCH, CORES
-from alexnet_triton.loadtest.bench.peers import Network
+from alexnet_triton.loadtest.bench.peers import BATCH, CORES, Network
 
 SERVICE: dict[str, Any] = {
     "traffic": {"timeout": 60, "max_concurrency": 1024},

@@ -9,8 +9,7 @@ from typing import Annotated
 import litserve
 from fastapi import Body
 
-from alexnet_triton.loadtest.bench.config import BATCH, CORES
-from alexnet_triton.loadtest.bench.peers import Network
+from alexnet_triton.loadtest.bench.peers import BATCH, CORES, Network
 
 
 class Classifier(litserve.LitAPI):

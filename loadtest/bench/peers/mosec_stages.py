@@ -10,8 +10,7 @@ import numpy as np
 from mosec import Server, Worker
 
 from alexnet_triton.imaging import decode
-from alexnet_triton.loadtest.bench.config import BATCH, CORES
-from alexnet_triton.loadtest.bench.peers import Network
+from alexnet_triton.loadtest.bench.peers import BATCH, CORES, Network
 
 WAIT_MS = 5
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image, ImageOps
 
-from alexnet_triton.loadtest.bench.config import CORES
+from alexnet_triton.loadtest.bench.peers import CORES
 
 app = FastAPI()
 options = onnxruntime.SessionOptions()

@@ -11,8 +11,7 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from alexnet_triton.loadtest.bench.config import BATCH, CORES
-from alexnet_triton.loadtest.bench.peers import Network
+from alexnet_triton.loadtest.bench.peers import BATCH, CORES, Network
 
 
 @serve.deployment(

@@ -1,18 +1,22 @@
 """The benchmark as a person runs it, briefly, on a tiny network: what it counts, and how it fails."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from packaging.utils import canonicalize_name
 from PIL import Image
 
-from alexnet_triton.loadtest.bench.config import CORES, IMAGES, ROOT, BenchConfig, BenchError, prepare_images
+from alexnet_triton.loadtest.bench.config import IMAGES, ROOT, BenchConfig, BenchError, prepare_images
+from alexnet_triton.loadtest.bench.peers import CORES
 from alexnet_triton.loadtest.bench.profile import name_process
 from alexnet_triton.loadtest.bench.report import add_to_report, summarise
 from alexnet_triton.loadtest.bench.tune import alternatives, apply_settings, read_settings
@@ -29,6 +33,7 @@ BRIEF = {
     "profile-connections": 8,
 }
 TARGETS = ["--target", "bound, no server", "--target", "this server, HTTP"]
+LOCK = ROOT / "loadtest/bench/requirements.lock"
 STAGES = ("served", "client", "overload", "profile")
 
 
@@ -161,3 +166,19 @@ def test_a_tuned_setting_is_written_and_read_again(tmp_path: Path) -> None:
         assert changed != first
         edit_in_place(repository, partial(apply_settings, changed))
         assert read_settings(repository) == changed
+
+
+def test_peers_import_nothing_that_their_environment_lacks() -> None:
+    """Only what they import at once: `bench` calls none of the rest there."""
+    report = "import json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import alexnet_triton.loadtest.bench.peers; {report}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    has = {"alexnet-triton", "setuptools"} | {
+        canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", LOCK.read_text(), re.MULTILINE)
+    }
+    owners = {module: set(map(canonicalize_name, names)) for module, names in packages_distributions().items()}
+    loaded = {module: owners[module] for module in json.loads(done.stdout) if module in owners}
+    assert "numpy" in loaded
+    assert [module for module, names in loaded.items() if not names & has] == []
