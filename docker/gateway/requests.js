@@ -30,7 +30,6 @@ function hasLoneSurrogate(text) {
 // ---- a key's share of Triton: as many inferences in flight as are answered in time, however fast Triton is and however
 // many images they have. So nobody waits long behind the flood of another key. Shares are those of every worker together.
 
-const FIRST_SHARE = 12;
 const LEAST_SHARE = 2;
 const IN_TIME_S = 1; // at Triton
 
@@ -48,8 +47,9 @@ function isOverShare(r) {
     return "";
 }
 
+// A quarter of the largest, until answers say more.
 function share(r) {
-    return ngx.shared.shares.get(r.variables.caller) || Math.min(FIRST_SHARE, r.variables.largest_share);
+    return ngx.shared.shares.get(r.variables.caller) || Math.max(LEAST_SHARE, r.variables.largest_share / 4);
 }
 
 // The share doubles while answers are in time, and halves while they are late: each of them changes it a little.
