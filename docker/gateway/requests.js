@@ -31,7 +31,7 @@ function hasLoneSurrogate(text) {
 // many images they have. So nobody waits long behind the flood of another key. Shares are those of every worker together.
 
 const LEAST_SHARE = 2;
-const IN_TIME_S = 1; // at Triton
+const IN_TIME_S = 0.75; // at Triton
 
 // "1" where the key has its share in flight; else the inference counts as in flight until it is logged.
 function isOverShare(r) {
