@@ -242,6 +242,10 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton bench served tensors single --images FOLDER --connections 64 --repeats 2 --seconds 5": BENCH,
     "alexnet-triton bench served batching --images FOLDER --connections 64": BENCH,
     "alexnet-triton bench overload --overload-s 60": BENCH,
+    "python docs/connections.py --repository artifacts/model_repository --images FOLDER --connections 64 256 1000 "
+    "--target LitServe --seconds 6 --repeats 2": Covered(
+        "tests/docker/test_measuring.py::test_many_callers_are_compared_with_64"
+    ),
     "alexnet-triton bench profile": PROFILE,
     "alexnet-triton bench profile --images FOLDER": PROFILE,
     "alexnet-triton bench profile --images FOLDER --json profile.json": PROFILE,

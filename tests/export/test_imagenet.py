@@ -16,6 +16,7 @@ from alexnet_triton.export import imagenet, pipeline
 from alexnet_triton.export.repository import read_network
 from alexnet_triton.export.to_onnx import Classifier
 from alexnet_triton.imaging import decode
+from alexnet_triton.serving.engine import sums_saturate
 from alexnet_triton.training import checkpoint, torchvision_weights
 from alexnet_triton.training.download import Published
 from alexnet_triton.training.model import AlexNet, NetworkConfig, initialize
@@ -89,7 +90,8 @@ def test_photographs_are_named_without_training(tmp_path: Path) -> None:
     assert "Apache" in (tmp_path / "onnx" / "LICENSE.efficientnet-lite0").read_text()
     manifest = json.loads((tmp_path / "model_repository" / "classify" / "1" / "manifest.json").read_text())
     assert manifest["compared"] == "agreement, no labels"
-    assert "int8" in manifest["precisions"]
+    # Without VNNI 7 bits a weight are not enough for every network; then the gate leaves it out.
+    assert "int8" in manifest["precisions"] or sums_saturate()
     labels = (tmp_path / "model_repository" / "classify" / "labels.1.txt").read_text().splitlines()
     assert len(set(labels)) == 1000
     with running_server(tmp_path / "model_repository") as server:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_triton.export.numerics import onnx_runtime, openvino
 from alexnet_triton.export.quantize import quantize
+from alexnet_triton.serving import engine
 from alexnet_triton.serving.engine import read_network
 
 SIZE, CLASSES = 24, 5
@@ -73,8 +74,21 @@ def test_normalization_of_pixels_is_in_the_first_convolution(
     ("pads", "normalization"), [(1, (("Sub", MEAN), ("Div", STD))), (0, (("Sub", MEAN), ("Mul", 1 / STD)))]
 )
 def test_what_would_be_another_network_stays_as_it_is(
-    tmp_path: Path, pads: int, normalization: tuple[tuple[str, np.ndarray], ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pads: int, normalization: tuple[tuple[str, np.ndarray], ...]
 ) -> None:
     """Padding is the mean, which is no pixel's value for all colours; other arithmetic is not read."""
+    monkeypatch.setattr(engine, "sums_saturate", lambda: False)
     path = write_network(tmp_path / "model.onnx", pads, normalization)
     assert nodes(path, "int8") == nodes(path, "fp32")
+
+
+def test_weights_have_seven_bits_where_sums_saturate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So two products with 255 fit 16 bits; the answers stay those of the network."""
+    path = write_network(tmp_path / "model.onnx", normalization=(("Sub", MEAN), ("Div", STD)))
+    monkeypatch.setattr(engine, "sums_saturate", lambda: True)
+    ops = read_network(path, "int8").get_ordered_ops()
+    levels = [node.data for node in ops if node.get_type_name() == "Constant" and node.data.dtype == np.int8]
+    weights = [each for each in levels if each.ndim > 1]
+    assert [np.abs(each).max() for each in weights] == [64, 64]
+    expected = onnx_runtime(path.with_name("model.onnx"))(PIXELS)
+    assert np.abs(openvino(path, "int8")(PIXELS) - expected).mean() < 0.02
