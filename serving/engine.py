@@ -143,7 +143,7 @@ def _halve_weights(layer: Any) -> None:
     """
     from openvino import opset13 as operators
 
-    node, scaled = layer.input_value(1).get_node(), None
+    node = scaled = layer.input_value(1).get_node()
     while node.get_type_name() != "Constant":
         scaled = node if node.get_type_name() == "Multiply" else scaled
         above, node = node, node.input_value(0).get_node()
