@@ -52,13 +52,14 @@ function share(r) {
     return ngx.shared.shares.get(r.variables.caller) || Math.max(LEAST_SHARE, r.variables.largest_share / 4);
 }
 
-// The share doubles while answers are in time, and halves while they are late: each of them changes it a little.
+// The share doubles while answers are in time, and halves while they are late: each of them changes it a little. An
+// inference says nothing of it where no Triton answered, or where the caller left (499) before one did.
 function land(r, seconds) {
     if (!r.variables.is_in_flight) {
         return;
     }
     ngx.shared.in_flight.incr(r.variables.caller, -1, 1);
-    if (seconds !== undefined) {
+    if (seconds && r.variables.status !== "499") {
         const next = share(r) + (seconds > IN_TIME_S ? -0.5 : 1);
         const largest = Math.max(LEAST_SHARE, r.variables.largest_share);
         ngx.shared.shares.set(r.variables.caller, Math.max(LEAST_SHARE, Math.min(next, largest)));

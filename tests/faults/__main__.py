@@ -45,8 +45,7 @@ ABOUT = """\
 What callers and operators do wrong, done to the real server; `make faults` writes this page. In every class there is
 no wrong answer and no request without an answer or an error; the reference image is answered rightly within 5 s of the
 fault's end; there are as many processes and names in /dev/shm as before; and memory, without what files back, is within
-5 % of what it was after the first repetition (in 17 after the eighth of sixteen floods, as the heap keeps the room for
-the most bodies that ever met in memory; in 29 after a fifth of the time). What a class broke stands behind NOT."""
+5 % of what it was after the first repetition. What a class broke stands behind NOT."""
 TABLE = Path("docs/faults.md")
 
 

@@ -141,18 +141,8 @@ def callers_that_leave(context: Context) -> Seen:
 
 
 def full_queue(context: Context) -> Seen:
-    """More requests at once than both queues take; each is answered or refused.
-
-    How many of their bodies meet in memory differs from flood to flood, and tritonserver's heap keeps the room for the
-    most that ever did. So memory is compared once half of the floods are over.
-    """
-    floods = []
-    for number in range(context.scale.floods):
-        if 2 * number == context.scale.floods:
-            context.mark_memory()
-        floods.append(_at_once(context, context.scale.queued, 1))
-    problems = [problem for flood in floods for problem in flood.problems]
-    return Seen(sum(flood.times for flood in floods), "; ".join(flood.text for flood in floods), problems)
+    """More requests at once than both queues take; each is answered or refused."""
+    return _at_once(context, context.scale.queued, 1)
 
 
 def bursts(context: Context) -> Seen:
@@ -347,7 +337,7 @@ CLASSES = [
     FaultClass(14, "slow senders", "stop in headers and bodies; others ask meanwhile", slow_senders),
     FaultClass(15, "deadlines", "of callers from 1 ms, and Triton's queue timeout of 1 ms", deadlines),
     FaultClass(16, "callers that leave", "connections reset while their request waits", callers_that_leave),
-    FaultClass(17, "a full queue", "more requests at once than the queues take, 16 times", full_queue, repeats=False),
+    FaultClass(17, "a full queue", "more requests at once than the queues take", full_queue),
     FaultClass(18, "bursts", "requests at once, each over its own connection", bursts),
     FaultClass(19, "twice the capacity", "requests that do not wait for answers", overload, repeats=False),
     FaultClass(28, "failing images", "images that cannot be decoded; memory flat", failing_images, repeats=False),

@@ -35,7 +35,6 @@ class Scale:
         failing: requests with images that cannot be decoded.
         corrupt: starts on a copy of the repository with one file damaged.
         queued: requests that are sent at once to fill a queue.
-        floods: how often they are sent.
         healthy_s: from a fault's end to the right answer.
         lost_after_s: without an answer; no wait in the queues is as long.
     """
@@ -52,7 +51,6 @@ class Scale:
     chunks: int = 1_000_000
     failing: int = 10_000
     queued: int = 4_000
-    floods: int = 16
     burst: int = 1_000
     bursts: int = 3
     connections: int = 1_000
@@ -66,11 +64,11 @@ class Scale:
 FULL = Scale("full")
 QUICK = Scale(
     "quick", repetitions=1, seconds=1.5, flood_s=6, overload_s=6, soak_s=12, http=1_000, grpc=300, chunks=200_000,
-    failing=1_000, floods=1, bursts=1, slow=100, kills=1, lost_after_s=15,
+    failing=1_000, bursts=1, slow=100, kills=1, lost_after_s=15,
 )  # fmt: skip
 TINY = Scale(
     "tiny", repetitions=1, seconds=0.5, flood_s=1, overload_s=1, soak_s=1.5, images=12, http=60, grpc=40,
-    chunks=5_000, failing=60, queued=200, floods=1, burst=100, bursts=1, connections=100, slow=10, kills=1, corrupt=4,
+    chunks=5_000, failing=60, queued=200, burst=100, bursts=1, connections=100, slow=10, kills=1, corrupt=4,
     healthy_s=60, lost_after_s=15,
 )  # fmt: skip
 
@@ -93,7 +91,7 @@ class Context:
         doors: the way to the server, and where nginx is installed that through the gateway.
         rival: the gateway with another caller's key.
         model: what is published during other faults; `pictures` gives its reference image.
-        memory: the server's when `mark_memory` was called, which is after the first repetition of a class that repeats.
+        memory: the server's after the first repetition of a class, once `mark_memory` was called.
         fresh: the footprint of the server when it was started.
         baseline: what is compared with the footprint at a class's end.
     """
