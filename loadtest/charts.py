@@ -14,7 +14,7 @@ from alexnet_triton.loadtest.results import Json
 # Okabe and Ito, Color Universal Design, 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SIZE_INCHES = (4.8, 3.3)
-TAIL = np.concatenate((np.linspace(0, 90, 46), 100 - 10 ** np.linspace(1, -3, 81)))
+TAIL = np.concatenate((np.linspace(0, 88, 45), 100 - 10 ** np.linspace(1, -3, 81)))
 
 
 class Chart:
@@ -82,7 +82,7 @@ def distribution(runs: Sequence[Json]) -> Chart | None:
     for number, run in enumerate(drawn):
         for name, style, text in lines:
             histogram = HdrHistogram.decode(run["measured"][name]["histogram"])
-            values = [histogram.get_value_at_percentile(each) / 1e3 for each in TAIL]
+            values = [value / 1e3 for value in histogram.get_percentile_to_value_dict(TAIL.tolist()).values()]
             label = _label(runs, number, text)
             chart.axes.plot(1 / (1 - TAIL / 100), values, style, color=COLOURS[number], label=label)
     chart.axes.set_xscale("log")

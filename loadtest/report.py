@@ -8,21 +8,21 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from rich.console import Console
 
 from alexnet_triton.common.command import Parser
 from alexnet_triton.common.files import write_bytes, write_json, write_text
 from alexnet_triton.common.provenance import describe_command, describe_machine, describe_versions
-from alexnet_triton.loadtest import charts
-from alexnet_triton.loadtest.charts import Chart
 from alexnet_triton.loadtest.errors import ResultError, SettingError
 from alexnet_triton.loadtest.recorder import QUANTILES
 from alexnet_triton.loadtest.results import FORMAT, NAME, Json, prepare_folder, read_result
 from alexnet_triton.loadtest.summary import error_console, load_words, out_console
+
+if TYPE_CHECKING:
+    from alexnet_triton.loadtest.charts import Chart
 
 TEMPLATES = Path(__file__).parent
 PAGE = "report.html"
@@ -73,6 +73,8 @@ def write_report(folder: Path, results: Sequence[Json]) -> Path:
 def _write(folder: Path, results: Sequence[Json]) -> Path:
     if len(results) > 1 and any(each["kind"] != "run" for each in results):
         raise ResultError("two results are compared when both are of `run`: name one, or two runs")
+    import matplotlib as mpl  # half a second, which a measurement with --no-report does without
+
     with mpl.rc_context(SVG):
         drawn = _draw(results)
         pictures = [{"title": each.title, "words": each.words, "source": _svg(each)} for each in drawn]
@@ -82,7 +84,9 @@ def _write(folder: Path, results: Sequence[Json]) -> Path:
     return folder / PAGE
 
 
-def _draw(results: Sequence[Json]) -> list[Chart]:
+def _draw(results: Sequence[Json]) -> "list[Chart]":
+    from alexnet_triton.loadtest import charts
+
     first = results[0]
     if first["kind"] == "run":
         return [chart for draw in charts.RUN_CHARTS if (chart := draw(results))]
@@ -121,11 +125,11 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _svg(chart: Chart) -> str:
+def _svg(chart: "Chart") -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(_render(chart, "svg")).decode()
 
 
-def _render(chart: Chart, form: str) -> bytes:
+def _render(chart: "Chart", form: str) -> bytes:
     buffer = io.BytesIO()
     chart.figure.savefig(buffer, format=form, dpi=PNG_DPI, metadata=METADATA if form == "svg" else None)
     return buffer.getvalue()

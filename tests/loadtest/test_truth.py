@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_triton.loadtest.recorder import Times, new_histogram, record
 from tests.loadtest.stubs import Done, loadtest, stub
 
 SERVICE_S, STALL_S, RATE, DURATION_S = 0.005, 2.0, 200, 6
@@ -83,3 +84,13 @@ def test_a_server_that_goes_away_is_named(pictures: Path, tmp_path: Path) -> Non
     assert failures["no connection"] > 0
     assert done.measured["right"] + sum(failures.values()) == done.measured["sent"]
     assert done.code == 1
+
+
+def test_figures_are_those_of_the_histogram() -> None:
+    histogram = new_histogram()
+    for seconds in np.random.default_rng(0).exponential(0.05, 300):
+        record(histogram, seconds)
+    times = Times.of(histogram)
+    assert times.mean_ms == pytest.approx(histogram.get_mean_value() / 1e3)
+    quantiles = [histogram.get_value_at_percentile(each) / 1e3 for each in (50, 90, 99, 99.9)]
+    assert [times.p50_ms, times.p90_ms, times.p99_ms, times.p999_ms] == quantiles
