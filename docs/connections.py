@@ -27,9 +27,14 @@ from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, TRITON_PATH, T
 from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_load, jpeg_request
 
 KEYS = 8  # of callers through the gateway
-THROUGH = f"the gateway, {KEYS} keys"
+THROUGH, OBEYING = f"the gateway, {KEYS} keys", f"{OURS}, obeying"
 BATCHES, BATCHES_GRPC = f"{OURS}, {BATCH} images", f"{OURS_GRPC}, {BATCH} images"
-BASES = {THROUGH: OURS, BATCHES: OURS, BATCHES_GRPC: OURS_GRPC}  # what each is compared with, if not with itself
+BASES = {
+    THROUGH: OURS,
+    OBEYING: OURS,
+    BATCHES: OURS,
+    BATCHES_GRPC: OURS_GRPC,
+}  # else itself
 HEADER_BYTES = 400  # of JSON before the images, padded with blanks
 Loads = Callable[[], Iterable[Load]]
 
@@ -37,7 +42,7 @@ Loads = Callable[[], Iterable[Load]]
 def measure_connections(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """Every number of connections over HTTP, gRPC and through the gateway, 64 callers of 16 images, and named peers.
 
-    The gateway has its default limits, and its callers obey Retry-After; all others insist.
+    The gateway has its default limits, and its callers wait after a refusal, as `OBEYING` does; all others insist.
     """
     _make_keys(config.folder / "gateway" / "keys")
     with (
@@ -65,13 +70,17 @@ def _loads(config: BenchConfig, server: Triton, gateway: Gateway) -> dict[str, L
     singles, batches = ([jpeg_request(each) for each in requests] for requests in ([[one] for one in images], groups))
     numbers, seconds, url = config.connections, config.seconds, f"{gateway.url}{TRITON_PATH}"
 
+    def obeying(address: str, count: int, keys: Sequence[str] = ()) -> Load:
+        return http_load(address, count, seconds, config.bodies, TRITON_HEADERS, keys, obey=True)
+
     def in_batches() -> Load:
         seen = http_load(server.url, CONCURRENT, seconds, folder, headers)
         return replace(seen, images_per_s=BATCH * seen.images_per_s)
 
     return {
         OURS: lambda: (jpeg_load(server, each, seconds, config.bodies) for each in numbers),
-        THROUGH: lambda: (http_load(url, n, seconds, config.bodies, TRITON_HEADERS, gateway.keys) for n in numbers),
+        OBEYING: lambda: (obeying(server.url, each) for each in numbers),
+        THROUGH: lambda: (obeying(url, each, gateway.keys) for each in numbers),
         OURS_GRPC: lambda: (grpc_load(server, "classify", singles, each, seconds) for each in numbers),
         BATCHES: lambda: [in_batches()],
         BATCHES_GRPC: lambda: [grpc_load(server, "classify", batches, CONCURRENT, seconds)],

@@ -45,19 +45,26 @@ def jpeg_load(server: Triton, connections: int, seconds: float, bodies: Path) ->
 
 
 def http_load(
-    url: str, connections: int, seconds: float, bodies: Path, headers: Mapping[str, str], keys: Sequence[str] = ()
+    url: str,
+    connections: int,
+    seconds: float,
+    bodies: Path,
+    headers: Mapping[str, str],
+    keys: Sequence[str] = (),
+    obey: bool = False,
 ) -> Load:
     """POST the files of `bodies` to `url`, on each connection one after another.
 
     Args:
-        keys: callers' Authorization headers, which take turns; such callers obey Retry-After.
+        keys: callers' Authorization headers, which take turns.
+        obey: a refused caller waits for Retry-After, or a second where the refusal names none, as Triton's does.
 
     Raises:
         BenchError: wrk is missing or failed.
     """
     pairs = [text for pair in (*headers.items(), *(("Authorization", key) for key in keys)) for text in pair]
     options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(SCRIPT)]
-    done = _run("wrk", *options, url, "--", str(bodies), "obey" if keys else "insist", *pairs)
+    done = _run("wrk", *options, url, "--", str(bodies), "obey" if obey else "insist", *pairs)
     result = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not result:
         raise BenchError(f"wrk on {url}: {(done.stderr or done.stdout).strip() or 'no result'}")
