@@ -40,28 +40,37 @@ def forgotten_memory() -> set[str]:
     return regions
 
 
-@pytest.mark.parametrize("target", ["demo", "serve"])
 @pytest.mark.parametrize(
     ("name", "delay_s"), [("SIGINT", 0.3), ("SIGTERM", 1.0), ("SIGTERM", 2.0), ("SIGINT", 3.0), ("SIGTERM", 4.0)]
 )
-def test_a_signal_leaves_nothing(main_job: MainJob, tmp_path: Path, target: str, name: str, delay_s: float) -> None:
+def test_a_signal_leaves_nothing(main_job: MainJob, tmp_path: Path, name: str, delay_s: float) -> None:
+    """Neither `make demo` nor `make serve`, which run side by side here."""
     mark, before = str(tmp_path), forgotten_memory()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     environment |= {MARK: mark, "HTTP_PORT": "0", "GRPC_PORT": "0", "METRICS_PORT": "0"}
-    command = ["make", target, f"ARTIFACTS={main_job.artifacts}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        process.wait(delay_s)
-    except subprocess.TimeoutExpired:
-        interrupt(process, name)
-    process.wait(30)
+    started = [start(target, main_job, environment) for target in ("demo", "serve")]
+    time.sleep(delay_s)
+    for process in started:
+        if process.poll() is None:
+            interrupt(process, name)
+    for process in started:
+        process.wait(30)
     deadline = time.monotonic() + 20
     while (left := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
     wait_for(lambda: forgotten_memory() <= before)  # another test's server may be ending: then its names go in a moment
+
+
+def start(target: str, main_job: MainJob, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        ["make", target, f"ARTIFACTS={main_job.artifacts}"],
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def interrupt(process: subprocess.Popen[bytes], name: str) -> None:

@@ -57,26 +57,27 @@ WORDS = {
 }
 
 
-def texts() -> list[Path]:
-    """The project's own texts: code, settings and documents, but for this table."""
+@cache
+def texts() -> dict[Path, str]:
+    """The project's own texts: code, settings and documents, but for this table. Read once for all patterns."""
     found = [path for room in ROOMS for path in (ROOT / room).rglob("*")] + list(ROOT.glob("*"))
-    return sorted(
-        path
-        for path in found
+    return {
+        path: path.read_text(encoding="utf-8")
+        for path in sorted(found)
         if (path.suffix in SUFFIXES or path.name in ("Makefile", "Dockerfile"))
         and path.is_file()
         and path != Path(__file__).resolve()
-    )
+    }
 
 
 @pytest.mark.parametrize("pattern", WORDS)
 def test_one_thing_has_one_name(pattern: str) -> None:
     refused = re.compile(pattern, re.MULTILINE)
     hits = []
-    for path in texts():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if refused.search(line):
-                hits.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    for path, text in texts().items():
+        for found in refused.finditer(text):
+            number = text.count("\n", 0, found.start()) + 1
+            hits.append(f"{path.relative_to(ROOT)}:{number}: {found[0]}")
     assert hits == [], f"say: {WORDS[pattern]}"
 
 

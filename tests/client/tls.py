@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")  # as docker/prepare.sh: made at once
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -25,7 +27,7 @@ class Authority:
         self._folder, self._name = folder, name
         self.ca = Pair(folder / f"{name}.pem", folder / f"{name}.key")
         openssl(
-            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
+            *("req", "-x509", *NEW_KEY, "-days", "2", "-subj", f"/CN={name}"),
             *("-keyout", self.ca.key, "-out", self.ca.cert),
         )
 
@@ -34,7 +36,7 @@ class Authority:
         pair = Pair(self._folder / f"{self._name}-{name}.pem", self._folder / f"{self._name}-{name}.key")
         request, extensions = pair.cert.with_suffix(".csr"), pair.cert.with_suffix(".ext")
         extensions.write_text(f"subjectAltName=IP:{address}\n")
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", pair.key, "-out", request)
+        openssl("req", *NEW_KEY, "-subj", f"/CN={name}", "-keyout", pair.key, "-out", request)
         openssl(
             *("x509", "-req", "-in", request, "-days", days, "-extfile", extensions, "-out", pair.cert),
             *("-CA", self.ca.cert, "-CAkey", self.ca.key, "-CAcreateserial"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,6 +42,12 @@ def make_secrets(folder: Path) -> Path:
     done = run(ROOT / "docker/prepare.sh", GATEWAY_SECRETS=str(folder), GATEWAY_ENV=str(folder / "env"))
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@cache
+def key_of(caller: str, keys: Path) -> str:
+    """Asked of docker/key.sh once, not for each request: a file of keys only grows."""
+    return run(ROOT / "docker/key.sh", caller, GATEWAY_KEYS=str(keys)).stdout.strip()
 
 
 def infer_request(image: bytes) -> tuple[bytes, dict[str, str]]:
@@ -119,7 +126,7 @@ class Gateway:
 
     def key(self, caller: str = "me") -> str:
         """The caller's key, made when there is none; a running gateway learns it with `reload`."""
-        return run(ROOT / "docker/key.sh", caller, GATEWAY_KEYS=str(self._keys)).stdout.strip()
+        return key_of(caller, self._keys)
 
     def reload(self) -> None:
         assert self.process

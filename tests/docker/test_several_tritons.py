@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -34,11 +35,11 @@ def one_to_lose(tritons: list[Server]) -> Iterator[Server]:
 class Load:
     """Callers that ask without a pause and never twice, until they are told to stop."""
 
-    def __init__(self, gateway: Gateway, scheme: str) -> None:
+    def __init__(self, gateway: Gateway, scheme: str, caller: str) -> None:
         self.outcomes: Counter[str] = Counter()
         self._over = threading.Event()
         self._classifier = Classifier(
-            gateway.url(scheme), headers=gateway.headers(), tls=gateway.tls, retries=0, concurrency=CALLERS
+            gateway.url(scheme), headers=gateway.headers(caller), tls=gateway.tls, retries=0, concurrency=CALLERS
         )
         self._threads = [threading.Thread(target=self._ask, args=(jpeg(seed),)) for seed in range(CALLERS)]
 
@@ -72,6 +73,19 @@ class Load:
             self.outcomes[outcome] += 1
 
 
+@contextmanager
+def loaded(gateway: Gateway) -> Iterator[tuple[Gateway, list[Load]]]:
+    """The gateway with callers over HTTP and over gRPC, each kind with its own key: both see the same Triton end."""
+    keys = ["me", "other"]
+    for caller in keys:
+        gateway.key(caller)
+    with gateway, ExitStack() as stack:
+        loads = [Load(gateway, scheme, caller) for scheme, caller in zip(SCHEMES, keys, strict=True)]
+        for load in loads:
+            stack.enter_context(load)
+        yield gateway, loads
+
+
 def kill(server: Server) -> None:
     os.kill(server.pid, signal.SIGKILL)
     server.wait(10)
@@ -79,21 +93,22 @@ def kill(server: Server) -> None:
 
 # The gateway cannot take back an answer that breaks off after its headers. Triton's do not: over gRPC it writes
 # headers, message and trailers in one call, as strace shows.
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_no_request_fails_with_retries(new_gateway: type[Gateway], one_to_lose: Server, scheme: str) -> None:
-    with new_gateway() as gateway, Load(gateway, scheme) as load:
+def test_no_request_fails_with_retries(new_gateway: type[Gateway], one_to_lose: Server) -> None:
+    with loaded(new_gateway()) as (gateway, loads):
         kill(one_to_lose)
-        load.wait_for(100)
-    assert set(load.outcomes) == {"answered"}, gateway.errors.read_text()
+        for load in loads:
+            load.wait_for(100)
+    assert [set(load.outcomes) for load in loads] == 2 * [{"answered"}], gateway.errors.read_text()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_at_most_those_in_flight_fail_without(new_gateway: type[Gateway], one_to_lose: Server, scheme: str) -> None:
-    with new_gateway(retries="off") as gateway, Load(gateway, scheme) as load:
+def test_at_most_those_in_flight_fail_without(new_gateway: type[Gateway], one_to_lose: Server) -> None:
+    with loaded(new_gateway(retries="off")) as (gateway, loads):
         kill(one_to_lose)
-        load.wait_for(100)
-    failures = load.outcomes.total() - load.outcomes["answered"]
-    assert failures <= CALLERS, (load.outcomes, gateway.errors.read_text()[-5000:])
+        for load in loads:
+            load.wait_for(100)
+    for load in loads:
+        failures = load.outcomes.total() - load.outcomes["answered"]
+        assert failures <= CALLERS, (load.outcomes, gateway.errors.read_text()[-5000:])
 
 
 def test_no_triton_at_all(new_gateway: type[Gateway]) -> None:

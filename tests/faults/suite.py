@@ -138,14 +138,14 @@ class Context:
 
     def settled(self) -> Footprint:
         """The footprint, as soon as two in a row are alike, within `SETTLE_S`."""
-        over, last = after(SETTLE_S), self.server.footprint()
+        over, last = after(SETTLE_S), self.server.counts()
         while not over():
             time.sleep(0.3)
-            now = self.server.footprint()
-            if (now.processes, now.shared_names) == (last.processes, last.shared_names):
-                return now
+            now = self.server.counts()
+            if now == last:
+                break
             last = now
-        return last
+        return self.server.footprint()
 
     def expect_right(self, place: int, tally: Tally) -> None:
         """Ask one valid question between faults, and count the answer."""

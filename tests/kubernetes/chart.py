@@ -47,7 +47,8 @@ def render(given: Document) -> list[Document]:
     with helm_python.Chart.load(CHART) as chart:
         files = chart.render(given, name=RELEASE, namespace=NAMESPACE)
     texts = [text for name, text in sorted(files.items()) if name.endswith(".yaml")]
-    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+    # libyaml's loader makes the same of them as the one in Python, in a tenth of the time.
+    return [document for text in texts for document in yaml.load_all(text, yaml.CSafeLoader) if document]
 
 
 @cache
