@@ -111,7 +111,7 @@ def photos(main_job: MainJob, installed: Installed) -> str:
 def test_from_training_to_a_load_test(installed: Installed, photos: str) -> None:
     data = ("--data", photos)
     steps = [
-        ("train", *data, "--budget", 3, "--width", 0.0625, "--output", "checkpoint.pt"),
+        ("train", *data, "--budget", 1, "--width", 0.0625, "--output", "checkpoint.pt"),
         ("pictures", *data, "--to", "test"),
         ("to-onnx", "checkpoint.pt", "onnx/model.onnx", "--images", "test"),
         ("publish", "onnx/model.onnx", "--images", "test", "--repository", "repository"),

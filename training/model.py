@@ -48,6 +48,8 @@ class _LrnFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, band: Tensor, offset: Tensor) -> Tensor:
         inverse = F.conv2d(x * x, band, offset).rsqrt_()  # d**-1/2
         scale = inverse.sqrt().mul_(inverse)  # d**-3/4
+        if not ctx.needs_input_grad[0]:
+            return scale.mul_(x)
         y = x * scale
         ctx.save_for_backward(x, y, inverse.square_(), scale, band)
         return y
@@ -173,4 +175,8 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # Cast before the transposition: TensorRT cannot transpose uint8.
-        return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        if torch.compiler.is_exporting():  # a graph without the shapes of images
+            return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        width = images.shape[2]
+        rows = images.flatten(2).float()  # [N, S, 3 S]: a processor has no use for vectors of three values
+        return rows.sub_(self.mean.repeat(width)).div_(self.std.repeat(width)).view(images.shape).permute(0, 3, 1, 2)

@@ -1,5 +1,6 @@
 """A narrow network with random weights, and pictures: all stages of an export in seconds."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,28 @@ def write_checkpoint(path: Path) -> Path:
     return path
 
 
-def sort_by_answer(folder: Path) -> None:
+def write_onnx(path: Path) -> list[str]:
+    """The second network as somebody else's ONNX file; returns the options that `export` needs with it.
+
+    Half a second: the exporter of a checkpoint takes ten in a new process, and needs PyTorch.
+    """
+    source = random_checkpoint("alexnet_owt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of this exporter's age
+        torch.onnx.export(source.build().eval(), (torch.zeros(1, 3, 224, 224),), path, dynamo=False)
+    labels = path.with_suffix(".txt")
+    labels.write_text("\n".join(CLASSES))
+    mean, std = (",".join(map(str, each)) for each in (source.mean, source.std))
+    return ["--labels", str(labels), "--mean", mean, "--std", std]
+
+
+def sort_by_answer(folder: Path, name: str) -> None:
     """Move the pictures of `folder` to the classes that the random network finds most probable."""
-    run = Classifier.of(random_checkpoint()).run
+    source = random_checkpoint(name)
+    run = Classifier.of(source).run
     for picture in sorted(folder.glob("*/*")):
-        target = folder / CLASSES[int(run(np.stack([decode(picture.read_bytes(), 227)])).argmax())]
+        pixels = decode(picture.read_bytes(), source.network.input_size)
+        target = folder / CLASSES[int(run(np.stack([pixels])).argmax())]
         target.mkdir(exist_ok=True)
         picture.replace(target / picture.name)
 

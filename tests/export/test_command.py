@@ -9,28 +9,37 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_triton.export import pipeline
 from alexnet_triton.serving.repository import LOCK, Repository
 from main_job import ROOT
-from tests.export.small_checkpoint import sort_by_answer, write_checkpoint, write_pictures
+from tests.export.small_checkpoint import sort_by_answer, write_checkpoint, write_onnx, write_pictures
 
 IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint, and pictures to test and to calibrate on."""
+    """A network as a checkpoint and another as an ONNX file, and pictures to test and to calibrate on."""
     folder = tmp_path_factory.mktemp("inputs")
     write_checkpoint(folder / "checkpoint.pt")
-    sort_by_answer(write_pictures(folder / "test", 36))
+    (folder / "options.txt").write_text("\n".join(write_onnx(folder / "model.onnx")))
+    sort_by_answer(write_pictures(folder / "test", 36), "alexnet_owt")
     write_pictures(folder / "calibration", 136)
     return folder
 
 
-def command(inputs: Path, output: Path, *more: str) -> list[str]:
-    words = [sys.executable, "-m", "alexnet_triton", "export", str(inputs / "checkpoint.pt"), "--rounds", "1", *more]
+def export(model: Path, output: Path, *options: str) -> list[str]:
+    """The words of an export; of options that are given twice the last one counts."""
+    words = [str(model), "--rounds", "1"]
     for name in ("test", "calibration"):
-        words += [f"--{name}", str(inputs / name)]
-    return [*words, "--onnx", str(output / "onnx"), "--repository", str(output / "model_repository")]
+        words += [f"--{name}", str(model.parent / name)]
+    return [*words, "--onnx", str(output / "onnx"), "--repository", str(output / "model_repository"), *options]
+
+
+def command(inputs: Path, output: Path, *more: str) -> list[str]:
+    """The export of the ONNX file: what these tests look at comes after the seconds that a checkpoint takes more."""
+    options = (inputs / "options.txt").read_text().splitlines()
+    return [sys.executable, "-m", "alexnet_triton", "export", *export(inputs / "model.onnx", output, *options, *more)]
 
 
 def files(folder: Path) -> set[str]:
@@ -145,15 +154,11 @@ def test_folders_that_are_not_there(tmp_path: Path, inputs: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "count", "needed"), [("test", 20, 32), ("calibration", 100, 128)])
-def test_too_few_images(inputs: Path, tmp_path: Path, name: str, count: int, needed: int) -> None:
+def test_too_few_images(
+    inputs: Path, tmp_path: Path, name: str, count: int, needed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = write_pictures(tmp_path / "few", count)
-    words = command(inputs, tmp_path / "output", f"--{name}", str(few))
-    position = len(words) - 1 - words[::-1].index(f"--{name}")  # the last one counts
-    words[position + 1] = str(few)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1
-    assert (
-        done.stderr.splitlines()[-1]
-        == f"alexnet-triton export: {few}: {count} images, but {needed} are needed; add some"
-    )
+    assert pipeline.main(export(inputs / "checkpoint.pt", tmp_path / "output", f"--{name}", str(few))) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == f"alexnet-triton export: {few}: {count} images, but {needed} are needed; add some"
     assert not (tmp_path / "output").exists()

@@ -1,8 +1,8 @@
 """`alexnet-triton export`: every precision written, compared and published."""
 
+import io
 import json
-import subprocess
-import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from alexnet_triton.export import numerics, publish
+from alexnet_triton.export import numerics, pipeline, publish
 from alexnet_triton.export.numerics import find_images, onnx_runtime, openvino
 from alexnet_triton.serving.engine import openvino_core, precision_hint, read_network
 from alexnet_triton.training.checkpoint import Checkpoint
-from main_job import ROOT, MainJob
+from main_job import MainJob
 from tests.serving.tiny import running_server
 
 
@@ -42,11 +42,12 @@ def exported(main_job: MainJob, calibration: Path, tmp_path_factory: pytest.Temp
         "--limit": 64,
         "--rounds": 1,
     }
-    command = [sys.executable, "-m", "alexnet_triton", "export", str(main_job.artifacts / "checkpoint.pt"), "--force"]
-    command += [str(each) for option in options.items() for each in option]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert "not run: no GPU" in done.stdout
+    words = [str(main_job.artifacts / "checkpoint.pt"), "--force"]
+    words += [str(each) for option in options.items() for each in option]
+    # In this process, where PyTorch is loaded; tests/export/test_command.py has the command in one of its own.
+    with redirect_stdout(io.StringIO()) as printed:
+        assert pipeline.main(words) == 0
+    assert "not run: no GPU" in printed.getvalue()
     return folder
 
 

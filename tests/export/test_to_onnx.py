@@ -1,6 +1,7 @@
 """The exported graph says what the checkpoint computes."""
 
 import json
+import resource
 from pathlib import Path
 
 import onnx
@@ -82,3 +83,17 @@ def test_the_number_of_images_is_that_of_those_found(tmp_path: Path, capsys: pyt
     words = [write_checkpoint(tmp_path / "checkpoint.pt"), tmp_path / "model.onnx", "--images", images]
     assert to_onnx.main(list(map(str, words))) == 0
     assert "largest probability difference from PyTorch, 34 images: batch 1: " in capsys.readouterr().out
+
+
+def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, output = write_pictures(tmp_path / "images", 34), tmp_path / "onnx" / "model.onnx"
+    words = [str(write_checkpoint(tmp_path / "checkpoint.pt")), str(output), "--images", str(images)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        assert to_onnx.main(words) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = f"alexnet-triton to-onnx: {output}: cannot be written (file too large)"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
+    assert list(output.parent.iterdir()) == []

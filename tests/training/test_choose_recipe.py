@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_triton.training import run
 from alexnet_triton.training.data import ArraySplit, Dataset
 from alexnet_triton.training.recipe import RECIPES
 from docs import choose_recipe
@@ -31,6 +32,8 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     train = ArraySplit(rng.integers(0, 256, (40, 28, 28), np.uint8), np.arange(40) % 2)
     dataset = Dataset("noise", ("dark", "bright"), train, Untouched())
     monkeypatch.setattr(choose_recipe, "open_dataset", lambda source, folder: dataset)
+    # Fifteen runs draw the curves that tests/training/test_run.py looks at: half of the time of this file.
+    monkeypatch.setattr(run, "draw_curves", lambda *_: None)
     return dataset
 
 

@@ -33,7 +33,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SMALL_VARIANT = {"images": 48, "epochs": 1, "seeds": 1, "width": 0.05}
 SMALL = {
     "data": {"training_images": 40, "test_images": 10},
-    "activation": {"images": 40, "batch": 8, "epochs": 1, "seeds": 1, "choosing_epochs": 1, "extensions": 1},
+    "activation": {
+        **{"images": 40, "batch": 8, "epochs": 1, "seeds": 1, "choosing_epochs": 1, "extensions": 1},
+        "learning_rates": {"as in 2012": [0.01, 0.02], "pixels scaled and weights fitted": [0.01, 0.03]},
+    },
     "dropout": SMALL_VARIANT,
     "dropout-augmented": SMALL_VARIANT,
     "ideas": SMALL_VARIANT,

@@ -67,6 +67,7 @@ def test_lrn_is_the_papers() -> None:
     y = LocalResponseNorm(96).double()(ours)
     expected = F.local_response_norm(theirs, size=5, alpha=5e-4, beta=0.75, k=2.0)
     torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(LocalResponseNorm(96).double()(x), expected)  # without gradients it saves some passes
     weight = torch.randn_like(x)
     (y * weight).sum().backward()
     (expected * weight).sum().backward()
@@ -74,9 +75,10 @@ def test_lrn_is_the_papers() -> None:
 
 
 def test_normalize_subtracts_the_mean_of_each_channel() -> None:
-    images = torch.tensor([[[[10, 20, 30]]]], dtype=torch.uint8)
+    images = torch.tensor([[[[10, 20, 30], [11, 22, 34]], [[12, 24, 38], [13, 26, 42]]]], dtype=torch.uint8)
     pixels = Normalize((10.0, 10.0, 10.0), (1.0, 2.0, 4.0))(images)
-    assert pixels.flatten().tolist() == [0.0, 5.0, 5.0]
+    assert pixels[0].tolist() == [[[0.0, 1.0], [2.0, 3.0]], [[5.0, 6.0], [7.0, 8.0]], [[5.0, 6.0], [7.0, 8.0]]]
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_paper_initialisation() -> None:
