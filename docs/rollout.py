@@ -30,7 +30,8 @@ from dnslib import QTYPE, RCODE, RR, A, DNSRecord
 from alexnet_triton.client import Classifier, ClassifierError
 from alexnet_triton.common.command import Parser, UserError, finish, positive_float
 from alexnet_triton.common.files import write_json
-from tests.docker.gateway import Gateway, free_port, make_secrets
+from alexnet_triton.serving.launch import free_port
+from tests.docker.gateway import Gateway, make_secrets
 from tests.kubernetes.chart import Document, find, pod_of, render, values, with_value
 from tests.serving.tiny import jpeg, publication, publish
 

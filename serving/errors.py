@@ -20,6 +20,7 @@ class PortTakenError(ServingError):
 
     def __init__(self, host: str, port: int, variable: str) -> None:
         super().__init__(f"port {port} on {host} is taken: stop what listens there, or set {variable} to another port")
+        self.port = port
 
 
 class StartError(ServingError):

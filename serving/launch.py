@@ -4,6 +4,7 @@ import ctypes
 import errno
 import importlib.util
 import os
+import random
 import shutil
 import socket
 import sys
@@ -20,6 +21,9 @@ from alexnet_triton.serving.repository import Repository, needs_gpu
 
 Ports = dict[str, int]  # "http", "grpc", "metrics" -> port
 VARIABLES = {"http": "HTTP_PORT", "grpc": "GRPC_PORT", "metrics": "METRICS_PORT"}
+# Free ones, below those that the kernel gives to connections (ip_local_port_range begins at 32,768): one of those may
+# belong to somebody's connection by the time that the server starts, or starts again.
+FREE_PORTS = range(10_000, 30_000)
 PACKAGE = Path(__file__).resolve().parent.parent  # alexnet_triton
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Open to whoever reaches the port, these let a caller map the server's memory (CVE-2025-23319, 23320, 23334), change
@@ -87,8 +91,22 @@ def settle_ports(host: str, asked: Ports) -> Ports:
             sock.close()
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with _bind("127.0.0.1", 0, "") as free:
+        return free.getsockname()[1]
+
+
 def _bind(host: str, port: int, variable: str) -> socket.socket:
     """Held until all are settled, so that no two of them can be the same."""
+    if port == 0:
+        for candidate in random.SystemRandom().sample(FREE_PORTS, 100):
+            with suppress(PortTakenError):
+                return _bind_to(host, candidate, variable)
+    return _bind_to(host, port, variable)
+
+
+def _bind_to(host: str, port: int, variable: str) -> socket.socket:
     family, _, _, _, address = _resolve(host, port)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

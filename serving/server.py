@@ -99,7 +99,13 @@ class Server:
         if self.config.tls:
             self.config.tls.check()
         self.ports = settle_ports(self.config.host, self.config.ports)
-        self._start()
+        try:
+            self._start()
+        except PortTakenError as error:
+            if error.port in self.config.ports.values():
+                raise
+            self.ports = settle_ports(self.config.host, self.config.ports)  # one of the free ports was taken meanwhile
+            self._start()
 
     def restart(self) -> None:
         """Start anew on the same addresses, without waiting for what is left of the server before.

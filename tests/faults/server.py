@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 
 from alexnet_triton.common.command import UserError
-from alexnet_triton.loadtest.bench.servers import free_port
 from alexnet_triton.serving.control import Control, ask_reference_image
 from alexnet_triton.serving.errors import ServingError
+from alexnet_triton.serving.launch import free_port
 from alexnet_triton.serving.repository import Repository
 from alexnet_triton.serving.supervisor import SHARED_MEMORY
 

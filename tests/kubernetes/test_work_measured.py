@@ -16,9 +16,9 @@ import pytest
 
 from alexnet_triton.client import Classifier
 from alexnet_triton.serving import Server
+from alexnet_triton.serving.launch import free_port
 from docs.queues import Service
 from docs.real_queues import slow_repository
-from tests.docker.gateway import free_port
 from tests.kubernetes.chart import NAMESPACE
 from tests.kubernetes.test_autoscaling import QUERIES, RECORD, SERVICE, group
 from tests.serving.tiny import jpeg, running_server

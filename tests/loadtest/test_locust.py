@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,13 +14,9 @@ from typing import Any
 import pytest
 
 from alexnet_triton.serving import Server
+from alexnet_triton.serving.launch import free_port
 from tests.loadtest.stubs import ROOT, Running, stub
 from tests.waiting import wait_for
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def _start(*options: object) -> "subprocess.Popen[str]":

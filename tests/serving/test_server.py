@@ -20,9 +20,10 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from alexnet_triton.serving import Server
+from alexnet_triton.serving import Server, server
 from alexnet_triton.serving.control import Control
 from alexnet_triton.serving.errors import BackendAbortError, ControlError, PortTakenError, StartError
+from alexnet_triton.serving.launch import FREE_PORTS, settle_ports
 from alexnet_triton.serving.repository import Repository, instance_count
 from alexnet_triton.serving.server import START_ATTEMPTS, ignore_event
 from alexnet_triton.serving.supervisor import SHARED_MEMORY, SupervisedProcess
@@ -197,6 +198,18 @@ def test_a_taken_port_is_named(tiny_server: Server, tiny_repository: Path) -> No
     port = tiny_server.ports["grpc"]
     with pytest.raises(PortTakenError, match=f"port {port} on 127.0.0.1 is taken.*GRPC_PORT"):
         Server(tiny_repository, http_port=0, grpc_port=port, metrics_port=0).start()
+
+
+def test_a_free_port_that_is_taken_meanwhile_is_left_for_another(
+    tiny_server: Server, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection of this machine, or another server, has it by the time that tritonserver binds it."""
+    settled = [{**settle_ports("127.0.0.1", dict.fromkeys(tiny_server.ports, 0)), "grpc": tiny_server.ports["grpc"]}]
+    monkeypatch.setattr(server, "settle_ports", lambda *asked: settled.pop() if settled else settle_ports(*asked))
+    with running_server(tiny_repository) as running:
+        assert settled == []
+        assert running.ports["grpc"] != tiny_server.ports["grpc"]
+        assert set(running.ports.values()) <= set(FREE_PORTS)
 
 
 def test_a_network_that_does_not_load_is_explained(tiny_repository: Path, tmp_path: Path) -> None:
