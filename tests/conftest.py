@@ -24,11 +24,6 @@ BUDGET_S = 12  # of training; other tests share the cores with it, and a slow ma
 WIDTH = 0.125  # of the network: a thirtieth of the work, with nothing left out
 MEANWHILE = 8  # files of tests, which last about as long as the main job
 COMPUTING = ("bulk", "export", "training")  # folders whose tests compute; most of the others' wait for servers
-LONGEST = {  # files of more than half a minute, begun first: at the end all processes have work
-    *("test_bench.py", "test_claims.py", "test_cluster.py", "test_command.py", "test_compare.py", "test_faults.py"),
-    *("test_finetune.py", "test_imagenet.py", "test_live.py", "test_long_runs.py", "test_publishers.py"),
-    *("test_report.py", "test_resnet_example.py", "test_run.py", "test_server.py", "test_shares.py", "test_watch.py"),
-}
 
 
 def pytest_configure() -> None:
@@ -56,8 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def mixed(files: list[Path]) -> list[Path]:
-    """The same files, the longest first, and those of `COMPUTING` spread evenly among the others."""
-    files = sorted(files, key=lambda path: path.name not in LONGEST)
+    """The same files, those of `COMPUTING` spread evenly among the others."""
     computing = [path for path in files if path.parent.name in COMPUTING]
     waiting = [path for path in files if path not in computing]
     places = {path: (index + 0.5) / len(kind) for kind in (computing, waiting) for index, path in enumerate(kind)}
