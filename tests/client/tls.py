@@ -84,12 +84,14 @@ class _Passing:
 
     async def end(self) -> None:
         self._server.close()
-        for task in self._tasks:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}  # asyncio's own too: handshakes that nobody ended
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self._writers:
             writer.transport.abort()
-        await asyncio.sleep(0)  # what was aborted closes its sockets
+        for _ in range(5):  # what was aborted closes its sockets, in several steps below TLS
+            await asyncio.sleep(0)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)

