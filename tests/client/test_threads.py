@@ -10,7 +10,7 @@ from answers import agree, by_torch
 from photographs import jpeg
 
 THREADS = 32
-CALLS = int(os.environ.get("CLIENT_TEST_CALLS", "50"))  # of each thread
+CALLS = int(os.environ.get("CLIENT_TEST_CALLS", "100"))  # of each thread
 CHILD_TIMEOUT_S = 30
 
 
