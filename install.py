@@ -16,7 +16,7 @@ from threading import Event, Thread
 
 VENV = Path(".venv")
 VERSIONS = ("3.12", "3.11", "3.10")  # that nvidia-pytriton has stubs for
-# Imported seldom, if at all, and then compiled: half of all.
+# What is imported seldom, if at all: it is compiled when it is imported.
 SELDOM = (
     r"/(tests?|testing|fontTools|imageio|libcst|mypyc?|nvidia/dali|numpy/(distutils|f2py)|onnxruntime/transformers|"
     r"pygments/lexers|ray/(dashboard|llm|rllib|serve|train|tune)|scipy|skimage|sympy/(parsing|physics|stats)|tifffile|"

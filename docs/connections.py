@@ -29,12 +29,8 @@ from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_l
 KEYS = 8  # of callers through the gateway
 THROUGH, OBEYING = f"the gateway, {KEYS} keys", f"{OURS}, obeying"
 BATCHES, BATCHES_GRPC = f"{OURS}, {BATCH} images", f"{OURS_GRPC}, {BATCH} images"
-BASES = {
-    THROUGH: OURS,
-    OBEYING: OURS,
-    BATCHES: OURS,
-    BATCHES_GRPC: OURS_GRPC,
-}  # else itself
+# What a row is compared with; one that is not here is compared with itself.
+BASES = {THROUGH: OURS, OBEYING: OURS, BATCHES: OURS, BATCHES_GRPC: OURS_GRPC}
 HEADER_BYTES = 400  # of JSON before the images, padded with blanks
 Loads = Callable[[], Iterable[Load]]
 
@@ -42,7 +38,7 @@ Loads = Callable[[], Iterable[Load]]
 def measure_connections(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """Every number of connections over HTTP, gRPC and through the gateway, 64 callers of 16 images, and named peers.
 
-    The gateway has its default limits, and its callers wait after a refusal, as `OBEYING` does; all others insist.
+    The gateway has its default limits. Its callers and those of `OBEYING` wait after a refusal; all others insist.
     """
     _make_keys(config.folder / "gateway" / "keys")
     with (

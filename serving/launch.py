@@ -21,8 +21,8 @@ from alexnet_triton.serving.repository import Repository, needs_gpu
 
 Ports = dict[str, int]  # "http", "grpc", "metrics" -> port
 VARIABLES = {"http": "HTTP_PORT", "grpc": "GRPC_PORT", "metrics": "METRICS_PORT"}
-# Free ones, below those that the kernel gives to connections (ip_local_port_range begins at 32,768): one of those may
-# belong to somebody's connection by the time that the server starts, or starts again.
+# Where a free port is looked for: below the ports that the kernel gives to outgoing connections (ip_local_port_range
+# begins at 32,768), as such a connection can take the port before the server starts, or starts again.
 FREE_PORTS = range(10_000, 30_000)
 PACKAGE = Path(__file__).resolve().parent.parent  # alexnet_triton
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"

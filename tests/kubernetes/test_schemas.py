@@ -2,11 +2,8 @@
 
 import copy
 import json
-import sys
 from collections.abc import Callable
 from functools import cache
-from importlib import util
-from types import ModuleType
 from typing import Any
 
 import kubernetes_validate
@@ -17,8 +14,6 @@ from tests.kubernetes.chart import FOLDER, INSTALLATIONS, Document, find, render
 from tests.kubernetes.kserve_models import problems
 
 NEWEST = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))[-3:]
-# Its schemas of a version are a megabyte, which it would read for each document.
-kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 OPERATORS = ("ServiceMonitor", "PodMonitor", "PrometheusRule", "ScaledObject")
 # Documents of an installation.
 COUNTS = {"cpu": 9, "gpu": 13, "cpu keda": 14, "gpu keda": 14, "gpu prometheus-adapter": 14}
@@ -27,19 +22,10 @@ COUNTS = {"cpu": 9, "gpu": 13, "cpu keda": 14, "gpu keda": 14, "gpu prometheus-a
 @cache
 def operators_model(kind: str) -> Any:
     """The resource of an operator as its definition has it, without what it does not know."""
-    return getattr(models("keda/v1alpha1" if kind == "ScaledObject" else "prometheus_operator/v1"), kind)
+    from cloudcoil.models.keda.v1alpha1 import ScaledObject
+    from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, ServiceMonitor
 
-
-@cache
-def models(version: str) -> ModuleType:
-    """One file of cloudcoil's, by itself: the packages' own imports build thousands of classes of other versions."""
-    (folder,) = util.find_spec("cloudcoil.models").submodule_search_locations  # type: ignore[union-attr,misc]
-    spec = util.spec_from_file_location(f"cloudcoil_{version.replace('/', '_')}", f"{folder}/{version}.py")
-    assert spec
-    assert spec.loader
-    module = sys.modules[spec.name] = util.module_from_spec(spec)  # where pydantic looks for the types
-    spec.loader.exec_module(module)
-    return module
+    return {each.__name__: each for each in (ServiceMonitor, PodMonitor, PrometheusRule, ScaledObject)}[kind]
 
 
 def known_to_its_operator(document: Document) -> Document:
