@@ -20,6 +20,8 @@ REPOSITORY ?= $(ARTIFACTS)/model_repository
 
 # Threads that wait for others sleep: spinning, they would take the cores from whatever else runs.
 export OMP_WAIT_POLICY ?= passive
+# NumPy multiplies no large matrices here, and each program that imports it would start a thread a core for them.
+export OPENBLAS_NUM_THREADS ?= 1
 
 # Each recipe line is one program that make starts itself, without a shell between them, so that
 # a signal to make reaches the program and nothing is left running.

@@ -36,6 +36,8 @@ EXIT_TIMEOUT_S = 7  # for requests in flight; below the supervisor's grace
 # after use: 76 page faults an image. Kept in the heap instead, there are none, and 6 % more images a second. Of many
 # heaps each keeps the room of its own fullest moment: seven times 4,000 requests at once grew from 785 to 1,020 MiB.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_ARENA_MAX": "2"}
+# Importing NumPy starts a thread a core for products of matrices, of which the stubs make none: 0.1 s of a core each.
+BLAS = {"OPENBLAS_NUM_THREADS": "1"}
 # More than half the cores for reading requests would, when there are too many, refuse them faster than the models
 # answer the others: refusing costs a twentieth of answering, and callers ask again at once.
 HTTP_CORES = 2  # a thread
@@ -276,7 +278,7 @@ def build_environment(installation: Installation, modules: Path) -> dict[str, st
     _prepend(environment, "PATH", [Path(sys.prefix) / "bin"])  # the stub looks up python3 to find its library
     _prepend(environment, "PYTHONPATH", [modules])
     _append(environment, "PYTHONPATH", [Path(sysconfig.get_path("purelib"))])  # last, as for this process
-    environment |= {name: environment.get(name, value) for name, value in MALLOC.items()}
+    environment |= {name: environment.get(name, value) for name, value in (MALLOC | BLAS).items()}
     # A file written beside a model.py would make Triton take the model for changed.
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return environment

@@ -6,9 +6,11 @@ body of an answer nor gRPC's status in the trailers, so the server's own statist
 
 import json
 import shutil
+import ssl
 import struct
 import subprocess
 import tempfile
+import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, Triton
 SCRIPT = Path(__file__).with_name("post.lua")
 DEBIAN_PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
 GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+IDLE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,14 @@ def http_load(
     keys: Sequence[str] = (),
     obey: bool = False,
 ) -> Load:
-    """POST the files of `bodies` to `url`, on each connection one after another.
+    """POST the files of `bodies` to `url`, on each connection one after another; the server is idle when this returns.
 
     Args:
         keys: callers' Authorization headers, which take turns.
         obey: a refused caller waits for Retry-After, or a second where the refusal names none, as Triton's does.
 
     Raises:
-        BenchError: wrk is missing or failed.
+        BenchError: wrk is missing or failed, or the server answers no more.
     """
     pairs = [text for pair in (*headers.items(), *(("Authorization", key) for key in keys)) for text in pair]
     options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(SCRIPT)]
@@ -68,9 +71,33 @@ def http_load(
     result = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not result:
         raise BenchError(f"wrk on {url}: {(done.stderr or done.stdout).strip() or 'no result'}")
+    _wait_until_idle(
+        url, (bodies / "000.jpg").read_bytes(), {**headers, **({"Authorization": keys[0]} if keys else {})}
+    )
     seen = json.loads(result[0].removeprefix("RESULT "))
     rate = (seen["answers"] - seen["refused"]) / seen["seconds"]
     return Load(connections, rate, seen["p50_ms"], seen["p99_ms"], seen["refused"], seen["failed"])
+
+
+def _wait_until_idle(url: str, body: bytes, headers: Mapping[str, str]) -> None:
+    """Ask for one image more, and wait for its answer.
+
+    Servers go on to work for the callers whose connections wrk has closed, for seconds after a thousand connections;
+    whoever is measured next would wait behind them.
+    """
+    unverified = ssl.create_default_context()  # as wrk: what is measured is on this machine
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    request = urllib.request.Request(url, body, {"Content-Type": "application/octet-stream", **headers})
+    until = time.monotonic() + IDLE_TIMEOUT_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=IDLE_TIMEOUT_S, context=unverified) as answer:
+                answer.read()
+            return
+        except OSError as error:  # refused, most often
+            if time.monotonic() > until:
+                raise BenchError(f"{url} answers no more: {error}") from error
+            time.sleep(0.1)
 
 
 def jpeg_request(images: Sequence[bytes]) -> bytes:

@@ -145,6 +145,7 @@ class Triton:
             "--http-address=127.0.0.1",
             "--grpc-address=127.0.0.1",
             "--allow-metrics=false",
+            "--disable-auto-complete-config",  # else each model is started twice
             "--reuse-http-port=true",
             "--reuse-grpc-port=true",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",

@@ -119,3 +119,11 @@ def test_stubs_find_packages_in_the_order_of_this_process(monkeypatch: pytest.Mo
     folders = found["PYTHONPATH"].split(":")
     assert folders[:3] == ["/run/modules", "/opt/packages", "/opt/tritonserver/backends/dali/wheel/dali"]
     assert folders[3].endswith("-packages")
+
+
+def test_stubs_have_no_threads_for_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    triton = Installation(Path("/opt/tritonserver/bin/tritonserver"), None)
+    assert build_environment(triton, Path("/run/modules"))["OPENBLAS_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "8")  # a model of the user's own may multiply some
+    assert build_environment(triton, Path("/run/modules"))["OPENBLAS_NUM_THREADS"] == "8"
