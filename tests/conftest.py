@@ -29,7 +29,7 @@ COMPUTING = ("bulk", "export", "training")  # folders whose tests compute; most 
 def pytest_configure() -> None:
     # The tests start hundreds of processes: each is to find the modules compiled.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    # As the Makefile: threads of PyTorch that wait for others sleep, and NumPy has none, here and in all that is started.
+    # As the Makefile: threads of PyTorch that wait sleep, NumPy has none, here and in all that the tests start.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

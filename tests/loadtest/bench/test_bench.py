@@ -4,10 +4,13 @@ import json
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from alexnet_triton.loadtest.bench.peers import CORES
 from alexnet_triton.loadtest.bench.profile import name_process
 from alexnet_triton.loadtest.bench.report import add_to_report, summarise
 from alexnet_triton.loadtest.bench.tune import alternatives, apply_settings, read_settings
+from alexnet_triton.loadtest.bench.wrk import http_load
 from alexnet_triton.loadtest.variants import edit_in_place
 from tests.serving.tiny import build_repository, jpeg
 
@@ -156,6 +160,40 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
 def test_a_summary_has_the_median_of_the_rounds_and_their_spread() -> None:
     rows = [{"target": "x", "connections": 4, "round": n, "images_per_s": rate} for n, rate in enumerate([30, 10, 20])]
     assert summarise(rows) == [{"target": "x", "connections": 4, "images_per_s": 20, "lowest": 10, "highest": 30}]
+
+
+def test_after_a_load_the_server_works_for_nobody_of_it(tmp_path: Path) -> None:
+    """One that answers in turn, also those who have left, as Triton does over HTTP: another second of work here."""
+    for number in range(IMAGES):
+        (tmp_path / f"{number:03}.jpg").write_bytes(b"no image")
+    answered: list[float] = []
+
+    class InTurn(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            time.sleep(0.05)
+            answered.append(time.monotonic())
+            self.send_response(503 if len(answered) % 2 else 200)  # one that is refused asks again
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), InTurn)
+    server.request_queue_size = 32
+    server.socket.listen(32)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        seen = http_load(f"http://127.0.0.1:{server.server_port}/", 20, 1, tmp_path, {})
+        ended = len(answered)
+        time.sleep(0.3)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert seen.refused > 0
+    assert len(answered) == ended > seen.refused + seen.images_per_s + 10
 
 
 def test_a_tuned_setting_is_written_and_read_again(tmp_path: Path) -> None:
