@@ -243,7 +243,7 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton bench served batching --images FOLDER --connections 64": BENCH,
     "alexnet-triton bench overload --overload-s 60": BENCH,
     "python docs/connections.py --repository artifacts/model_repository --images FOLDER --connections 64 256 1000 "
-    "--target LitServe --seconds 6 --repeats 2": Covered(
+    "--target LitServe --seconds 10 --repeats 2": Covered(
         "tests/docker/test_measuring.py::test_many_callers_are_compared_with_64"
     ),
     "alexnet-triton bench profile": PROFILE,

@@ -26,7 +26,7 @@ from photographs import jpeg
 from tests.waiting import wait_for
 from web import Quiet, recording, serving
 
-LOW = 16  # requests of low priority
+LOW = 60  # requests of low priority, which take 1.5 s
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
