@@ -71,9 +71,8 @@ def http_load(
     result = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not result:
         raise BenchError(f"wrk on {url}: {(done.stderr or done.stdout).strip() or 'no result'}")
-    _wait_until_idle(
-        url, (bodies / "000.jpg").read_bytes(), {**headers, **({"Authorization": keys[0]} if keys else {})}
-    )
+    key = {"Authorization": keys[0]} if keys else {}
+    _wait_until_idle(url, (bodies / "000.jpg").read_bytes(), {**headers, **key})
     seen = json.loads(result[0].removeprefix("RESULT "))
     rate = (seen["answers"] - seen["refused"]) / seen["seconds"]
     return Load(connections, rate, seen["p50_ms"], seen["p99_ms"], seen["refused"], seen["failed"])
