@@ -207,10 +207,11 @@ def test_a_tuned_setting_is_written_and_read_again(tmp_path: Path) -> None:
 
 
 def test_peers_import_nothing_that_their_environment_lacks() -> None:
-    """Only what they import at once: `bench` calls none of the rest there."""
-    report = "import json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    """Only what they import at once: `bench` calls none of the rest there. What Python starts with is not theirs."""
+    before = "import json, sys; before = {name.split('.')[0] for name in sys.modules}"
+    report = "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules} - before)))"
     done = subprocess.run(
-        [sys.executable, "-c", f"import alexnet_triton.loadtest.bench.peers; {report}"],
+        [sys.executable, "-c", f"{before}; import alexnet_triton.loadtest.bench.peers; {report}"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     has = {"alexnet-triton", "setuptools"} | {
