@@ -180,8 +180,7 @@ def test_after_a_load_the_server_works_for_nobody_of_it(tmp_path: Path) -> None:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), InTurn)
-    server.request_queue_size = 32
-    server.socket.listen(32)
+    server.socket.listen(32)  # as many wait to be taken
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
