@@ -66,10 +66,11 @@ class Repository:
     configs: dict[str, ModelConfig]
 
     @classmethod
-    def open(cls, path: str | Path, variant: str) -> "Repository":
+    def open(cls, path: str | Path, variant: str, cores: int | None = None) -> "Repository":
         """Check a repository and read the configurations of the models that have a version to load.
 
-        The variant `cpu` becomes that of the cores that this process may use, such as `cpu-16`, where there is one.
+        The variant `cpu` becomes that of `cores`, such as `cpu-16`, where there is one; by default of the cores that
+        this process may use.
 
         Raises:
             RepositoryError: it is missing, empty, unreadable, or a configuration is broken or absent.
@@ -78,7 +79,7 @@ class Repository:
         try:
             models = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
             loaded = [model for model in models if has_versions(model)]
-            variant = fit_variant(loaded, variant, usable_cores())
+            variant = fit_variant(loaded, variant, cores or usable_cores())
             configs = {model.name: _read_config(config_file(model, variant)) for model in loaded}
         except FileNotFoundError as error:
             raise RepositoryError(f"no {error.filename}: build the repository with `make export`") from error

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from alexnet_triton.common.files import WriteError, write_json
-from alexnet_triton.common.provenance import gpu_fault, gpu_names, installed_gpus
+from alexnet_triton.common.provenance import gpu_fault, gpu_names, installed_gpus, usable_cores
 from alexnet_triton.serving.control import Control, ask_reference_image, check_health, drain
 from alexnet_triton.serving.errors import (
     BackendAbortError,
@@ -82,6 +82,7 @@ class Server:
         self._announcement: Announcement | None = None
         self._answered = False  # rightly, once since its start
         self._gpus = 0  # that its models have instances on
+        self._cores: int | None = None  # that it was started for
         self.aborts = 0  # starts that the Python backend aborted, and that were tried again
         self._stubs: dict[int, Stub] = {}  # every one that was seen alive
         self._outgoing: dict[tuple[int, Stub], float] = {}  # of models that were replaced, and when they may be ended
@@ -132,7 +133,8 @@ class Server:
             return self._start_once()
 
     def _start_once(self) -> None:
-        self.repository = Repository.open(self.config.repository, self.config.variant)
+        self._cores = usable_cores()
+        self.repository = Repository.open(self.config.repository, self.config.variant, self._cores)
         installation = find_installation(self.config.tritonserver)
         self._gpus = _count_gpus(self.repository)
         clear_dead_runs()
@@ -200,7 +202,8 @@ class Server:
 
     def _reopen(self) -> None:
         with suppress(RepositoryError):  # while it is written to
-            self.repository = Repository.open(self.config.repository, self.config.variant)
+            # Triton keeps the instances that it started with, though a pod may be given other cores meanwhile.
+            self.repository = Repository.open(self.config.repository, self.config.variant, self._cores)
 
     def heal(self, model: str, timeout_s: float) -> None:
         """Replace a model that misses a stub: Triton never starts one again, and calls the model ready.

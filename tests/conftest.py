@@ -104,7 +104,7 @@ def trained(main_job: MainJob) -> Checkpoint:
 def server(main_job: MainJob, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Triton on what the main job has published."""
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    with running_server(main_job.repository, log=log) as running:
+    with running_server(main_job.repository, cores=2, log=log) as running:
         yield running
 
 
@@ -116,7 +116,7 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_server(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    with running_server(tiny_repository, log=log) as server:
+    with running_server(tiny_repository, cores=2, log=log) as server:
         yield server
 
 

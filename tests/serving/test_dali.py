@@ -126,7 +126,7 @@ def test_a_server_whose_dali_cannot_be_imported_answers_and_says_so(tmp_path: Pa
     model = repository / "preprocess/1/model.py"
     hidden = 'import sys\nsys.modules["nvidia.dali"] = None\n'
     model.write_text(hidden + model.read_text())
-    with running_server(repository, log=log, start_timeout_s=120) as running:
+    with running_server(repository, cores=2, log=log, start_timeout_s=120) as running:
         running.check()
     lines = [line for line in log.read_text().splitlines() if "DALI does not start" in line]
     assert len(lines) == 2  # one an instance
@@ -151,7 +151,7 @@ def with_dali(repository: Path) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = with_dali(build_repository(tmp_path_factory.mktemp("dali") / "model_repository"))
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    with running_server(repository, log=log, start_timeout_s=120) as running:
+    with running_server(repository, cores=2, log=log, start_timeout_s=120) as running:
         assert "preprocess: dali on the processor" in log.read_text()
         yield running
 

@@ -108,6 +108,12 @@ def test_the_variant_of_the_most_cores_that_are_there(tmp_path: Path) -> None:
     assert fit_variant(models, "cpu", 16) == "cpu-12"
 
 
+def test_cores_that_come_while_it_runs_leave_no_stub_missing(tmp_path: Path) -> None:
+    with running_server(build_repository(tmp_path / "built"), cores=1) as server:
+        assert server.check_health(timeout_s=5.0, patience_s=1.0)
+        assert (len(server.stubs()), server.missing_stubs()) == (2, [])
+
+
 def test_a_server_for_more_cores_than_there_are_answers(tmp_path: Path) -> None:
     with running_server(build_repository(tmp_path / "built"), variant="cpu-4") as server:
         assert len(server.stubs()) == 3 + 4

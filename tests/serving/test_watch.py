@@ -45,7 +45,7 @@ def _watched(
         events.append((name, details))
         follow(name)
 
-    with running_server(repository) as server:
+    with running_server(repository, cores=2) as server:
         watcher = Watcher(server, note, config or WatchConfig(interval_s=0.2))
         thread = threading.Thread(target=watcher.run)
         thread.start()

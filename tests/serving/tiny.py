@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -110,11 +111,28 @@ def build_repository(target: Path, max_wait_s: float = PATIENT_S) -> Path:
 
 
 @contextmanager
-def running_server(repository: Path, **settings: Any) -> Iterator[Server]:
-    """Triton on free ports, killed at the end: an orderly end takes seconds, and tests of its own show it."""
-    with Server(repository, http_port=0, grpc_port=0, metrics_port=0, **settings) as server:
-        try:
-            yield server
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(server.pid, signal.SIGKILL)
+def running_server(repository: Path, *, cores: int = 1, **settings: Any) -> Iterator[Server]:
+    """Triton on free ports, killed at the end: an orderly end takes seconds, and tests of its own show it.
+
+    It starts two processes a core, each of which takes a third of a second of one, so that one core is the rule here.
+    """
+    server = Server(repository, http_port=0, grpc_port=0, metrics_port=0, **settings)
+    with on_cores(cores):
+        server.start()
+    try:
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGKILL)
+        server.stop()
+
+
+@contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """What this thread starts meanwhile may use `count` of the cores, or all where there are fewer."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, random.sample(sorted(allowed), min(count, len(allowed))))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
