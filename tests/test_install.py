@@ -1,6 +1,7 @@
 """The first step on a machine whose python3 the embedded Triton cannot run with."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ RUN = f"runpy.run_path({str(ROOT / 'install.py')!r}, run_name='__main__')"
 
 
 def _install(folder: Path, programs: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run install.py in `folder` with nothing on PATH but `programs`: name -> shell script."""
+    """Run install.py in `folder` with nothing on PATH but what compiles and `programs`: name -> shell script."""
     bin_folder = folder / "bin"
     bin_folder.mkdir()
+    for name in ("sh", "find", "xargs", "getconf"):
+        (bin_folder / name).symlink_to(shutil.which(name) or name)
     for name, script in programs.items():
         (bin_folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (bin_folder / name).chmod(0o755)
@@ -67,24 +70,53 @@ def test_a_failing_pip_is_one_line(tmp_path: Path) -> None:
     assert "Collecting numpy" in (tmp_path / ".venv/pip.log").read_text()
 
 
-def test_packages_are_compiled_while_pip_runs(tmp_path: Path) -> None:
-    """A pip that ends once a package, which it has unpacked, is compiled; a package's own tests are not."""
-    modules = tmp_path / ".venv/lib/python3/site-packages"
+def _environment(folder: Path, pip: str) -> Path:
+    """A .venv of this Python in `folder`, with a script for its pip; returns the folder of its modules."""
+    modules = folder / ".venv/lib/python3/site-packages"
     for file in ("one/core.py", "one/tests/all.py"):
         (modules / file).parent.mkdir(parents=True)
         (modules / file).write_text("x = 1\n")
-    (modules / "one-1.dist-info").mkdir()
-    (modules / "one-1.dist-info/RECORD").write_text("one/core.py,sha256=a,6\none/tests/all.py,,\n")
-    bin_folder = tmp_path / ".venv/bin"
-    bin_folder.mkdir()
-    (bin_folder / "python").symlink_to(sys.executable)
-    compiled = modules / f"one/__pycache__/core.{sys.implementation.cache_tag}.pyc"
-    pip = f"for each in $(seq 300); do [ -f {compiled} ] && touch pip-saw-it && exit; sleep 0.1; done"
-    (bin_folder / "pip").write_text(f"#!/bin/sh\n{pip}\n")
-    (bin_folder / "pip").chmod(0o755)
-    (tmp_path / ".venv/pyvenv.cfg").write_text("version = 3.11.7\n")
-    command = [sys.executable, str(ROOT / "install.py"), "serve"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    (folder / ".venv/bin").mkdir()
+    (folder / ".venv/bin/python").symlink_to(sys.executable)
+    (folder / ".venv/bin/pip").write_text(f"#!/bin/sh\n{pip}\n")
+    (folder / ".venv/bin/pip").chmod(0o755)
+    (folder / ".venv/pyvenv.cfg").write_text("version = 3.11.7\n")
+    return modules
+
+
+def test_uv_installs_from_where_pip_would(tmp_path: Path) -> None:
+    config = """
+[ "$1" = config ] || exit 9
+/bin/cat <<EOF
+:env:.find-links='/opt/wheels /opt/more'
+global.extra-index-url='https://a.example/simple\\nhttps://b.example/simple'
+global.find-links='/elsewhere'
+global.index-url='https://mirror.example/simple'
+EOF"""
+    _environment(tmp_path, config)
+    names = ("UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_INDEX_STRATEGY")
+    said = "; ".join(f'echo "${name}"' for name in names)
+    done = _install(tmp_path, {"uv": f'(echo "$*"; {said}) >asked'})
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "pip-saw-it").exists()
-    assert not (modules / "one/tests/__pycache__").exists()
+    command, *places = (tmp_path / "asked").read_text().splitlines()
+    assert command == "pip install --no-progress --python .venv/bin/python -c requirements.lock -e .[serve]"
+    extra = "https://a.example/simple https://b.example/simple"
+    assert places == ["https://mirror.example/simple", extra, "/opt/wheels,/opt/more", "unsafe-best-match"]
+
+
+def test_pip_installs_where_uv_cannot(tmp_path: Path) -> None:
+    modules = _environment(tmp_path, 'echo "$*" >>asked')
+    done = _install(tmp_path, {"uv": "exit 2"})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text().splitlines()[-1].endswith("-c requirements.lock -e .[serve]")
+    assert list(modules.glob("one/__pycache__/core.*.pyc"))
+    assert not (modules / "one/tests/__pycache__").exists(), "a package's own tests are not compiled"
+
+
+def test_pip_brings_uv_where_there_is_none(tmp_path: Path) -> None:
+    uv = tmp_path / ".venv/bin/uv"
+    script = f"[ $1 = config ] && exit; echo '#!/bin/sh' >{uv}; echo 'echo $* >asked' >>{uv}; /bin/chmod +x {uv}"
+    _environment(tmp_path, script)
+    done = _install(tmp_path, {})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text().startswith("pip install --no-progress --python .venv/bin/python")

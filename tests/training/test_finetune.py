@@ -27,7 +27,7 @@ from alexnet_triton.training.model import AlexNet, NetworkConfig, Normalize
 from alexnet_triton.training.recipe import RECIPES
 from alexnet_triton.training.trainer import Trainer
 from docs import finetune
-from tests.training.test_run import start
+from tests.training.test_run import members, start
 
 NETWORK = NetworkConfig("alexnet", classes=4, width=0.05, lrn=False, groups=1)
 MEAN, STD = (10.0, 20.0, 30.0), (40.0, 50.0, 60.0)
@@ -143,11 +143,11 @@ def stop_after_an_epoch(config: train.RunConfig, photos: Path) -> None:
 def test_two_processes_make_the_steps_of_one(photos: Path, init: Path, tmp_path: Path) -> None:
     options = ["--epochs", "2", "--dropout", "0", "--log-every", "1"]
     assert train.main(arguments(photos, init, tmp_path / "one.pt", *options)) == 0
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alexnet_triton", "train"]
-    process = start(*torchrun, *arguments(photos, init, tmp_path / "two.pt", *options), threads=1)
-    errors = process.communicate(timeout=250)[1]
-    assert process.returncode == 0, errors
-    assert errors.count("taken over from") == 1
+    train_two = ["alexnet_triton", "train", *arguments(photos, init, tmp_path / "two.pt", *options)]
+    pair = [start(*train_two, threads=1, **member) for member in members(2)]
+    errors = [process.communicate(timeout=250)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], errors
+    assert "".join(errors).count("taken over from") == 1
     one, two = (checkpoint.load(tmp_path / f"{name}.pt").weights for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=2e-3, rtol=0)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from alexnet_triton.serving.launch import free_port
 from alexnet_triton.training import checkpoint, train
 from alexnet_triton.training.errors import CheckpointError
 from main_job import ROOT
@@ -45,10 +46,16 @@ def arguments(folder: Path, output: Path, *more: str, epochs: int = EPOCHS) -> l
     return ["--data", str(folder), "--output", str(output), "--epochs", str(epochs), *TINY, *more]
 
 
-def start(*command: str, threads: int) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+def start(*command: str, threads: int, **variables: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **variables}
     whole = [sys.executable, "-m", *command]
     return subprocess.Popen(whole, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def members(count: int) -> list[dict[str, str]]:
+    """What torchrun sets for each of `count` processes; torchrun itself takes seconds to start."""
+    run = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [{**run, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
