@@ -1,7 +1,9 @@
 """What the actors on the machines of a cluster do: read, and decode and run the network, or ask Tritons."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -145,9 +147,20 @@ def _load(model: Model, content: "ObjectRef[bytes]") -> BatchEngine:
 
     from alexnet_triton.serving.plan_engine import load_engine
 
-    with tempfile.TemporaryDirectory(prefix="alexnet-triton-") as folder:
-        (Path(folder) / model.file.name).write_bytes(ray.get(content))
+    # Engines take a folder of files. Ray may kill this process meanwhile: it leaves a link, to memory that is gone.
+    with tempfile.TemporaryDirectory(prefix="alexnet-triton-") as folder, _in_memory(ray.get(content)) as file:
+        (Path(folder) / model.file.name).symlink_to(file)
         return load_engine(Path(folder), model.config)
+
+
+@contextmanager
+def _in_memory(content: bytes) -> Iterator[Path]:
+    """A file of this process alone, which ends with it."""
+    descriptor = os.memfd_create("network")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
 
 
 class TritonStage:

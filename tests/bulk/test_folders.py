@@ -1,6 +1,10 @@
 """Lists of inputs, the folder of results, and what is refused: without Ray."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,29 @@ def parquet(file: Path, **columns: list[Any]) -> Path:
 
 def listed(argument: object, column: str | None = None) -> list[str]:
     return [path for path, _, _ in find_inputs(str(argument), column)]
+
+
+KILLED_WHILE_IT_LOADS = """
+import os, sys, types
+from pathlib import Path
+from alexnet_triton.bulk import stages
+from alexnet_triton.serving import plan_engine
+
+def load_engine(folder, config):
+    assert (folder / "model.onnx").read_bytes() == b"a network"
+    os.kill(os.getpid(), 9)
+
+sys.modules["ray"] = types.SimpleNamespace(get=lambda reference: reference)
+plan_engine.load_engine = load_engine
+stages._load(stages.Model("1", Path("model.onnx"), "", 227, (), None), b"a network")
+"""
+
+
+def test_a_process_that_ray_kills_while_it_loads_leaves_no_network(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_LOADS], env=environment, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_folder_a_glob_and_a_file(pictures: Path) -> None:
