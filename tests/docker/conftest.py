@@ -24,7 +24,9 @@ def tritons(tmp_path_factory: pytest.TempPathFactory, runs_folder: Path) -> Iter
     logs = [tmp_path_factory.mktemp("log") / "triton.log" for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setattr(tempfile, "tempdir", str(runs_folder))
-        servers = [stack.enter_context(running_server(repository, log=log, start_timeout_s=120)) for log in logs]
+        servers = [
+            stack.enter_context(running_server(repository, cores=2, log=log, start_timeout_s=120)) for log in logs
+        ]
         patch.undo()
         yield servers
 
