@@ -18,6 +18,9 @@ TUNED = "settings.json"  # of a repository
 SIZES = (1, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 MOST_NETWORKS = 24  # processes, each of which holds a compiled copy of the network; then they get more threads
 DECODERS_A_CORE = 0.75  # decoding takes two fifths of the cores; processes that decode also wait
+# A core that decodes and runs the network by turns makes a request wait for two batches after the queue: of 8 requests,
+# which are no slower an image, p99 of an overload is 2.8 s where it was 3.3 of 16. A request of 16 images is taken whole.
+ONE_CORE_BATCH = 8
 QUEUE_A_CORE = 1024  # requests, at most, that wait for a model
 
 
@@ -35,6 +38,8 @@ class TunedSettings:
     def apply(self, model: str, config: ModelConfig) -> None:
         """Change a configuration of one of the source's models, in place."""
         config.max_batch_size = self.batch
+        if config.HasField("dynamic_batching"):
+            config.dynamic_batching.ClearField("preferred_batch_size")  # Triton takes none above the largest
         if model == "preprocess":
             config.instance_group[0].count = self.decoders
         elif model == "alexnet":
@@ -75,6 +80,8 @@ def _scale(model: str, config: ModelConfig, cores: int) -> None:
     elif model == "alexnet":
         config.instance_group[0].count = cores // threads
         config.parameters["threads"].string_value = str(threads)
+    if cores == 1:
+        config.dynamic_batching.preferred_batch_size[:] = [ONE_CORE_BATCH]
     config.dynamic_batching.default_queue_policy.max_queue_size = QUEUE_A_CORE * cores
 
 

@@ -62,6 +62,8 @@ def test_processes_and_threads_follow_the_cores(cores: int, tmp_path: Path) -> N
     assert 0.7 * cores <= instance_count(decoder) <= cores
     queues = [config.dynamic_batching.default_queue_policy.max_queue_size for config in (network, decoder)]
     assert queues == [1024 * cores] * 2
+    batches = [list(config.dynamic_batching.preferred_batch_size) for config in (network, decoder)]
+    assert batches == ([[8], [8]] if cores == 1 else [[], []])
 
 
 def test_what_was_tuned_on_another_size_leaves_this_one(tmp_path: Path) -> None:
@@ -71,6 +73,15 @@ def test_what_was_tuned_on_another_size_leaves_this_one(tmp_path: Path) -> None:
     publish_tiny(repository, publication(tmp_path, 1))
     counts = {name: instance_count(Repository.open(repository, name).configs["alexnet"]) for name in ("cpu-4", "cpu-8")}
     assert counts == {"cpu-4": 4, "cpu-8": TUNING.networks}
+
+
+def test_a_tuned_batch_of_one_core_is_all_that_holds(tmp_path: Path) -> None:
+    repository = tmp_path / "built"
+    write_json(repository / TUNED, asdict(replace(TUNING, batch=4, cores=1)))
+    publish_tiny(repository, publication(tmp_path, 0))
+    for name in ("preprocess", "alexnet"):
+        config = Repository.open(repository, "cpu-1").configs[name]
+        assert (config.max_batch_size, list(config.dynamic_batching.preferred_batch_size)) == (4, [])
 
 
 def test_what_was_tuned_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
