@@ -18,8 +18,8 @@ TUNED = "settings.json"  # of a repository
 SIZES = (1, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 MOST_NETWORKS = 24  # processes, each of which holds a compiled copy of the network; then they get more threads
 DECODERS_A_CORE = 0.75  # decoding takes two fifths of the cores; processes that decode also wait
-# A core that decodes and runs the network by turns makes a request wait for two batches after the queue: of 8 requests,
-# which are no slower an image, p99 of an overload is 2.8 s where it was 3.3 of 16. A request of 16 images is taken whole.
+# One core decodes and runs the network by turns, so that a request waits for two batches after the queue. Batches of 8
+# requests are no slower an image, and p99 of an overload is 2.8 s where it was 3.3. A request of 16 images stays whole.
 ONE_CORE_BATCH = 8
 QUEUE_A_CORE = 1024  # requests, at most, that wait for a model
 
