@@ -1,4 +1,4 @@
-"""The first step on a machine whose python3 the embedded Triton cannot run with."""
+"""What make installs with: a Python that the embedded Triton runs with, then uv, or pip where uv cannot."""
 
 import os
 import shutil
