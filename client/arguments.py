@@ -2,8 +2,8 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from alexnet_triton.client.config import AUTO_BATCH, Config, Tls
 from alexnet_triton.client.errors import UsageError
@@ -24,7 +24,7 @@ and without the headers. A file whose name begins with @ or - is given as ./@nam
 An image is turned as its EXIF says and converted to 8-bit RGB (CMYK, 16-bit and
 palette images too). Its first frame is taken, transparency is laid on white, the
 short side is scaled to 256 pixels and the centre is cropped. Files over 32 MiB and
-pictures over 100 million pixels are refused before they are decoded.
+pictures over 25 million pixels are refused before they are decoded.
 """
 
 EPILOG = """\
@@ -104,7 +104,7 @@ def build_parser() -> Parser:
     _add_output_options(parser)
     add_server_options(parser)
     _add_sending_options(parser)
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     parser.add_argument("--completion", choices=("bash", "zsh", "tcsh"), help="print a completion script for a shell")
     return parser
 
@@ -210,8 +210,15 @@ def _header(shown: str, text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _version() -> str:
-    try:
-        return f"%(prog)s {metadata.version('alexnet-triton')}"
-    except metadata.PackageNotFoundError:  # the script in a checkout that is not installed
-        return "%(prog)s, not installed"
+class _Version(argparse.Action):
+    """Print the version and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib import metadata  # takes longer to import than the command's own modules
+
+        try:
+            version = metadata.version("alexnet-triton")
+        except metadata.PackageNotFoundError:  # the script in a checkout that is not installed
+            version = "not installed"
+        print(f"{parser.prog} {version}")
+        parser.exit()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 SECRET_OPTIONS = ("--header",)
@@ -146,6 +145,8 @@ def gpu_fault(gpus: Sequence[InstalledGpu]) -> str:
 
 def describe_versions(packages: Sequence[str]) -> dict[str, str]:
     """Versions of Python and of those of the packages that are installed."""
+    from importlib import metadata  # takes half as long to import as all else here, in every stub
+
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -85,7 +85,7 @@ BATCHES = (1, 2, 7, 32)
 TOLERANCE = 1e-5
 CHUNK = 96  # images decoded at a time
 TIMED_BATCHES = (1, 32)
-ROUND_S, LEAST_CALLS = 0.2, 3  # of a candidate, in a round
+ROUND_S, LEAST_CALLS = 0.05, 3  # of a candidate, in a round
 
 Runner = Callable[[np.ndarray], np.ndarray]  # uint8 images [N, S, S, 3] to float32 [N, classes]
 Rates = dict[tuple[str, str], dict[int, list[float]]]  # (precision, runtime) -> batch size -> images a second

@@ -1,10 +1,13 @@
 """What an engine does with batches, and the network on a processor: OpenVINO, one batch at a time."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,9 +71,22 @@ class LayerTime(NamedTuple):
 def openvino_core() -> Any:
     """OpenVINO, for as long as the process lives: where the processor has AMX, its plugin sets the stack that signals
     are handled on, and once it is gone the next signal ends the process with SIGSEGV."""
-    import openvino  # slow to import, and the rest of this package does without it
+    return _import_openvino().Core()
 
-    return openvino.Core()
+
+def _import_openvino() -> ModuleType:
+    """OpenVINO without its converter of other frameworks' models, which its `__init__` passes over where it is missing.
+
+    The converter takes a third of the import, loads an HTTP client for telemetry, and has no use here.
+    """
+    converter = "openvino.tools"
+    if converter in sys.modules:
+        return import_module("openvino")
+    sys.modules[converter] = None  # type: ignore[assignment]  # an import of it fails
+    try:
+        return import_module("openvino")  # slow, and the rest of this package does without it
+    finally:
+        del sys.modules[converter]
 
 
 def fastest_published(folder: Path) -> str:

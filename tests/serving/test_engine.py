@@ -1,5 +1,7 @@
 """The network on a processor: what INT8 makes of the normalisation of pixels."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +94,17 @@ def test_weights_have_seven_bits_where_sums_saturate(tmp_path: Path, monkeypatch
     assert [np.abs(each).max() for each in weights] == [64, 64]
     expected = onnx_runtime(path.with_name("model.onnx"))(PIXELS)
     assert np.abs(openvino(path, "int8")(PIXELS) - expected).mean() < 0.02
+
+
+def test_openvino_is_loaded_without_its_converter_which_others_still_find() -> None:
+    """The converter brings telemetry, with an HTTP client, into every process of a server."""
+    code = """
+import sys
+from alexnet_triton.serving.engine import openvino_core
+openvino_core()
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"openvino_telemetry", "urllib3"} and "http.client" not in sys.modules, loaded
+from openvino.tools.ovc import convert_model
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
