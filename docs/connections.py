@@ -29,8 +29,9 @@ from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_l
 KEYS = 8  # of callers through the gateway
 THROUGH, OBEYING = f"the gateway, {KEYS} keys", f"{OURS}, obeying"
 BATCHES, BATCHES_GRPC = f"{OURS}, {BATCH} images", f"{OURS_GRPC}, {BATCH} images"
+BATCHES_OBEYING = f"{BATCHES}, obeying"
 # What a row is compared with; one that is not here is compared with itself.
-BASES = {THROUGH: OURS, OBEYING: OURS, BATCHES: OURS, BATCHES_GRPC: OURS_GRPC}
+BASES = {THROUGH: OURS, OBEYING: OURS, BATCHES: OURS, BATCHES_OBEYING: OURS, BATCHES_GRPC: OURS_GRPC}
 HEADER_BYTES = 400  # of JSON before the images, padded with blanks
 Loads = Callable[[], Iterable[Load]]
 
@@ -38,7 +39,7 @@ Loads = Callable[[], Iterable[Load]]
 def measure_connections(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """Every number of connections over HTTP, gRPC and through the gateway, 64 callers of 16 images, and named peers.
 
-    The gateway has its default limits. Its callers and those of `OBEYING` wait after a refusal; all others insist.
+    The gateway has its default limits. Its callers and those called obeying wait after a refusal; all others insist.
     """
     _make_keys(config.folder / "gateway" / "keys")
     with (
@@ -69,8 +70,8 @@ def _loads(config: BenchConfig, server: Triton, gateway: Gateway) -> dict[str, L
     def obeying(address: str, count: int, keys: Sequence[str] = ()) -> Load:
         return http_load(address, count, seconds, config.bodies, TRITON_HEADERS, keys, obey=True)
 
-    def in_batches() -> Load:
-        seen = http_load(server.url, CONCURRENT, seconds, folder, headers)
+    def in_batches(obey: bool) -> Load:
+        seen = http_load(server.url, CONCURRENT, seconds, folder, headers, obey=obey)
         return replace(seen, images_per_s=BATCH * seen.images_per_s)
 
     return {
@@ -78,7 +79,8 @@ def _loads(config: BenchConfig, server: Triton, gateway: Gateway) -> dict[str, L
         OBEYING: lambda: (obeying(server.url, each) for each in numbers),
         THROUGH: lambda: (obeying(url, each, gateway.keys) for each in numbers),
         OURS_GRPC: lambda: (grpc_load(server, "classify", singles, each, seconds) for each in numbers),
-        BATCHES: lambda: [in_batches()],
+        BATCHES: lambda: [in_batches(obey=False)],
+        BATCHES_OBEYING: lambda: [in_batches(obey=True)],
         BATCHES_GRPC: lambda: [grpc_load(server, "classify", batches, CONCURRENT, seconds)],
     }
 

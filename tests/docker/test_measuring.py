@@ -52,6 +52,6 @@ def test_many_callers_are_compared_with_64(config: BenchConfig, tiny_repository:
     done = subprocess.run([sys.executable, script, *words, "--json", figures], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     stage = json.loads(figures.read_text())["stages"]["connections"]
-    assert len(stage["summary"]) == len(stage["ratios"]) == 6
+    assert len(stage["summary"]) == len(stage["ratios"]) == 7
     assert all(row["images_per_s"] > 0 and row["failed"] == 0 for row in stage["summary"])
     assert stage["ratios"]["of this server, HTTP at 64: this server, HTTP at 64"] == 1.0

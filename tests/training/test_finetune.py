@@ -144,8 +144,9 @@ def test_two_processes_make_the_steps_of_one(photos: Path, init: Path, tmp_path:
     options = ["--epochs", "2", "--dropout", "0", "--log-every", "1"]
     assert train.main(arguments(photos, init, tmp_path / "one.pt", *options)) == 0
     train_two = ["alexnet_triton", "train", *arguments(photos, init, tmp_path / "two.pt", *options)]
-    pair = [start(*train_two, threads=1, **member) for member in members(2)]
-    errors = [process.communicate(timeout=250)[1] for process in pair]
+    with members(2) as both:
+        pair = [start(*train_two, threads=1, **member) for member in both]
+        errors = [process.communicate(timeout=250)[1] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], errors
     assert "".join(errors).count("taken over from") == 1
     one, two = (checkpoint.load(tmp_path / f"{name}.pt").weights for name in ("one", "two"))

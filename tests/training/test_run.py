@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ import pytest
 import torch
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
+from torch.distributed import TCPStore
 
-from alexnet_triton.serving.launch import free_port
 from alexnet_triton.training import checkpoint, train
 from alexnet_triton.training.errors import CheckpointError
 from main_job import ROOT
@@ -52,10 +53,13 @@ def start(*command: str, threads: int, **variables: str) -> subprocess.Popen[str
     return subprocess.Popen(whole, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def members(count: int) -> list[dict[str, str]]:
-    """What torchrun sets for each of `count` processes; torchrun itself takes seconds to start."""
-    run = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [{**run, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+@contextmanager
+def members(count: int) -> Iterator[list[dict[str, str]]]:
+    """What torchrun sets for each of `count` processes, which meet at this one. Torchrun itself takes seconds."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    run = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    run |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    yield [{**run, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
