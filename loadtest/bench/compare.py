@@ -254,9 +254,10 @@ def measure_overload(config: BenchConfig, advance: Advance) -> dict[str, Any]:
         normal_s = _time_to_normal(server, config.load_images()[0], 2 * before_ms)
         advance("the sustained rate, again")
         rounds += [sustained() for _ in range(config.repeats)]
+        events = server.events
     generator = {"sustained": rounds[-1].generator.cores, "overload": measured.generator.cores}
     figures = {"sustained_per_s": _rates(rounds), "server_cores": len(cores), "generator_cores": generator}
-    return {**figures, **_evaluate(measured, median(_rates(rounds))), "normal_after_s": normal_s}
+    return {**figures, **_evaluate(measured, median(_rates(rounds))), "normal_after_s": normal_s, "events": events}
 
 
 def _rates(rounds: Iterable[Measured]) -> list[float]:

@@ -47,16 +47,23 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Triton:
-    """A running `alexnet-triton serve` and its addresses, HOST:PORT."""
+    """A running `alexnet-triton serve`, its addresses, HOST:PORT, and what it prints."""
 
     process: subprocess.Popen[bytes]
     http: str
     grpc: str
+    log: Path = Path(os.devnull)
 
     @property
     def url(self) -> str:
         """Where JPEGs are posted to."""
         return f"http://{self.http}{TRITON_PATH}"
+
+    @property
+    def events(self) -> list[str]:
+        """What its watcher has told: no right answer, a model that was replaced, a restart."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if not line.startswith(("Starting ", "Ready: "))]
 
     @property
     def control(self) -> Control:
@@ -87,7 +94,8 @@ def triton(
         command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
     log = folder / "serving.log"
     with run_program(command, log, lambda: READY.findall(log.read_text()), limit_s=limit_s) as (process, addresses):
-        yield Triton(process, *addresses[0])
+        http, grpc = addresses[0]
+        yield Triton(process, http, grpc, log)
 
 
 @contextmanager

@@ -105,8 +105,14 @@ def test_int8_runs_in_both_runtimes_alike(exported: Path, main_job: MainJob, tra
     images = find_images(main_job.artifacts / "pictures", trained.classes, 64)
     pixels = images.pixels(227, 0, 64)
     path = exported / "model.int8.onnx"
-    answers = [numerics.run_in_batches(run, pixels, 32) for run in (onnx_runtime(path), openvino(path))]
-    assert (answers[0].argmax(axis=1) == answers[1].argmax(axis=1)).mean() >= 0.95
+    runs = (onnx_runtime(path), openvino(path, "int8"))  # as the server runs it: 7 bits a weight where sums saturate
+    one, other = (numerics.run_in_batches(run, pixels, 32) for run in runs)
+    assert np.abs(one - other).sum(axis=1).mean() / 2 < 0.05
+    # A network that has learned for seconds finds two classes equally probable for every tenth image.
+    second, first = np.sort(one)[:, -2:].T
+    sure = first - second > 0.2
+    assert sure.sum() >= 10
+    assert (one.argmax(axis=1) == other.argmax(axis=1))[sure].mean() >= 0.95
 
 
 def test_what_int8_leaves_in_floating_point_is_bf16_where_the_processor_has_it(exported: Path) -> None:
