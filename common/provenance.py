@@ -145,7 +145,7 @@ def gpu_fault(gpus: Sequence[InstalledGpu]) -> str:
 
 def describe_versions(packages: Sequence[str]) -> dict[str, str]:
     """Versions of Python and of those of the packages that are installed."""
-    from importlib import metadata  # takes half as long to import as all else here, in every stub
+    from importlib import metadata  # half of this module's import, which every stub waits for
 
     found = {"python": platform.python_version()}
     for package in packages:

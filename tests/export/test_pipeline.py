@@ -102,17 +102,13 @@ def test_int8_is_symmetric_and_per_channel(exported: Path, trained: Checkpoint) 
 
 
 def test_int8_runs_in_both_runtimes_alike(exported: Path, main_job: MainJob, trained: Checkpoint) -> None:
-    images = find_images(main_job.artifacts / "pictures", trained.classes, 64)
-    pixels = images.pixels(227, 0, 64)
+    """On 256 images: a network that has learned for seconds finds two classes equally probable for every tenth."""
+    pixels = find_images(main_job.artifacts / "pictures", trained.classes, 256).pixels(227)
     path = exported / "model.int8.onnx"
     runs = (onnx_runtime(path), openvino(path, "int8"))  # as the server runs it: 7 bits a weight where sums saturate
     one, other = (numerics.run_in_batches(run, pixels, 32) for run in runs)
     assert np.abs(one - other).sum(axis=1).mean() / 2 < 0.05
-    # A network that has learned for seconds finds two classes equally probable for every tenth image.
-    second, first = np.sort(one)[:, -2:].T
-    sure = first - second > 0.2
-    assert sure.sum() >= 10
-    assert (one.argmax(axis=1) == other.argmax(axis=1))[sure].mean() >= 0.95
+    assert (one.argmax(axis=1) == other.argmax(axis=1)).mean() >= 0.95
 
 
 def test_what_int8_leaves_in_floating_point_is_bf16_where_the_processor_has_it(exported: Path) -> None:
