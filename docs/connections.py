@@ -6,7 +6,6 @@ Options, table and JSON are those of `alexnet-triton bench`.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, bytes_tensor
 from alexnet_triton.loadtest.bench import cli
 from alexnet_triton.loadtest.bench.compare import CONCURRENT, measure_target
 from alexnet_triton.loadtest.bench.config import OURS, OURS_GRPC, ROOT, Advance, BenchConfig
@@ -24,7 +22,7 @@ from alexnet_triton.loadtest.bench.gateway import Gateway, running_gateway
 from alexnet_triton.loadtest.bench.peers import BATCH
 from alexnet_triton.loadtest.bench.report import Rows, build_result, take_turns
 from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, TRITON_PATH, Triton, triton
-from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_load, jpeg_request
+from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_load, jpeg_request, write_batches
 
 KEYS = 8  # of callers through the gateway
 THROUGH, OBEYING = f"the gateway, {KEYS} keys", f"{OURS}, obeying"
@@ -32,7 +30,6 @@ BATCHES, BATCHES_GRPC = f"{OURS}, {BATCH} images", f"{OURS_GRPC}, {BATCH} images
 BATCHES_OBEYING = f"{BATCHES}, obeying"
 # What a row is compared with; one that is not here is compared with itself.
 BASES = {THROUGH: OURS, OBEYING: OURS, BATCHES: OURS, BATCHES_OBEYING: OURS, BATCHES_GRPC: OURS_GRPC}
-HEADER_BYTES = 400  # of JSON before the images, padded with blanks
 Loads = Callable[[], Iterable[Load]]
 
 
@@ -63,7 +60,7 @@ def _make_keys(file: Path) -> None:
 def _loads(config: BenchConfig, server: Triton, gateway: Gateway) -> dict[str, Loads]:
     images = config.load_images()
     groups = [(images * 2)[first : first + BATCH] for first in range(len(images))]
-    folder, headers = _write_batches(config.folder / "batches", groups)
+    folder, headers = write_batches(config.folder / "batches", groups)
     singles, batches = ([jpeg_request(each) for each in requests] for requests in ([[one] for one in images], groups))
     numbers, seconds, url = config.connections, config.seconds, f"{gateway.url}{TRITON_PATH}"
 
@@ -83,18 +80,6 @@ def _loads(config: BenchConfig, server: Triton, gateway: Gateway) -> dict[str, L
         BATCHES_OBEYING: lambda: [in_batches(obey=True)],
         BATCHES_GRPC: lambda: [grpc_load(server, "classify", batches, CONCURRENT, seconds)],
     }
-
-
-def _write_batches(folder: Path, groups: Sequence[Sequence[bytes]]) -> tuple[Path, dict[str, str]]:
-    """A request of several images in each file, all with headers of the same length, which is what wrk sends."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    tensor: dict[str, Any] = {"name": "encoded", "datatype": "BYTES", "shape": [BATCH, 1]}
-    for number, group in enumerate(groups):
-        data = bytes_tensor(group)
-        header = build_header(tensor, len(data), {"name": "probabilities"}).ljust(HEADER_BYTES)
-        (folder / f"{number:03}.jpg").write_bytes(header + data)
-    return folder.absolute(), {HEADER_LENGTH: str(HEADER_BYTES)}
 
 
 def _rows(loads: Loads) -> Rows:

@@ -73,6 +73,8 @@ FOREGROUND = Parse("runs until Ctrl-C; tests/serving and tests/docker start it")
 SERVED = Run({"http://127.0.0.1:8000": "{http}", "artifacts/pictures": "{pictures}"})  # on the tests' server
 PHOTOS = Covered("tests/test_readme.py::test_your_own_photographs")
 BENCH = Covered("tests/loadtest/bench/test_bench.py::test_every_stage_says_where_and_how_it_was_measured")
+SCALE = Covered("tests/loadtest/bench/test_scale.py::test_every_axis_on_a_real_server")
+TUNED_PEERS = Covered("tests/loadtest/bench/test_tune.py::test_a_peer_is_tuned_and_served_with_what_was_found")
 PROFILE = Covered("tests/loadtest/bench/test_bench.py::test_profile_adds_up")
 SUITE = Covered("tests/faults/test_faults.py::test_the_short_form_passes")
 CLAIMS = Covered("tests/training/test_claims.py::test_every_claim_has_a_picture_a_verdict_a_line_and_figures")
@@ -249,6 +251,8 @@ TABLE: dict[str, Run | Parse | Covered] = {
     "alexnet-triton bench profile": PROFILE,
     "alexnet-triton bench profile --images FOLDER": PROFILE,
     "alexnet-triton bench profile --images FOLDER --json profile.json": PROFILE,
+    "alexnet-triton bench tune --peer LitServe --peer Mosec --images FOLDER": TUNED_PEERS,
+    "alexnet-triton bench scale --images FOLDER --json scale.json": SCALE,
     "alexnet-triton bench gateway-cost gateway-slow": Covered(
         "tests/docker/test_measuring.py::test_both_sides_answer_every_request"
     ),

@@ -33,6 +33,7 @@ LAYOUTS = {"openvino": ((CORES, 1), (1, CORES)), "tensorrt": ((1, 1), (2, 1))}
 MOST_PROCESSES = {"openvino": CORES, "tensorrt": 16}  # each holds a plan's buffers and half a gigabyte of CUDA's own
 ENGINE_BATCHES = (8, 16, 32)
 WARM_TIMEOUT_S = 120.0
+COPIED_BYTES = 2**27
 Result = TypeVar("Result")
 
 
@@ -65,6 +66,16 @@ def one_at_a_time(config: BenchConfig) -> list[float]:
     """Milliseconds of decode and network for single images, one after another, each on all cores."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_time_single, config).result()
+
+
+def memory_speed(seconds: float) -> float:
+    """Gigabytes a second that all cores together read and write, copying what no cache holds."""
+    return _sum_rates(CORES, _copy, seconds) * 2 * COPIED_BYTES / 1e9
+
+
+def _copy(all_warm: threading.Barrier, seconds: float) -> float:
+    source, target = np.ones(COPIED_BYTES, np.uint8), np.empty(COPIED_BYTES, np.uint8)
+    return _measure_rate(all_warm, seconds, lambda: np.copyto(target, source))
 
 
 def run_together(processes: int, work: Callable[..., Result], *arguments: object) -> list[Result]:

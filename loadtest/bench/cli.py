@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from alexnet_triton.common.command import Parser, finish, positive_float, positive_int
-from alexnet_triton.loadtest.bench import compare, gateway, profile, report, tune
+from alexnet_triton.loadtest.bench import compare, gateway, profile, report, scale, tune
 from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchError, prepare_images
+from alexnet_triton.loadtest.bench.servers import PEERS
 from alexnet_triton.serving.repository import VARIANTS
 
 STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
@@ -21,11 +22,12 @@ STAGES: dict[str, Callable[[BenchConfig, Advance], dict[str, Any]]] = {
     "client": compare.measure_client,
     "overload": compare.measure_overload,
     "profile": profile.measure,
+    "scale": scale.measure,
     "tune": tune.measure,
     "gateway-cost": gateway.measure_cost,
     "gateway-slow": gateway.measure_slow,
 }
-PICTURES = {"served": report.draw_served, "profile": profile.draw}
+PICTURES = {"served": report.draw_served, "profile": profile.draw, "scale": scale.draw}
 BY_DEFAULT = ("served", "tensors", "batching", "single", "client", "overload")
 
 
@@ -39,6 +41,7 @@ def main(words: Sequence[str]) -> int:
     add("--peers-python", type=Path, metavar="FILE", help="of served (.venv-bench/bin/python)")
     add("--client-images", type=positive_int, metavar="N", help="of client (10000)")
     add("--overload-s", type=positive_float, metavar="SECONDS", help="of overload (60)")
+    add("--peer", dest="peers", action="append", choices=PEERS, help="of tune: find its settings (repeatable)")
     add("--apart", action="store_true", default=None, help="of overload: the load generator has the last core alone")
     add("--profile-connections", type=positive_int, metavar="N", help="of profile (64)")
     return _run(parser, words)

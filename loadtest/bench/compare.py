@@ -20,7 +20,15 @@ from alexnet_triton.imaging import decode
 from alexnet_triton.loadtest.bench import bound
 from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, ROOT, Advance, BenchConfig, BenchError
 from alexnet_triton.loadtest.bench.report import Rows, build_result, medians, summarise, take_turns
-from alexnet_triton.loadtest.bench.servers import PEERS, TRITON_HEADERS, Triton, peer, triton
+from alexnet_triton.loadtest.bench.servers import (
+    PEERS,
+    TRITON_HEADERS,
+    VARIED,
+    Triton,
+    peer,
+    read_peer_settings,
+    triton,
+)
 from alexnet_triton.loadtest.bench.wrk import Load, grpc_load, http_load, jpeg_load, jpeg_request, pixels_request
 from alexnet_triton.loadtest.measure import Measured, Setup, measure_in_process
 from alexnet_triton.loadtest.recorder import Times
@@ -44,7 +52,9 @@ def measure_served(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """JPEG in, classes out: every target at every number of connections."""
     targets = {target: partial(measure_target, config, target) for target in config.targets or TARGETS}
     rows = take_turns(config, advance, targets)
-    return {**_energy(config), **build_result(rows, _served_ratios(rows))}
+    settings = read_peer_settings(config)
+    peers = {name: settings[name].describe(VARIED[name]) for name in targets if name in PEERS}
+    return {**({"peers": peers} if peers else {}), **_energy(config), **build_result(rows, _served_ratios(rows))}
 
 
 def _row(config: BenchConfig, load: Callable[[], Load]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import io
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -11,12 +13,14 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from alexnet_triton.common.command import UserError
 from alexnet_triton.common.files import JPEG_SUFFIXES
+from alexnet_triton.common.provenance import usable_cores
 from alexnet_triton.serving.repository import Repository
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS, OURS_GRPC, BOUND = "this server, HTTP", "this server, gRPC", "bound, no server"
 IMAGES = 100  # different ones, sent in turn
 ENLARGED = (500, 375)  # the median of ImageNet
+QUALITY = 90
 Advance = Callable[[str], None]  # tells the person who waits which step begins
 
 
@@ -34,6 +38,7 @@ class BenchConfig:
         images: photographs to send; without them the demo's `pictures` are enlarged.
         seconds: of one measurement.
         repeats: rounds; the targets take turns in each.
+        peers: of tune: the servers whose settings are looked for in place of this one's.
         apart: of overload: the load generator has a core of its own, as where callers have machines of their own.
     """
 
@@ -43,6 +48,7 @@ class BenchConfig:
     pictures: Path = Path("artifacts/pictures")
     peers_python: Path = Path(".venv-bench/bin/python")
     targets: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
     connections: tuple[int, ...] = (1, 16, 64, 256)
     seconds: float = 6.0
     warm_up_s: float = 2.0
@@ -110,5 +116,37 @@ def _choose(folder: Path) -> list[Path]:
 def _enlarge(source: Path) -> bytes:
     buffer = io.BytesIO()
     with Image.open(source) as image:
-        image.convert("RGB").resize(ENLARGED, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        _save(image, ENLARGED, buffer)
     return buffer.getvalue()
+
+
+def _save(image: Image.Image, size: tuple[int, int], target: Path | io.BytesIO) -> None:
+    image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(target, "JPEG", quality=QUALITY)
+
+
+def resized_images(config: BenchConfig, megapixels: float, advance: Advance) -> Path:
+    """A folder of the images that are sent with so many megapixels each, made by all cores."""
+    folder = (config.folder / f"images-{megapixels:g}-megapixels").absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    advance(f"images of {megapixels:g} megapixels")
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        list(pool.map(partial(_resize, folder, megapixels), sorted(config.bodies.glob("*.jpg"))))
+    return folder
+
+
+def _resize(folder: Path, megapixels: float, source: Path) -> None:
+    with Image.open(source) as image:
+        scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        _save(image, size, folder / source.name)
+
+
+def describe_images(folder: Path) -> dict[str, float]:
+    """Megapixels and megabytes of an image, means over a folder's."""
+    files = sorted(folder.glob("*.jpg"))
+    pixels, size = 0, sum(path.stat().st_size for path in files)
+    for path in files:
+        with Image.open(path) as image:
+            pixels += image.width * image.height
+    return {"megapixels": pixels / len(files) / 1e6, "megabytes": size / len(files) / 1e6}

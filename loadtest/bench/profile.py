@@ -29,7 +29,7 @@ from alexnet_triton.loadtest.bench.config import Advance, BenchConfig, BenchErro
 from alexnet_triton.loadtest.bench.peers import BATCH, CORES
 from alexnet_triton.loadtest.bench.report import Rows, take_turns
 from alexnet_triton.loadtest.bench.servers import Triton, triton
-from alexnet_triton.loadtest.bench.wrk import count_answers, jpeg_load
+from alexnet_triton.loadtest.bench.wrk import Load, count_answers, jpeg_load
 from alexnet_triton.serving.engine import Engine, EngineConfig
 
 BARS = UNDER_LOAD, NO_SERVER = "under load", "no server"
@@ -82,18 +82,29 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
 
 def _load(config: BenchConfig, server: Triton) -> Rows:
     """A row for each kind of process, and one with the rate."""
+    load = partial(jpeg_load, server, config.profile_connections, config.seconds, config.bodies)
+    seen, spent_s = measure_processes(server, load)
+    rows = [_row(UNDER_LOAD, name, seconds) for name, seconds in spent_s.items()]
+    return [*rows, {"images_per_s": seen.images_per_s}]
+
+
+def measure_processes(server: Triton, load: Callable[[], Load]) -> tuple[Load, dict[str, float]]:
+    """A load, and the processor seconds of an answered image meanwhile by kind of process, the load generator's too.
+
+    Raises:
+        BenchError: nothing was answered.
+    """
     answered, before, generator_s = count_answers(server, "classify"), _processor_times(server), _generator_s()
-    seen = jpeg_load(server, config.profile_connections, config.seconds, config.bodies)
+    seen = load()
     generator_s, after = _generator_s() - generator_s, _processor_times(server)
     images = count_answers(server, "classify") - answered
     if images < 1:
-        raise BenchError(f"no image was answered: see {config.folder / 'tritonserver.log'}")
-    spent: dict[str, float] = defaultdict(float)
+        raise BenchError(f"no image was answered: see {server.log}")
+    spent_s: dict[str, float] = defaultdict(float)
     for (pid, name), cpu_s in after.items():
-        spent[name] += cpu_s - before.get((pid, name), 0.0)
-    spent[GENERATOR] = generator_s
-    rows = [_row(UNDER_LOAD, name, seconds / images) for name, seconds in spent.items()]
-    return [*rows, {"images_per_s": seen.images_per_s}]
+        spent_s[name] += cpu_s - before.get((pid, name), 0.0)
+    spent_s[GENERATOR] = generator_s
+    return seen, {name: seconds / images for name, seconds in spent_s.items()}
 
 
 def _processor_times(server: Triton) -> dict[tuple[int, str], float]:

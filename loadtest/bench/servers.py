@@ -1,5 +1,6 @@
 """The servers that are measured: each is started as its user would start it, and stopped afterwards."""
 
+import json
 import os
 import re
 import signal
@@ -10,12 +11,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alexnet_triton.common.infer_request import HEADER_LENGTH, infer_path
 from alexnet_triton.loadtest.bench.config import ROOT, BenchConfig, BenchError
+from alexnet_triton.loadtest.bench.peers import SETTINGS, Settings
 from alexnet_triton.serving.control import Control
 from alexnet_triton.serving.launch import GPU_START_TIMEOUT_S, free_port
 
@@ -24,7 +26,7 @@ TRITON_START_TIMEOUT_S = GPU_START_TIMEOUT_S + 10  # by then it has given up its
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.02
 _PEER_MODULES = "alexnet_triton.loadtest.bench.peers"
-# Command lines for the Python of the peers' environment. Other settings: in the peers' modules and in SETTINGS.
+# Command lines for the Python of the peers' environment. Other settings: in the peers' modules and in ENVIRONMENT.
 PEERS = {
     "BentoML": f"-m bentoml serve {_PEER_MODULES}.bento:Front --host 127.0.0.1 --port {{port}}",
     "Ray Serve": f"-m {_PEER_MODULES}.ray_serve",
@@ -32,13 +34,21 @@ PEERS = {
     "Mosec": f"-m {_PEER_MODULES}.mosec_stages --address 127.0.0.1 --port {{port}} --timeout 60000 --log-level error",
     "FastAPI, fp32": f"-m {_PEER_MODULES}.plain",
 }
-SETTINGS = {
+ENVIRONMENT = {
     "BENTOML_DO_NOT_TRACK": "True",
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",  # docs.ray.io, Serve's performance tuning
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # which the former turns on, and which needs a proxy in front of it
 }
+VARIED = {  # what of `Settings` a peer has
+    "BentoML": ("workers", "batch"),
+    "Ray Serve": ("workers", "batch", "wait_ms"),
+    "LitServe": ("workers", "batch", "wait_ms"),
+    "Mosec": ("decoders", "workers", "batch", "wait_ms"),
+    "FastAPI, fp32": ("workers",),
+}
+TUNED_PEERS = "peers.json"  # in the working folder: the settings that were found
 TRITON_PATH = infer_path("classify")
 TRITON_HEADERS = {HEADER_LENGTH: "0"}  # the body is the image alone, without a JSON header
 READY = re.compile(r"^Ready: http://(\S+)  grpc://(\S+) ", re.MULTILINE)  # as `alexnet-triton serve` prints it
@@ -98,9 +108,23 @@ def triton(
         yield Triton(process, http, grpc, log)
 
 
+def read_peer_settings(config: BenchConfig) -> dict[str, Settings]:
+    """The settings that each peer runs with: those that were found on this machine, else the defaults.
+
+    Raises:
+        BenchError: the file of those that were found is damaged.
+    """
+    file = config.folder / TUNED_PEERS
+    try:
+        found = json.loads(file.read_text()) if file.is_file() else {}
+        return {name: Settings(**found.get(name, {})) for name in PEERS}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BenchError(f"{file}: damaged ({error}); remove it, or run `bench tune --peer` again") from error
+
+
 @contextmanager
-def peer(name: str, config: BenchConfig) -> Iterator[str]:
-    """Run another server; yields its URL.
+def peer(name: str, config: BenchConfig, settings: Settings | None = None) -> Iterator[str]:
+    """Run another server; yields its URL. Without settings it has those of `read_peer_settings`.
 
     Raises:
         BenchError: the peers' environment is missing, or the server does not answer.
@@ -111,11 +135,12 @@ def peer(name: str, config: BenchConfig) -> Iterator[str]:
     port, log = free_port(), config.folder / f"{name.split(',')[0].lower().replace(' ', '-')}.log"
     command = [str(python), *PEERS[name].format(port=port).split()]
     url, body = f"http://127.0.0.1:{port}/classify", (config.bodies / "000.jpg").read_bytes()
+    chosen = json.dumps(asdict(settings or read_peer_settings(config)[name]))
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "alexnet_triton").symlink_to(ROOT)  # stands for the package, which is not installed there
         folders = dict.fromkeys(("PYTHONPATH", "BENTOML_HOME", "RAY_TMPDIR"), scratch)
         network = {"BENCH_NETWORK": str(config.network), "BENCH_SIZE": str(config.network_config.input[0].dims[0])}
-        variables = {**os.environ, **SETTINGS, **folders, **network, "PORT": str(port)}
+        variables = {**os.environ, **ENVIRONMENT, **folders, **network, SETTINGS: chosen, "PORT": str(port)}
         with run_program(command, log, lambda: _classifies(url, body), own_group=True, cwd=scratch, env=variables):
             yield url
 

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from alexnet_triton.common.infer_request import bytes_tensor
+from alexnet_triton.common.infer_request import HEADER_LENGTH, build_header, bytes_tensor
 from alexnet_triton.loadtest.bench.config import BenchError
 from alexnet_triton.loadtest.bench.servers import TRITON_HEADERS, Triton
 
@@ -28,6 +29,7 @@ SCRIPT = Path(__file__).with_name("post.lua")
 DEBIAN_PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
 GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 IDLE_TIMEOUT_S = 60.0
+HEADER_BYTES = 400  # of JSON before the images of a request of several
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,22 @@ def _wait_until_idle(url: str, body: bytes, headers: Mapping[str, str]) -> None:
             if time.monotonic() > until:
                 raise BenchError(f"{url} answers no more: {error}") from error
             time.sleep(0.1)
+
+
+def write_batches(folder: Path, groups: Sequence[Sequence[bytes]]) -> tuple[Path, dict[str, str]]:
+    """Fill a folder with requests of several images, one a file, as many images in each, for `http_load`.
+
+    Returns:
+        The folder and the header to send: every file begins with JSON of the same length, padded with blanks.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for number, group in enumerate(groups):
+        tensor: dict[str, Any] = {"name": "encoded", "datatype": "BYTES", "shape": [len(group), 1]}
+        data = bytes_tensor(group)
+        header = build_header(tensor, len(data), {"name": "probabilities"}).ljust(HEADER_BYTES)
+        (folder / f"{number:03}.jpg").write_bytes(header + data)
+    return folder.absolute(), {HEADER_LENGTH: str(HEADER_BYTES)}
 
 
 def jpeg_request(images: Sequence[bytes]) -> bytes:

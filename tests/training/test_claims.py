@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_triton.training.claims import activation
+from alexnet_triton.training.claims import activation, verdict
 from alexnet_triton.training.claims import command as claims
 from alexnet_triton.training.claims.activation import ActivationOutcome
-from alexnet_triton.training.claims.common import verdict
 from main_job import ROOT
 
 

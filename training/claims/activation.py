@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from alexnet_triton.training.claims.common import (
+from alexnet_triton.training.claims import (
     ClaimResult,
     Curve,
     Note,

@@ -18,8 +18,7 @@ from rich.progress import Progress
 
 from alexnet_triton.common import files, provenance
 from alexnet_triton.common.command import Parser, finish
-from alexnet_triton.training.claims import activation, devices, variants
-from alexnet_triton.training.claims.common import ClaimResult, SmallDataset, shrink
+from alexnet_triton.training.claims import ClaimResult, SmallDataset, activation, devices, shrink, variants
 from alexnet_triton.training.data import add_data_options, open_dataset
 from alexnet_triton.training.device import keep_freed_memory
 from alexnet_triton.training.errors import TrainingError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_triton.training.claims.common import ClaimResult, Note, SmallDataset, verdict, with_spread
+from alexnet_triton.training.claims import ClaimResult, Note, SmallDataset, verdict, with_spread
 from alexnet_triton.training.data import write_pictures
 from alexnet_triton.training.errors import TrainingError
 from alexnet_triton.training.log import from_zero, two_charts

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from alexnet_triton.training.claims.common import (
+from alexnet_triton.training.claims import (
     ClaimResult,
     Curve,
     Note,

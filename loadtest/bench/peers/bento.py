@@ -13,20 +13,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from alexnet_triton.loadtest.bench.peers import BATCH, CORES, Network
+from alexnet_triton.loadtest.bench.peers import Network, Settings
 
+SETTINGS = Settings.given()
 SERVICE: dict[str, Any] = {
     "traffic": {"timeout": 60, "max_concurrency": 1024},
     "logging": {"access": {"enabled": False}},
 }
 
 
-@bentoml.service(workers=CORES, **SERVICE)
+@bentoml.service(workers=SETTINGS.workers, **SERVICE)
 class Classifier:
     def __init__(self) -> None:
         self._network = Network()
 
-    @bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=10_000)
+    @bentoml.api(batchable=True, max_batch_size=SETTINGS.batch, max_latency_ms=10_000)
     def classify(self, files: list[bytes]) -> list[dict]:
         return self._network.classify(files)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import litserve
 from fastapi import Body
 
-from alexnet_triton.loadtest.bench.peers import BATCH, CORES, Network
+from alexnet_triton.loadtest.bench.peers import Network, Settings
 
 
 class Classifier(litserve.LitAPI):
@@ -24,8 +24,10 @@ class Classifier(litserve.LitAPI):
 
 
 def main() -> None:
-    api = Classifier(max_batch_size=BATCH, batch_timeout=0.005, api_path="/classify")
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=CORES, timeout=60, fast_queue=True)
+    settings = Settings.given()
+    api = Classifier(max_batch_size=settings.batch, batch_timeout=settings.wait_ms / 1e3, api_path="/classify")
+    workers = settings.workers
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, timeout=60, fast_queue=True)
     server.run(
         host="127.0.0.1", port=int(os.environ["PORT"]), generate_client_file=False, access_log=False, log_level="error"
     )

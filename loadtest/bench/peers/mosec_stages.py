@@ -10,9 +10,7 @@ import numpy as np
 from mosec import Server, Worker
 
 from alexnet_triton.imaging import decode
-from alexnet_triton.loadtest.bench.peers import BATCH, CORES, Network
-
-WAIT_MS = 5
+from alexnet_triton.loadtest.bench.peers import Network, Settings
 
 
 class Decoder(Worker):
@@ -38,8 +36,10 @@ class Classifier(Worker):
 
 def main() -> None:
     server = Server()  # reads the command line: port, time-out
-    server.append_worker(Decoder, num=CORES, route="/classify")
-    server.append_worker(Classifier, num=CORES, max_batch_size=BATCH, max_wait_time=WAIT_MS, route="/classify")
+    settings = Settings.given()
+    batching = {"max_batch_size": settings.batch, "max_wait_time": settings.wait_ms}
+    server.append_worker(Decoder, num=settings.decoders, route="/classify")
+    server.append_worker(Classifier, num=settings.workers, **batching, route="/classify")
     server.run()
 
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image, ImageOps
 
-from alexnet_triton.loadtest.bench.peers import CORES
+from alexnet_triton.loadtest.bench.peers import Settings
 
 app = FastAPI()
 options = onnxruntime.SessionOptions()
@@ -39,4 +39,4 @@ async def classify(request: Request) -> dict:
 
 if __name__ == "__main__":
     program, port = "alexnet_triton.loadtest.bench.peers.plain:app", int(os.environ["PORT"])
-    uvicorn.run(program, host="127.0.0.1", port=port, workers=CORES, log_level="error")
+    uvicorn.run(program, host="127.0.0.1", port=port, workers=Settings.given().workers, log_level="error")

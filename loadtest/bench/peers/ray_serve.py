@@ -11,20 +11,22 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from alexnet_triton.loadtest.bench.peers import BATCH, CORES, Network
+from alexnet_triton.loadtest.bench.peers import CORES, Network, Settings
+
+SETTINGS = Settings.given()
 
 
 @serve.deployment(
-    num_replicas=CORES,
+    num_replicas=SETTINGS.workers,
     max_ongoing_requests=512,
-    ray_actor_options={"num_cpus": 1},
+    ray_actor_options={"num_cpus": CORES / SETTINGS.workers},
     logging_config={"log_level": "ERROR"},
 )
 class Classifier:
     def __init__(self) -> None:
         self._network = Network()
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.005)
+    @serve.batch(max_batch_size=SETTINGS.batch, batch_wait_timeout_s=SETTINGS.wait_ms / 1e3)
     async def classify(self, files: list[bytes]) -> list[dict]:
         return self._network.classify(files)
 
