@@ -19,11 +19,12 @@ from alexnet_triton.loadtest.bench.config import BOUND, OURS, OURS_GRPC, Advance
 
 Rows = list[dict[str, Any]]
 HEADINGS = {"images_per_s": "images/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms", "core_ms": "core-ms an image"}
+HEADINGS |= {"predicted_per_s": "predicted", "mib": "MiB", "start_s": "start, s"}
 HEADINGS |= {"gpu_w": "GPU, W", "images_per_joule": "images/J"}
-WORDS = ("where", "target")  # columns of text
+WORDS = ("where", "target", "process")  # columns of text
 FILE_WIDTH = 120  # of a table that is not written to a terminal
 PACKAGES = ("nvidia-pytriton", "openvino", "tensorrt", "nvidia-dali-cuda130", "pillow", "numpy")
-NOT_SHOWN = ("rows", "summary", "ratios", "images", "layers")
+NOT_SHOWN = ("rows", "settings", "summary", "ratios", "images", "layers")
 OWN_COLOURS = {OURS: "#0b6e4f", OURS_GRPC: "#2fa37c"}
 OTHER_COLOURS = ("#d1495b", "#edae49", "#66629b", "#8d99ae")
 
@@ -94,9 +95,17 @@ def show_report(stage: str, result: dict[str, Any]) -> None:
     if rows := result.get("summary", []):
         console.print(_build_table(stage, rows))
     for name in [name for name in result if name not in NOT_SHOWN]:
-        console.print(f"{stage}: {name.replace('_', ' ')} {_format(result[name])}")
+        console.print(_show(f"{stage}: {name.replace('_', ' ')}", result[name]))
     for name, value in result.get("ratios", {}).items():
         console.print(f"{stage}: {_format(value)} {name}")
+
+
+def _show(title: str, value: Any) -> Table | str:
+    return _build_table(title, value) if _is_table(value) else f"{title} {_format(value)}"
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _build_table(title: str, rows: Rows) -> Table:

@@ -45,15 +45,19 @@ REQUEST_IMAGES = (1, 2, 4, 8, 16)
 CORE_COUNTS = sorted({*(2**power for power in range(CORES.bit_length())), CORES})
 NETWORK_COUNTS = (1, 2, 3)
 IN_FLIGHT = 64  # images, where their number is not what is varied
-LARGE_IN_FLIGHT = 32  # of any size: 64 of 12 megapixels wait longer than the server lets them
-BUSY = 16
+BUSY = 2 * BATCH
 FITTED = ((CONNECTIONS, IN_FLIGHT), (SIZE, 3.0), (REQUEST, BATCH))
-# What each kind of process has to do with: an image, its megapixels, its megabytes, its part of a request.
+# What each kind of process has to do with: an image, its megabytes, its part of a request. Decoding goes with bytes,
+# not with the pixels: most of a large JPEG is decoded at a reduced scale.
 DECODER, NETWORK, TRITON = "stub of preprocess", "stub of alexnet", "tritonserver"
-TERMS = {DECODER: (0, 1), NETWORK: (0,), TRITON: (2, 3), GENERATOR: (2, 3)}
+TERMS = {DECODER: (0, 1), NETWORK: (0,), TRITON: (1, 2), GENERATOR: (1,)}
 OTHERS = (0,)  # the watcher and the supervisor
 CORES_TO_COME = (8, 32, 96)
 GIGABITS = 10.0  # a second, of a common network card
+SHOWN = (
+    *("target", "value", "images_per_s", "lowest", "highest", "predicted_per_s"),
+    *("p99_ms", "refused", "mib", "start_s"),
+)
 FIGURES = {"images_per_s": "images/s", "p99_ms": "p99, ms", "mib": "MiB", "start_s": "start, s"}
 
 
@@ -61,7 +65,9 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     """A row for each setting, medians of the rounds, with what the model predicts; and what more cores would give."""
     folders = {size: resized_images(config, size, advance) for size in MEGAPIXELS}
     targets: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
-        "one server": partial(_on_one_server, config, folders),
+        CONNECTIONS: partial(_connections, config),
+        SIZE: partial(_sizes, config, folders),
+        REQUEST: partial(_requests, config),
         USED_CORES: partial(_cores, config),
         MODELS: partial(_networks, config),
     }
@@ -70,12 +76,12 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
     memory_gb_per_s = bound.memory_speed(config.seconds / 2)
     model = fit([row for row in settings if (row["target"], row["value"]) in FITTED])
     for row in settings:
-        row["predicted_per_s"] = model.rate(row) if row["in_flight"] >= BUSY else None
+        row["predicted_per_s"] = model.rate(row) if row["in_flight"] >= BUSY else ""
     base = next(row for row in settings if (row["target"], row["value"]) == FITTED[0])
     weights_mb = (config.network / MODEL_FILES[fastest_published(config.network)]).stat().st_size / 1e6
     return {
         "settings": settings,
-        "summary": [{name: value for name, value in row.items() if name != "core_ms"} for row in settings],
+        "summary": [{name: row[name] for name in SHOWN} for row in settings],
         "cost": model.describe(),
         "extrapolated": [extrapolate(model, base, cores, weights_mb) for cores in CORES_TO_COME],
         "memory_gb_per_s": memory_gb_per_s,
@@ -86,27 +92,33 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
 # ---- what is varied
 
 
-def _on_one_server(config: BenchConfig, folders: Mapping[float, Path]) -> Iterator[dict[str, Any]]:
-    """The axes that need no other server; `folders` has the images by their megapixels."""
+def _connections(config: BenchConfig) -> Iterator[dict[str, Any]]:
+    """A number of callers, who wait after a refusal."""
     with _started(config.repository, config) as (server, start_s):
         for count in CONNECTION_COUNTS:
             load = partial(http_load, server.url, count, config.seconds, config.bodies, TRITON_HEADERS, obey=True)
-            yield {"target": CONNECTIONS, **_row(config.bodies, server, start_s, load, count, count)}
+            yield _row(config.bodies, server, start_s, load, count, count)
+
+
+def _sizes(config: BenchConfig, folders: Mapping[float, Path]) -> Iterator[dict[str, Any]]:
+    """The images of `folders`, by their megapixels."""
+    with _started(config.repository, config) as (server, start_s):
         for size, folder in folders.items():
-            jpeg_load(server, LARGE_IN_FLIGHT, config.warm_up_s, folder)
-            load = partial(jpeg_load, server, LARGE_IN_FLIGHT, config.seconds, folder)
-            yield {"target": SIZE, **_row(folder, server, start_s, load, size, LARGE_IN_FLIGHT)}
+            jpeg_load(server, IN_FLIGHT, config.warm_up_s, folder)
+            load = partial(jpeg_load, server, IN_FLIGHT, config.seconds, folder)
+            yield _row(folder, server, start_s, load, size, IN_FLIGHT)
+
+
+def _requests(config: BenchConfig) -> Iterator[dict[str, Any]]:
+    """Several images in a request, as many in flight."""
+    images = config.load_images()
+    with _started(config.repository, config) as (server, start_s):
         for count in REQUEST_IMAGES:
-            folder, headers = _write_requests(config, count)
+            groups = [(images * 2)[first : first + count] for first in range(len(images))]
+            folder, headers = write_batches(config.folder / "requests", groups)
             callers = max(1, IN_FLIGHT // count)
             load = partial(http_load, server.url, callers, config.seconds, folder, headers)
-            yield {"target": REQUEST, **_row(config.bodies, server, start_s, load, count, callers * count, count)}
-
-
-def _write_requests(config: BenchConfig, count: int) -> tuple[Path, dict[str, str]]:
-    images = config.load_images()
-    groups = [(images * 2)[first : first + count] for first in range(len(images))]
-    return write_batches(config.folder / "requests", groups)
+            yield _row(config.bodies, server, start_s, load, count, callers * count, count)
 
 
 def _cores(config: BenchConfig) -> Iterator[dict[str, Any]]:
@@ -227,7 +239,7 @@ def _median_row(group: Rows) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Core-ms by kind of process: of an image, a megapixel, a megabyte, a request [4]."""
+    """Core-ms by kind of process: of an image, a megabyte, a request [3]."""
 
     factors: Mapping[str, np.ndarray]
 
@@ -241,7 +253,7 @@ class Cost:
 
     def describe(self) -> Rows:
         """The factors as a table."""
-        names = ("an image", "a megapixel", "a megabyte", "a request")
+        names = ("an image", "a megabyte", "a request")
         return [
             {"process": kind, **{f"core-ms {name}": float(value) for name, value in zip(names, factors, strict=True)}}
             for kind, factors in self.factors.items()
@@ -249,7 +261,7 @@ class Cost:
 
 
 def _features(row: Mapping[str, Any]) -> np.ndarray:
-    return np.array([1.0, row["megapixels"], row["megabytes"], 1 / row["images_a_request"]])
+    return np.array([1.0, row["megabytes"], 1 / row["images_a_request"]])
 
 
 def fit(rows: Rows) -> Cost:
@@ -308,7 +320,7 @@ def draw(path: Path, result: dict[str, Any]) -> None:
             _draw_line(grid[line][column], rows, figure_name)
         grid[-1][column].set_xlabel(axis)
     for line, label in enumerate(FIGURES.values()):
-        grid[line][0].set_ylabel(label)
+        grid[line][0].set(ylabel=label, ylim=(0, None))
     figure.suptitle(f"{result['images']}; crosses: predicted by the model of cost", fontsize=10)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
@@ -322,5 +334,5 @@ def _draw_line(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
             (place, row["predicted_per_s"]) for place, row in zip(places, rows, strict=True) if row["predicted_per_s"]
         ]
         axes.plot(*zip(*known, strict=True), "x", color="#d1495b", ms=7)
-    axes.set(xticks=list(places), xticklabels=[f"{row['value']:g}" for row in rows], ylim=(0, None))
+    axes.set(xticks=list(places), xticklabels=[f"{row['value']:g}" for row in rows])
     axes.spines[["top", "right"]].set_visible(False)
