@@ -249,10 +249,11 @@ TABLE: dict[str, Run | Parse | Covered] = {
         "tests/docker/test_measuring.py::test_many_callers_are_compared_with_64"
     ),
     "alexnet-triton bench profile": PROFILE,
-    "alexnet-triton bench profile --images FOLDER": PROFILE,
+    "alexnet-triton bench tensors single profile --images FOLDER": PROFILE,
     "alexnet-triton bench profile --images FOLDER --json profile.json": PROFILE,
     "alexnet-triton bench tune --peer LitServe --peer Mosec --images FOLDER": TUNED_PEERS,
     "alexnet-triton bench scale --images FOLDER --json scale.json": SCALE,
+    "alexnet-triton bench scale --images FOLDER --seconds 4": SCALE,
     "alexnet-triton bench gateway-cost gateway-slow": Covered(
         "tests/docker/test_measuring.py::test_both_sides_answer_every_request"
     ),

@@ -47,9 +47,9 @@ function isOverShare(r) {
     return "";
 }
 
-// A quarter of the largest, until answers say more.
+// An eighth of the largest, until answers say more: of 16 images each they keep others waiting for a second or two.
 function share(r) {
-    return ngx.shared.shares.get(r.variables.caller) || Math.max(LEAST_SHARE, r.variables.largest_share / 4);
+    return ngx.shared.shares.get(r.variables.caller) || Math.max(LEAST_SHARE, r.variables.largest_share / 8);
 }
 
 // The share doubles while answers are in time, and halves while they are late: each of them changes it a little. An

@@ -94,7 +94,7 @@ def measure(config: BenchConfig, advance: Advance) -> dict[str, Any]:
 
 def _connections(config: BenchConfig) -> Iterator[dict[str, Any]]:
     """A number of callers, who wait after a refusal."""
-    with _started(config.repository, config) as (server, start_s):
+    with started(config.repository, config) as (server, start_s):
         for count in CONNECTION_COUNTS:
             load = partial(http_load, server.url, count, config.seconds, config.bodies, TRITON_HEADERS, obey=True)
             yield _row(config.bodies, server, start_s, load, count, count)
@@ -102,7 +102,7 @@ def _connections(config: BenchConfig) -> Iterator[dict[str, Any]]:
 
 def _sizes(config: BenchConfig, folders: Mapping[float, Path]) -> Iterator[dict[str, Any]]:
     """The images of `folders`, by their megapixels."""
-    with _started(config.repository, config) as (server, start_s):
+    with started(config.repository, config) as (server, start_s):
         for size, folder in folders.items():
             jpeg_load(server, IN_FLIGHT, config.warm_up_s, folder)
             load = partial(jpeg_load, server, IN_FLIGHT, config.seconds, folder)
@@ -112,7 +112,7 @@ def _sizes(config: BenchConfig, folders: Mapping[float, Path]) -> Iterator[dict[
 def _requests(config: BenchConfig) -> Iterator[dict[str, Any]]:
     """Several images in a request, as many in flight."""
     images = config.load_images()
-    with _started(config.repository, config) as (server, start_s):
+    with started(config.repository, config) as (server, start_s):
         for count in REQUEST_IMAGES:
             groups = [(images * 2)[first : first + count] for first in range(len(images))]
             folder, headers = write_batches(config.folder / "requests", groups)
@@ -123,7 +123,7 @@ def _requests(config: BenchConfig) -> Iterator[dict[str, Any]]:
 
 def _cores(config: BenchConfig) -> Iterator[dict[str, Any]]:
     for count in CORE_COUNTS:
-        with only_cores(count), _started(config.repository, config) as (server, start_s):
+        with only_cores(count), started(config.repository, config) as (server, start_s):
             load = partial(jpeg_load, server, IN_FLIGHT, config.seconds, config.bodies)
             yield _row(config.bodies, server, start_s, load, count, IN_FLIGHT, cores=count)
 
@@ -131,7 +131,7 @@ def _cores(config: BenchConfig) -> Iterator[dict[str, Any]]:
 def _networks(config: BenchConfig) -> Iterator[dict[str, Any]]:
     """The network several times under different names, of which one is asked."""
     for count in NETWORK_COUNTS:
-        with _copies(config, count) as repository, _started(repository, config) as (server, start_s):
+        with _copies(config, count) as repository, started(repository, config) as (server, start_s):
             load = partial(jpeg_load, server, IN_FLIGHT, config.seconds, config.bodies)
             yield _row(config.bodies, server, start_s, load, count, IN_FLIGHT)
 
@@ -164,7 +164,7 @@ def _row(
 
 
 @contextmanager
-def _started(repository: Path, config: BenchConfig) -> Iterator[tuple[Triton, float]]:
+def started(repository: Path, config: BenchConfig) -> Iterator[tuple[Triton, float]]:
     """A server that is warm, and the seconds from its start to its first right answer."""
     start = time.perf_counter()
     with triton(repository, config.folder, config.variant) as server:
@@ -333,6 +333,6 @@ def _draw_line(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         known = [
             (place, row["predicted_per_s"]) for place, row in zip(places, rows, strict=True) if row["predicted_per_s"]
         ]
-        axes.plot(*zip(*known, strict=True), "x", color="#d1495b", ms=7)
+        axes.plot([place for place, _ in known], [rate for _, rate in known], "x", color="#d1495b", ms=7)
     axes.set(xticks=list(places), xticklabels=[f"{row['value']:g}" for row in rows])
     axes.spines[["top", "right"]].set_visible(False)

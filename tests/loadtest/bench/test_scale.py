@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,9 @@ from PIL import Image
 
 from alexnet_triton.loadtest.bench import scale
 from alexnet_triton.loadtest.bench.config import IMAGES, BenchConfig, prepare_images
-from tests.serving.tiny import build_repository, jpeg
+from alexnet_triton.loadtest.bench.servers import Triton
+from alexnet_triton.serving import Server
+from tests.serving.tiny import jpeg
 
 GENERATOR, TRITON, DECODER, NETWORK = "load generator", "tritonserver", "stub of preprocess", "stub of alexnet"
 
@@ -68,13 +73,30 @@ def test_what_is_started_meanwhile_has_so_many_cores() -> None:
     assert (told.stdout, os.sched_getaffinity(0)) == (b"1\n", usable)
 
 
-def test_every_axis_on_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def running(tiny_server: Server, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The tests' server, for each axis that needs none of its own."""
+    start, here = scale.started, SimpleNamespace(pid=os.getpid())
+
+    @contextmanager
+    def started(repository: Path, config: BenchConfig) -> Iterator[tuple[Triton, float]]:
+        with ExitStack() as stack:
+            if repository == tiny_repository:
+                yield Triton(here, tiny_server.http_address, tiny_server.grpc_address), 1.0  # type: ignore[arg-type]
+            else:
+                yield stack.enter_context(start(repository, config))
+
+    monkeypatch.setattr(scale, "started", started)
+    return tiny_server
+
+
+@pytest.mark.usefixtures("running")
+def test_every_axis_on_a_real_server(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photographs = tmp_path / "photographs"
     photographs.mkdir()
     for seed in range(IMAGES):
         (photographs / f"{seed}.jpg").write_bytes(jpeg(seed))
-    repository = build_repository(tmp_path / "built" / "model_repository")
-    config = BenchConfig(repository, tmp_path, photographs, seconds=1, warm_up_s=1, repeats=1)
+    config = BenchConfig(tiny_repository, tmp_path, photographs, seconds=1, warm_up_s=1, repeats=1)
     brief = {"CONNECTION_COUNTS": (1, 8), "MEGAPIXELS": (0.1,), "REQUEST_IMAGES": (2,), "NETWORK_COUNTS": (2,)}
     brief |= {"CORE_COUNTS": (), "IN_FLIGHT": 8, "BUSY": 8}
     brief["FITTED"] = (("connections", 8), ("megapixels", 0.1), ("images a request", 2))
