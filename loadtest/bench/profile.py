@@ -109,11 +109,11 @@ def measure_processes(server: Triton, load: Callable[[], Load]) -> tuple[Load, d
 
 def _processor_times(server: Triton) -> dict[tuple[int, str], float]:
     """Processor seconds of the server's processes until now, by process id and name."""
-    root, times = psutil.Process(server.process.pid), {}
-    for process in [root, *root.children(recursive=True)]:
+    times = {}
+    for process in server.processes:
         with suppress(psutil.NoSuchProcess):
             used = process.cpu_times()
-            name = WATCHER if process == root else name_process(process.cmdline())
+            name = WATCHER if process.pid == server.process.pid else name_process(process.cmdline())
             times[process.pid, name] = used.user + used.system
     return times
 

@@ -55,8 +55,16 @@ OTHERS = (0,)  # the watcher and the supervisor
 CORES_TO_COME = (8, 32, 96)
 GIGABITS = 10.0  # a second, of a common network card
 SHOWN = (
-    *("target", "value", "images_per_s", "lowest", "highest", "predicted_per_s"),
-    *("p99_ms", "refused", "mib", "start_s"),
+    "target",
+    "value",
+    "images_per_s",
+    "lowest",
+    "highest",
+    "predicted_per_s",
+    "p99_ms",
+    "refused",
+    "mib",
+    "start_s",
 )
 FIGURES = {"images_per_s": "images/s", "p99_ms": "p99, ms", "mib": "MiB", "start_s": "start, s"}
 
@@ -188,13 +196,12 @@ def only_cores(count: int) -> Iterator[None]:
 def _copies(config: BenchConfig, count: int) -> Iterator[Path]:
     """A repository with so many networks alike, gone afterwards."""
     with edited_copy(config.repository, lambda configs: None, config.variant) as repository:
-        opened = Repository.open(repository, config.variant)
-        network = opened.by_source_name["alexnet"]
+        network = Repository.open(repository, config.variant).by_source_name["alexnet"]
+        version = repository / network.name / config.network.name
         for number in range(2, count + 1):
             name = f"{network.name}-{number}"
             folder = repository / name
             folder.mkdir()
-            version = max(repository.joinpath(network.name).glob("[0-9]*"), key=lambda path: int(path.name))
             (folder / version.name).symlink_to(version, target_is_directory=True)
             copied = ModelConfig()
             copied.CopyFrom(network)
@@ -206,8 +213,8 @@ def _copies(config: BenchConfig, count: int) -> Iterator[Path]:
 
 def _memory_mib(server: Triton) -> float:
     """Of all of the server's processes together: each page counts once, shared memory's too. See PSS in proc(5)."""
-    root, total = psutil.Process(server.process.pid), 0
-    for process in [root, *root.children(recursive=True)]:
+    total = 0
+    for process in server.processes:
         with suppress(psutil.NoSuchProcess):
             total += process.memory_full_info().pss
     return total / 2**20

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from alexnet_triton.common.infer_request import HEADER_LENGTH, infer_path
 from alexnet_triton.loadtest.bench.config import ROOT, BenchConfig, BenchError
 from alexnet_triton.loadtest.bench.peers import SETTINGS, Settings
@@ -74,6 +76,12 @@ class Triton:
         """What its watcher has told: no right answer, a model that was replaced, a restart."""
         lines = self.log.read_text().splitlines()
         return [line for line in lines if not line.startswith(("Starting ", "Ready: "))]
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """`serve` first, then all that it has started: the supervisor, tritonserver, its stubs."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
 
     @property
     def control(self) -> Control:

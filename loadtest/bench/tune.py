@@ -75,7 +75,7 @@ def alternatives(setting: TunedSettings) -> Iterator[dict[str, int]]:
 
 def peer_alternatives(names: Collection[str], settings: Settings) -> Iterator[dict[str, int]]:
     """The changes to try of a peer that has these settings, one after another."""
-    processes = {max(1, CORES), CORES + 1, 2 * CORES}
+    processes = {CORES, CORES + 1, 2 * CORES}
     values = {"decoders": processes, "workers": processes, "batch": {8, 16, 32}, "wait_ms": {1, 5, 20}}
     for name in names:
         for value in sorted(values[name] - {getattr(settings, name)}):
